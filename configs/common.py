@@ -1,0 +1,120 @@
+"""Every field of a pre-training run, once: meaning, unit, the paper's value. The other configs override.
+
+Defaults are UniVIP on COCO (the paper's section 4, which follows ORL). *(ours)* marks what the paper leaves open.
+"""
+
+from ml_collections import ConfigDict
+
+# The terms of Table 7: a is BYOL, b adds the overlap, c and d one instance term each, e is UniVIP.
+TABLE7 = {
+    "a": {"views.overlap": False, "loss.scene_instance": 0.0, "loss.instance": 0.0},
+    "b": {"loss.scene_instance": 0.0, "loss.instance": 0.0},
+    "c": {"loss.instance": 0.0},
+    "d": {"loss.scene_instance": 0.0},
+    "e": {},
+}
+TABLE8 = {
+    "random_views": {"views.overlap": False},
+    "none": TABLE7["b"],
+    "annotated": {"views.proposals": "annotated"},
+    "naive": {"views.proposals": "naive"},
+    "selective_search": {},
+    "k0": TABLE7["b"],
+    "k2": {"views.num_instances": 2},
+    "k4": {},
+    "k8": {"views.num_instances": 8},
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The COCO recipe; `arg` names rows of the paper's ablations, as `table7=a` or `table8=k2`."""
+    config = ConfigDict()
+    config.task = "train"
+    config.seed = 0  # of parameters, order, crops and augmentation
+    config.batch_size = 512  # images of a step, over all devices of all hosts
+    config.num_epochs = 800.0  # an epoch is the whole batches that the data set holds
+    config.num_steps = 0  # if above 0, the length of the run instead of num_epochs
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 1000  # COCO: about every 4 epochs
+    config.keep_checkpoints = 3  # the newest
+
+    config.data = ConfigDict()
+    config.data.train = "data/coco"  # folder that `python -m data_prep --out` made
+    config.data.num_threads = 0  # that decode and crop on this host; 0: as many as it has cores
+
+    config.views = ConfigDict()
+    config.views.scene_size = 224  # px, side of a scene view
+    config.views.instance_size = 96  # px, side of an instance
+    config.views.num_instances = 4  # K
+    config.views.overlap = True  # the two scenes must overlap and hold proposals in common (Algorithm 1)
+    config.views.min_proposals = config.views.get_ref("num_instances")  # that the overlap must hold; K
+    config.views.num_trials = 20  # pairs drawn before the best is taken (ours)
+    config.views.area = (0.08, 1.0)  # of a scene crop, as share of the photo
+    config.views.aspect = (3 / 4, 4 / 3)  # width / height of a scene crop
+    config.views.proposals = "stored"  # stored, annotated (the data set's objects) or naive (random boxes)
+    config.views.pick = "random"  # random or first: which K of the overlap's proposals (ours)
+    config.views.min_box_side = 64  # px of the photo, of a naive box
+
+    # Photometric augmentation. A pair is (scene 1 and instances, scene 2). BYOL's values.
+    config.augment = ConfigDict()
+    config.augment.flip = 0.5
+    config.augment.jitter = 0.8  # probability of the four adjustments below
+    config.augment.brightness = 0.4  # added: U(-0.4, 0.4) of white
+    config.augment.contrast = 0.4  # factor U(0.6, 1.4) about the mean of each channel
+    config.augment.saturation = 0.2  # factor U(0.8, 1.2)
+    config.augment.hue = 0.1  # shift U(-0.1, 0.1) of the circle
+    config.augment.greyscale = 0.2
+    config.augment.blur = (1.0, 0.1)
+    config.augment.blur_sigma = (0.1, 2.0)  # px
+    config.augment.solarize = (0.0, 0.2)  # at 128
+
+    config.model = ConfigDict()
+    config.model.backbone = "resnet50"  # resnet18, 34, 50, 101, 152, 200; resnet10 for small images
+    config.model.width = 1.0  # multiplies all channels of the backbone
+    config.model.stem = "imagenet"  # imagenet: 7x7 and max pool; small: 3x3 of stride 2, for images below 100 px
+    config.model.zero_init_residual = False
+    config.model.hidden = 4096  # of projector and predictor
+    config.model.projection = 256  # D
+    config.model.dtype = "bfloat16"  # of convolutions and linear layers; all else is float32
+
+    config.loss = ConfigDict()  # weights; 0 switches a term off, and its compute
+    config.loss.scene = 1.0
+    config.loss.scene_instance = 1.0
+    config.loss.instance = 1.0
+    config.loss.scale = 2.0  # of their sum; 2: ORL's and BYOL's 2 - 2 cos, 1: Eq. 2 to the letter (ours)
+
+    config.transport = ConfigDict()
+    config.transport.epsilon = 0.1  # OTA's value (ours)
+    config.transport.num_iters = 50  # OTA's value (ours)
+    config.transport.plan_mass = 1.0  # sum of a plan; 0 stands for K (ours)
+    config.transport.marginal_features = "normalized"  # normalized or raw: the dot products of Eq. 9-10 (ours)
+    config.transport.marginal_floor = 1e-3  # of an image's largest weight (ours)
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # sgd or lars
+    config.optimizer.lr = 0.2  # for a batch of 256; grows linearly with the batch
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4  # sgd: of everything; lars: of kernels
+    config.optimizer.trust_coefficient = 1e-3  # lars
+    config.optimizer.warmup_epochs = 4.0  # linear from 0; then a cosine to 0
+
+    config.ema = ConfigDict()
+    config.ema.base = 0.99  # momentum of the target at step 0; a cosine to 1 (Eq. 1)
+
+    apply_rows(config, arg)
+    return config
+
+
+def apply_rows(config: ConfigDict, arg: str) -> None:
+    """Overrides `config` by rows of Tables 7 and 8, as `table7=e` or `table8=naive`; several are joined by a comma.
+
+    Raises ValueError that lists the rows.
+    """
+    tables = {"table7": TABLE7, "table8": TABLE8}
+    for row in filter(None, arg.split(",")):
+        table, _, name = row.partition("=")
+        if name not in tables.get(table, {}):
+            rows = [f"{table}={'|'.join(names)}" for table, names in tables.items()]
+            raise ValueError(f"config argument {row!r} is unknown; choose from {' or '.join(rows)}")
+        # Rows b, none and k0 crop no instance, but their overlap must hold as many proposals as row e's.
+        config.update_from_flattened_dict(tables[table][name])

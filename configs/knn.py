@@ -1,0 +1,29 @@
+"""k-NN on the frozen features of a run; no training.
+
+    python main.py --config=configs/knn.py --config.pretrained=runs/coco --workdir=runs/coco_knn \\
+        --config.data.train=imagenet2012:train --config.data.test=imagenet2012:validation
+
+`--config.pretrained=random` is the untrained network of `model`: the number to beat.
+Cost: one forward pass of both sets.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """Fields shared with the linear probe have the same meaning there."""
+    config = ConfigDict()
+    config.task = "knn"
+    config.pretrained = ""  # a run's folder, or `random`
+    config.seed = 0  # of the network where pretrained=random
+    config.data = ConfigDict()
+    config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
+    config.data.test = ""
+    config.image_size = 0  # px, side of the centre crop; 0: the side of the run's scenes
+    config.batch_size = 256
+    config.k = (20, 200)  # neighbours
+    config.temperature = 0.07
+    config.model = common.get_config().model  # where pretrained=random
+    return config

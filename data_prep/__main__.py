@@ -1,0 +1,108 @@
+"""Prepares photos for training: selective search, filters, TFRecord shards, sidecars and a manifest.
+
+python -m data_prep --images=DIR --out=DIR [--annotations=COCO.json]
+python -m data_prep --check=DIR
+
+Run the same command again after an interruption: only unfinished shards are redone.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from data_prep import check, prepare, runners, shards
+from univip_jax.errors import UserError
+
+_SOURCE = flags.DEFINE_enum("source", "images", ["images"], "Where the photos come from: a folder of images.")
+_IMAGES = flags.DEFINE_string("images", None, "Folder with photos; folders in it are searched too.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the data set; created if missing.")
+_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances json; its boxes are stored as objects.")
+_SEARCH_MAX_SIDE = flags.DEFINE_integer(
+    "search_max_side",
+    400,
+    "Selective search runs on a copy of at most this long side, in px; 0: full size.",
+    0,
+)
+_PROPOSALS = flags.DEFINE_enum(
+    "proposals",
+    "selective_search",
+    ["selective_search", "naive", "annotated", "none"],
+    "Where boxes come from.",
+)
+_MIN_SIDE = flags.DEFINE_integer("min_side", 64, "Smallest side of a kept box, in px of the photo.", 1)
+_MAX_BOXES = flags.DEFINE_integer("max_boxes", 100, "Boxes kept for a photo, at most.", 1)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; all cores by default.", 1)
+_RUNNER = flags.DEFINE_enum("runner", "local", ["local"], "What runs the shards: processes on this machine.")
+_CHECK = flags.DEFINE_string("check", None, "Verify the data set in this folder instead of preparing one.")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Flags, with misuse as one line and exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise flags.Error(f"unexpected argument {rest[0]!r}: flags look like --images=DIR")
+        if _CHECK.value is not None and (_IMAGES.value or _OUT.value):
+            raise flags.Error("--check=DIR is given alone, without --images and --out")
+        if _CHECK.value is None and not (_IMAGES.value and _OUT.value):
+            raise flags.Error("give --images=DIR and --out=DIR, or --check=DIR")
+        if _PROPOSALS.value == "annotated" and not _ANNOTATIONS.value:
+            raise flags.Error("--proposals=annotated needs --annotations=COCO.json")
+    except flags.Error as error:
+        print(f"python -m data_prep: {error}; see --help", file=sys.stderr)
+        sys.exit(2)
+    return argv[:1]
+
+
+def main(_: list[str]) -> None:
+    """Runs the command; a UserError becomes one line on stderr and exit code 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        sys.exit(_check() if _CHECK.value is not None else _prepare())
+    except UserError as error:
+        print(f"python -m data_prep: {error}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError:
+        print("python -m data_prep: out of memory: run again with a smaller --num_workers", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(
+            "python -m data_prep: interrupted; the same command goes on from the finished shards",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def _prepare() -> int:
+    settings = shards.Settings(_PROPOSALS.value, _SEARCH_MAX_SIDE.value, _MIN_SIDE.value, _MAX_BOXES.value)
+    request = prepare.Request(
+        images=Path(_IMAGES.value),
+        out=Path(_OUT.value),
+        annotations=Path(_ANNOTATIONS.value) if _ANNOTATIONS.value else None,
+        settings=settings,
+        num_workers=_NUM_WORKERS.value or runners.available_cores(),
+    )
+    print(prepare.prepare(request))
+    return 0
+
+
+def _check() -> int:
+    root = Path(_CHECK.value)
+    manifest, problems = check.check_dataset(root, _NUM_WORKERS.value or runners.available_cores())
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print(
+            f"{root}: {len(problems)} problems; delete the files named above and run the data_prep command "
+            "that made them again: only they are redone",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{root} is whole: {manifest['num_records']} records in {len(manifest['shards'])} shards")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,113 @@
+"""One photo's bytes, as found, to the bytes that are stored: JPEG or PNG, 8 bit RGB or grey, upright."""
+
+import io
+import re
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from univip_jax.data import records
+
+MAX_PIXELS = 100_000_000
+_JPEG_QUALITY = 95
+_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+
+# Pillow's own limit warns from 89 million pixels on and raises from twice that; here there is one limit.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Rejected(Exception):
+    """A photo that cannot be used. The message, "kind" or "kind: detail", depends on its bytes only."""
+
+
+class StoredPhoto(NamedTuple):
+    """A photo as it goes into a record."""
+
+    encoded: bytes  # JPEG or PNG
+    pixels: UInt8[np.ndarray, "H W 3"]  # RGB
+
+
+def read_photo(found: bytes) -> StoredPhoto:
+    """Decodes a photo and decides what is stored.
+
+    JPEG and PNG of 8 bit RGB or grey that need no EXIF rotation are stored as they are. Everything else is
+    encoded again: PNG (palette, alpha, 16 bit, ...) as RGB PNG, other formats (CMYK JPEG, WebP, TIFF, ...) as
+    JPEG of quality 95. Alpha is dropped, of several frames the first is taken.
+
+    Raises:
+        Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which
+            trains from them, does not read them.
+    """
+    if not found:
+        raise Rejected("empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata, photo by photo
+        try:
+            image = Image.open(io.BytesIO(found))
+        except Exception as error:  # damaged bytes can raise anything inside Pillow's parsers
+            raise Rejected(f"not an image{_detail(error)}") from error
+        if image.width * image.height > MAX_PIXELS:
+            raise Rejected(f"too large: {image.width} x {image.height} is over {MAX_PIXELS // 10**6} megapixels")
+        try:
+            stored = _store(image, found)
+        except (Rejected, MemoryError):
+            raise
+        except Exception as error:
+            raise Rejected(f"damaged{_detail(error)}") from error
+    _check_trainable(stored)
+    return stored
+
+
+def _store(image: Image.Image, found: bytes) -> StoredPhoto:
+    image.load()
+    rotated = _orientation(image) != 1
+    # MPO: a JPEG with more pictures behind the first, as telephones write it.
+    if image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L") and not rotated:
+        return StoredPhoto(found, np.asarray(_to_rgb(image)))
+    encoded_format = "PNG" if image.format == "PNG" else "JPEG"
+    rgb = _to_rgb(ImageOps.exif_transpose(image) if rotated else image)
+    buffer = io.BytesIO()
+    rgb.save(buffer, encoded_format, **({"quality": _JPEG_QUALITY} if encoded_format == "JPEG" else {}))
+    # Proposals come from the pixels that training will see, after JPEG has changed them.
+    return StoredPhoto(buffer.getvalue(), np.asarray(Image.open(buffer)))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF in a photo that is otherwise good
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bit grey; Pillow's own conversion clips at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.max() > 255:
+            values = values // 257
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise Rejected("unknown brightness range: floating-point pixels")
+    if image.mode == "P":  # by way of RGBA: a palette may hold transparent colours
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _check_trainable(stored: StoredPhoto) -> None:
+    """The record is decoded by TensorFlow in training: what it refuses must not get in."""
+    try:
+        shape = tuple(records.decode_image(stored.encoded).shape)
+    except Exception as error:
+        raise Rejected("damaged: TensorFlow does not decode it") from error
+    if shape != stored.pixels.shape:
+        raise Rejected(f"damaged: TensorFlow decodes it as {shape}, Pillow as {stored.pixels.shape}")
+
+
+def _detail(error: Exception) -> str:
+    """The error's words, without memory addresses: the reason must be equal in every run."""
+    if isinstance(error, Image.UnidentifiedImageError) or not str(error):
+        return ""
+    return ": " + re.sub(r"\s+", " ", re.sub(r"<[^>]* at 0x[0-9a-fA-F]+>", "", str(error))).strip()

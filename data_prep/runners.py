@@ -1,0 +1,102 @@
+"""Ways to map a task over shards: in this process, or in a pool of processes.
+
+A task takes a spec and `on_photo`, which it calls after each photo, and returns a result that pickles
+(`shards.process_shard`, `check.check_shard`).
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tqdm import tqdm
+
+from univip_jax.data import records
+from univip_jax.errors import UserError
+
+Task = Callable[[Any, Callable[[], object]], Any]
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(task: Task, specs: Sequence[Any], num_photos: int, num_workers: int) -> list[Any]:
+    """Results of the task, in the order of the specs, with a progress bar in photos.
+
+    An interruption ends the work at the next photo of each worker; shards that are finished stay good.
+
+    Raises:
+        UserError: from the task, or because a worker was killed.
+        KeyboardInterrupt: on Ctrl-C, after the workers have stopped.
+    """
+    num_workers = min(num_workers, len(specs))
+    # Into a log file, one line a minute is enough.
+    interval = 0.5 if os.isatty(2) else 60
+    with tqdm(total=num_photos, unit="photo", mininterval=interval, smoothing=0.1, dynamic_ncols=True) as bar:
+        if num_workers <= 1:
+            records.run_on_one_core()
+            return [task(spec, bar.update) for spec in specs]
+        return _run_pool(task, specs, num_workers, bar)
+
+
+def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm) -> list[Any]:
+    context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads can deadlock
+    photos_done, stop = context.Value("q", 0), context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (photos_done, stop))
+    futures = [pool.submit(_in_worker, task, spec) for spec in specs]
+    waiting: set[Future] = set(futures)
+    try:
+        while waiting:
+            done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            bar.update(photos_done.get_obj().value - bar.n)
+            for future in done:
+                future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {num_workers} worker processes was killed (most often: no memory left): run the same "
+            f"command again with --num_workers below {num_workers}; finished shards are kept"
+        ) from error
+    finally:
+        stop.value = 1
+        pool.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+class _StoppedError(Exception):
+    """The parent has asked this worker to stop."""
+
+
+def _start_worker(photos_done: Any, stop: Any) -> None:
+    """In each worker, once: one thread, and the parent alone decides when it ends."""
+    global _photos_done, _stop
+    _photos_done, _stop = photos_done, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    records.run_on_one_core()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _in_worker(task: Task, spec: Any) -> Any:
+    def go_on() -> None:
+        if _stop.value:
+            raise _StoppedError
+
+    def on_photo() -> None:
+        with _photos_done.get_lock():
+            _photos_done.value += 1
+        go_on()
+
+    go_on()
+    return task(spec, on_photo)

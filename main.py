@@ -1,0 +1,70 @@
+"""The one entry: `python main.py --config=configs/coco.py --workdir=DIR [--config.field=value ...]`."""
+
+import os
+import sys
+from pathlib import Path
+
+# XLA reads it when it is imported; its start-up notes hide what a user needs to read.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from univip_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: config, checkpoints, metrics, results.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes, one a host. TPU pods, Slurm and Open MPI need no other flag."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "With --distributed: HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --distributed: how many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --distributed: which this is, from 0.")
+
+
+def _parse_flags(args: list[str]) -> list[str]:
+    """absl's parser, with one line instead of a traceback for a field that no config has."""
+    try:
+        rest = flags.FLAGS(args)
+        if len(rest) > 1:
+            raise UserError(f"argument {rest[1]!r} is not understood; flags begin with --")
+        for flag in ("config", "workdir"):
+            if flags.FLAGS[flag].value is None:
+                raise UserError(f"--{flag} is missing; as in: --config=configs/coco.py --workdir=runs/coco")
+        _ = _CONFIG.value.task  # a config file that is missing fails at its first use
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
+        message = " ".join(str(error).replace('"', "").split())
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(_: list[str]) -> None:
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant; failures are raised
+    try:
+        if _DISTRIBUTED.value:
+            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        if config.task == "train":
+            from univip_jax.train import train as task
+        elif config.task == "knn":
+            from univip_jax.evaluate.knn import evaluate_knn as task
+        elif config.task == "linear":
+            from univip_jax.evaluate.linear import evaluate_linear as task
+        else:
+            raise UserError(f"task={config.task!r} is unknown; there are train, knn and linear")
+        task(config, workdir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; the same command goes on from the newest checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app.run(_run, flags_parser=_parse_flags)

@@ -1,0 +1,89 @@
+"""The command line: exit codes and one clear line on stderr."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+from painted import paint
+
+from data_prep import __main__ as command
+
+ROOT = Path(__file__).parents[2]
+
+
+def assert_one_line(stderr, *words):
+    assert stderr.count("\n") == 1 and stderr.startswith("python -m data_prep: ")
+    assert all(word in stderr for word in words), stderr
+
+
+def exit_code(*flags):
+    """Exit code of the command, run in this process."""
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
+        command.main(command._parse(["data_prep", *map(str, flags)]))
+    return error.value.code
+
+
+@pytest.fixture(autouse=True)
+def signals_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+
+
+def test_prepare_as_a_user_starts_it_then_check(tmp_path, capsys):
+    paint(0, 200, 160).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    process = subprocess.run(
+        [sys.executable, "-m", "data_prep", f"--images={tmp_path}", f"--out={out}", "--num_workers=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "1 records" in process.stdout and "rejected: 1" in process.stdout
+    assert "next: python main.py" in process.stdout
+    assert "photo/s" in process.stderr and "oneDNN" not in process.stderr
+
+    assert exit_code(f"--check={out}", "--num_workers=1") == 0
+    assert "is whole: 1 records" in capsys.readouterr().out
+    shard = out / "photos-00000-of-00001.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert exit_code(f"--check={out}", "--num_workers=1") == 1
+    assert shard.name in capsys.readouterr().err
+
+
+def test_what_a_user_can_put_right_is_one_line_and_exit_code_1(tmp_path, capsys):
+    assert exit_code(f"--images={tmp_path}", f"--out={tmp_path}/out") == 1
+    assert_one_line(capsys.readouterr().err, str(tmp_path), "no photos")
+    assert exit_code(f"--check={tmp_path}") == 1
+    assert_one_line(capsys.readouterr().err, "manifest.json", "python -m data_prep")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"), [(MemoryError, 1, "num_workers"), (KeyboardInterrupt, 130, "goes on")]
+)
+def test_what_ends_a_run_from_outside_is_one_line(tmp_path, capsys, monkeypatch, error, code, words):
+    def end(_):
+        raise error
+
+    monkeypatch.setattr(command.prepare, "prepare", end)
+    assert exit_code(f"--images={tmp_path}", f"--out={tmp_path}/out") == code
+    assert_one_line(capsys.readouterr().err, words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--images=DIR and --out=DIR"),
+        (["--images=a", "--out=b", "--num_workers=0"], "num_workers=0"),
+        (["--images=a", "--out=b", "--proposals=annotated"], "--annotations"),
+        (["--images=a", "--out=b", "--source=tfds"], "source=tfds"),
+        (["--images=a", "--check=b"], "--check=DIR is given alone"),
+        (["a"], "unexpected argument 'a'"),
+    ],
+)
+def test_misused_flags_are_one_line_and_exit_code_2(flags, words, capsys):
+    assert exit_code(*flags) == 2
+    assert_one_line(capsys.readouterr().err, words)

@@ -1,0 +1,31 @@
+"""Two ways to map a task over shards."""
+
+import os
+
+import pytest
+
+from data_prep import runners
+from univip_jax.errors import UserError
+
+
+def square(number, on_photo):
+    on_photo()
+    return number * number
+
+
+def die(number, on_photo):
+    os._exit(9)
+
+
+def test_results_come_in_the_order_of_the_specs():
+    assert runners.run(square, [3, 1, 2], num_photos=3, num_workers=1) == [9, 1, 4]
+
+
+def test_a_killed_worker_is_one_line_with_a_way_out():
+    with pytest.raises(UserError, match=r"worker processes was killed.*--num_workers below 2") as error:
+        runners.run(die, [1, 2], num_photos=2, num_workers=2)
+    assert "\n" not in str(error.value)
+
+
+def test_at_least_one_core_is_available():
+    assert 1 <= runners.available_cores() <= os.cpu_count()

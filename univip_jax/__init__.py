@@ -1,0 +1,17 @@
+"""UniVIP (CVPR 2022): visual features from unlabelled photos of whole scenes, in JAX."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from univip_jax.evaluate.features import Encoder
+
+
+def load_encoder(run_dir: str | Path) -> "Encoder":
+    """The pre-trained backbone of a run's folder: uint8 images [N, H, W, 3] to float32 features [N, F].
+
+    Raises UserError where the folder is no run, or holds no checkpoint.
+    """
+    from univip_jax.evaluate import features  # late: data preparation needs neither JAX nor Orbax
+
+    return features.load_encoder(run_dir)

@@ -1,0 +1,125 @@
+"""Photometric augmentation on the accelerator (METHOD: BYOL's, as in its appendix B), every sample by its own draw.
+
+The operations are dm-pix's, which are those of BYOL's own code: brightness is added, contrast stretches about each
+channel's mean, saturation and hue act in HSV. Pixels are clipped before the normalisation, never after it.
+"""
+
+from dataclasses import dataclass
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from univip_jax.errors import UserError
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """`config.augment`: strengths and probabilities; a pair is (scene 1 and instances, scene 2)."""
+
+    flip: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    jitter: float
+    greyscale: float
+    blur: tuple[float, float]
+    blur_sigma: tuple[float, float]
+    solarize: tuple[float, float]
+
+    def __post_init__(self):
+        for field in ("blur", "blur_sigma", "solarize"):
+            value = getattr(self, field)
+            if len(value) != 2:
+                raise UserError(f"augment.{field}={value} must be a pair of numbers")
+            object.__setattr__(self, field, tuple(value))
+        probabilities = (self.flip, self.jitter, self.greyscale, *self.blur, *self.solarize)
+        if not all(0 <= p <= 1 for p in probabilities):
+            raise UserError(f"augment: {self} holds a probability outside 0..1")
+
+
+def normalize_pixels(images: UInt8[Array, "*any H W 3"]) -> Float[Array, "*any H W 3"]:
+    """uint8 pixels to float32 with ImageNet's mean and deviation removed."""
+    return (images.astype(jnp.float32) / 255.0 - MEAN) / DEVIATION
+
+
+def _color_jitter(key: Key[Array, ""], image: Float[Array, "H W 3"], spec: AugmentSpec) -> Float[Array, "H W 3"]:
+    """The four adjustments in a random order.
+
+    Under `vmap` a `switch` on the order evaluates all four at each place. They are element-wise and fuse, so that on
+    an accelerator this is memory traffic of a few images, little beside one convolution.
+    """
+    keys = jax.random.split(key, 5)
+
+    def draw(index: int, strength: float) -> Float[Array, ""]:
+        return jax.random.uniform(keys[index], minval=-strength, maxval=strength)
+
+    delta = (
+        draw(0, spec.brightness),
+        1 + draw(1, spec.contrast),
+        1 + draw(2, spec.saturation),
+        draw(3, spec.hue),
+    )
+    adjust = [
+        lambda x: dm_pix.adjust_brightness(x, delta[0]),
+        lambda x: dm_pix.adjust_contrast(x, delta[1]),
+        lambda x: dm_pix.adjust_saturation(x, delta[2]),
+        lambda x: dm_pix.adjust_hue(x, delta[3]),
+    ]
+    for index in jax.random.permutation(keys[4], 4):
+        image = jnp.clip(jax.lax.switch(index, adjust, image), 0.0, 1.0)
+    return image
+
+
+def gaussian_blur(image: Float[Array, "S S 3"], sigma: Float[Array, ""]) -> Float[Array, "S S 3"]:
+    """Gaussian blur that repeats the edge pixels, as Pillow does; the kernel is a tenth of the side, made odd (BYOL).
+
+    Two products with a banded matrix rather than dm-pix's convolution: with one sigma a sample, `vmap` makes that one
+    convolution group a sample, which took 15 to 18 times as long (docs/benchmarks.md).
+    """
+    side, radius = image.shape[0], image.shape[0] // 20
+    offsets = jnp.arange(-radius, radius + 1)
+    weights = jax.nn.softmax(-(offsets**2) / (2 * sigma**2))
+    rows = jnp.arange(side)[:, None]
+    columns = jnp.clip(rows + offsets, 0, side - 1)
+    matrix = jnp.zeros((side, side)).at[rows, columns].add(jnp.broadcast_to(weights, columns.shape))
+    return jnp.einsum("ij,jkc,lk->ilc", matrix, image, matrix, precision=jax.lax.Precision.HIGHEST)
+
+
+def augment_image(
+    key: Key[Array, ""], image: UInt8[Array, "S S 3"], spec: AugmentSpec, view: int
+) -> Float[Array, "S S 3"]:
+    """One uint8 crop to augmented, normalised float32.
+
+    Args:
+      view: 0 for the first scene and for instances, 1 for the second scene.
+    """
+    keys = jax.random.split(key, 7)
+    happens = [
+        jax.random.bernoulli(k, float(p))
+        for k, p in zip(keys, (spec.jitter, spec.greyscale, spec.blur[view], spec.solarize[view]), strict=False)
+    ]
+    x = image.astype(jnp.float32) / 255.0
+    x = dm_pix.random_flip_left_right(keys[4], x, probability=spec.flip)
+    x = jnp.where(happens[0], _color_jitter(keys[5], x, spec), x)
+    x = jnp.where(happens[1], dm_pix.rgb_to_grayscale(x, keep_dims=True), x)
+    if spec.blur[view]:
+        sigma = jax.random.uniform(keys[6], minval=spec.blur_sigma[0], maxval=spec.blur_sigma[1])
+        x = jnp.where(happens[2], gaussian_blur(x, sigma), x)
+    if spec.solarize[view]:
+        x = jnp.where(happens[3], dm_pix.solarize(x, 128 / 255), x)
+    return (jnp.clip(x, 0.0, 1.0) - MEAN) / DEVIATION
+
+
+def augment_batch(
+    key: Key[Array, ""], images: UInt8[Array, "N S S 3"], spec: AugmentSpec, view: int
+) -> Float[Array, "N S S 3"]:
+    """`augment_image` with a key for each of the N images."""
+    keys = jax.random.split(key, len(images))
+    return jax.vmap(lambda k, image: augment_image(k, image, spec, view))(keys, images)

@@ -1,0 +1,81 @@
+"""The border between a ConfigDict and the frozen dataclasses inside; and a run's `config.json`."""
+
+import dataclasses
+import difflib
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from ml_collections import ConfigDict
+
+from univip_jax.errors import UserError
+
+Spec = TypeVar("Spec")
+CONFIG = "config.json"
+# Fields that may change when a run goes on: they do not enter its weights. A data set is told by its fingerprint.
+FREE_FIELDS = (
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "data.num_threads",
+    "data.train",
+)
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """`; did you mean ...?` where a name is near, else the list of all."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(names))}"
+
+
+def to_spec(kind: type[Spec], config: ConfigDict, section: str) -> Spec:
+    """`kind(**config[section])`; raises UserError that names a field that is unknown or missing."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for name in config[section]:
+        if name not in fields:
+            raise UserError(f"config field {section}.{name} is unknown: {nearest(name, fields)}")
+    for name in fields:
+        if name not in config[section]:
+            raise UserError(f"config field {section}.{name} is missing; configs/common.py has its default")
+    return kind(**config[section].to_dict())
+
+
+def flatten(config: ConfigDict) -> dict:
+    """Dotted names to values as JSON holds them: tuples are lists, references are their values."""
+    flat = {}
+    for name, value in json.loads(config.to_json()).items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{key}": v for key, v in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def write_config(run: Path, config: ConfigDict) -> None:
+    """Writes `config.json`, or checks that the one in the folder belongs to the same run.
+
+    Raises UserError that names the first field whose value differs.
+    """
+    path = run / CONFIG
+    if path.exists():
+        old, new = flatten(read_config(run)), flatten(config)
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name) and name not in FREE_FIELDS:
+                raise UserError(
+                    f"{run} is a run of another config: {name} was {old.get(name)!r} and is now {new.get(name)!r}; "
+                    "choose another --workdir, or give the old value to go on with this run"
+                )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def read_config(run: Path) -> ConfigDict:
+    """The resolved config of a run's folder; UserError where the folder is no run."""
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run} is no run: it has no {CONFIG}; name the --workdir of a finished or running training")
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or train anew in another --workdir") from error

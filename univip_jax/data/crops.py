@@ -1,0 +1,175 @@
+"""Algorithm 1 of UniVIP as TensorFlow graph: scene pairs whose overlap holds proposals, K instances, and their crops.
+
+As printed, the algorithm's containment test is reversed; a box counts when it lies inside the overlap. Boxes are
+float32 yxyx in [0, 1]; seeds are int32 [2], as the stateless random operations take them. There is no loop whose length
+depends on the photo, so that no photo can hang or fail.
+"""
+
+import tensorflow as tf
+
+from univip_jax.views import ViewSpec
+
+_CANDIDATES = 100  # naive boxes drawn for a photo
+_MAX_ASPECT = 3.0  # of naive boxes, either way
+_MAX_IOU = 0.5  # between naive boxes and the boxes chosen before them
+_TOUCH = 1e-6  # rounding allowed when a box lies inside the overlap
+
+
+def random_crops(
+    seed: tf.Tensor,
+    height: tf.Tensor,
+    width: tf.Tensor,
+    count: int,
+    share: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tf.Tensor:
+    """Boxes [count, 4] of random resized crops: area uniform, aspect log-uniform in what of its range fits the photo.
+
+    Inception's crop draws again when a shape does not fit, which makes large crops rare; here the area stays uniform,
+    and no draw is lost. Where no aspect of the range fits, the crop is as long as the photo.
+
+    Args:
+      height, width: of the photo, px, float32 scalars.
+      share: of the photo's area, least and largest.
+      aspect: width / height, least and largest.
+    """
+    seeds = tf.random.split(seed, 3)
+    area = tf.random.stateless_uniform([count], seeds[0], *share)
+    photo = width / height
+    low, high = (tf.math.log(tf.clip_by_value(bound, *aspect)) for bound in (area * photo, photo / area))
+    ratio = tf.exp(low + tf.random.stateless_uniform([count], seeds[1]) * (high - low))
+    sides = tf.minimum(tf.sqrt(tf.stack([area * photo / ratio, area * ratio / photo], -1)), 1.0)
+    corner = tf.random.stateless_uniform([count, 2], seeds[2]) * (1 - sides)
+    return tf.concat([corner, corner + sides], -1)
+
+
+def intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Boxes [..., 4] common to a and b (they broadcast); without common area, a box of no area."""
+    low = tf.maximum(a[..., :2], b[..., :2])
+    return tf.concat([low, tf.maximum(low, tf.minimum(a[..., 2:], b[..., 2:]))], -1)
+
+
+def area(boxes: tf.Tensor) -> tf.Tensor:
+    """Areas [...] of boxes [..., 4], as shares of the photo."""
+    return tf.reduce_prod(boxes[..., 2:] - boxes[..., :2], -1)
+
+
+def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Intersection over union [...] of boxes [..., 4]; they broadcast."""
+    common = area(intersection(a, b))
+    return common / tf.maximum(area(a) + area(b) - common, 1e-12)
+
+
+def inside(boxes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+    """Whether boxes [..., 4] lie inside regions [..., 4] (they broadcast), bool [...]."""
+    low = tf.reduce_all(boxes[..., :2] >= regions[..., :2] - _TOUCH, -1)
+    return low & tf.reduce_all(boxes[..., 2:] <= regions[..., 2:] + _TOUCH, -1)
+
+
+def scene_pair(
+    seed: tf.Tensor, proposals: tf.Tensor, height: tf.Tensor, width: tf.Tensor, spec: ViewSpec
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Two scene crops [2, 4], and the region [4] that their instances are taken from (UniVIP Algorithm 1).
+
+    With `overlap`, of `num_trials` pairs the first whose overlap holds `min_proposals` of the proposals [N, 4]; where
+    none does, the one that holds most, and of those the one with the largest overlap. The region is the overlap.
+    Without it, any pair, and the region is the whole photo.
+    """
+    if not spec.overlap:
+        return random_crops(seed, height, width, 2, spec.area, spec.aspect), tf.constant([0.0, 0.0, 1.0, 1.0])
+    crops = random_crops(seed, height, width, 2 * spec.num_trials, spec.area, spec.aspect)
+    pairs = tf.reshape(crops, [spec.num_trials, 2, 4])
+    overlaps = intersection(pairs[:, 0], pairs[:, 1])
+    held = tf.reduce_sum(tf.cast(inside(proposals[None], overlaps[:, None]), tf.float32), 1)
+    trial = tf.range(spec.num_trials, dtype=tf.float32)
+    # One number to rank by: early among the pairs that hold enough, else the count, else the area (which is < 1).
+    enough = (held >= spec.min_proposals) & (area(overlaps) > 0)
+    best = tf.argmax(tf.where(enough, 1e6 - trial, held + 0.999 * area(overlaps)))
+    pair, overlap = pairs[best], overlaps[best]
+    # If no pair has an overlap of a pixel, the first view is shown twice: the instances need a place to be.
+    too_small = tf.reduce_any((overlap[2:] - overlap[:2]) * tf.stack([height, width]) < 1)
+    return tf.where(too_small, pair[:1], pair), tf.where(too_small, pair[0], overlap)
+
+
+def naive_boxes(
+    seed: tf.Tensor, region: tf.Tensor, height: tf.Tensor, width: tf.Tensor, smallest: tf.Tensor
+) -> tf.Tensor:
+    """Random boxes [_CANDIDATES, 4] inside region [4]: sides >= `smallest` [2] px, aspect within 1/3..3.
+
+    `smallest` must fit into the region. Where the region itself is thinner than the aspect allows, so are the boxes.
+    """
+    scale = tf.stack([height, width])
+    size = (region[2:] - region[:2]) * scale  # px
+    u = tf.random.stateless_uniform([4, _CANDIDATES], seed)
+
+    def between(u: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        return low + u * (tf.maximum(low, high) - low)
+
+    h = between(u[0], smallest[0], tf.minimum(size[0], _MAX_ASPECT * size[1]))
+    low = tf.minimum(tf.maximum(smallest[1], h / _MAX_ASPECT), size[1])
+    w = between(u[1], low, tf.minimum(size[1], _MAX_ASPECT * h))
+    sides = tf.stack([h, w], -1)
+    corner = region[:2] + tf.transpose(u[2:]) * (size - sides) / scale
+    return tf.clip_by_value(
+        tf.concat([corner, corner + sides / scale], -1), tf.tile(region[:2], [2]), tf.tile(region[2:], [2])
+    )
+
+
+def instance_boxes(
+    seed: tf.Tensor, proposals: tf.Tensor, region: tf.Tensor, height: tf.Tensor, width: tf.Tensor, spec: ViewSpec
+) -> tf.Tensor:
+    """Exactly K boxes [K, 4] inside region [4]: its proposals first, then naive boxes (UniVIP 3.2).
+
+    Naive boxes have sides of `min_box_side` px, an IoU of at most 0.5 with the boxes chosen before, and a bounded
+    aspect. Where that cannot be had in the region, first the least side shrinks to half the region's, then the box with
+    the least IoU is taken.
+    """
+    seeds = tf.random.split(seed, 3)
+    size = (region[2:] - region[:2]) * tf.stack([height, width])
+    least = tf.minimum(float(spec.min_box_side), size)
+    shrunk = tf.minimum(float(spec.min_box_side), size / 2)
+    boxes = tf.concat(
+        [
+            proposals,
+            naive_boxes(seeds[0], region, height, width, least),
+            naive_boxes(seeds[1], region, height, width, shrunk),
+        ],
+        0,
+    )
+    num = tf.shape(proposals)[0]
+    rank = tf.random.stateless_uniform([num], seeds[2])
+    if spec.pick == "first":
+        rank = 1 - tf.range(num, dtype=tf.float32) / tf.maximum(1.0, tf.cast(num, tf.float32))
+    tier = tf.concat([3 + rank, tf.fill([_CANDIDATES], 2.0), tf.fill([_CANDIDATES], 1.0)], 0)
+    # Stored proposals were filtered among themselves, and what people annotated is an object whatever it overlaps.
+    free = (tf.range(tf.shape(boxes)[0]) < num) & (spec.proposals != "naive")
+    usable = tf.concat([inside(proposals, region), tf.ones([2 * _CANDIDATES], tf.bool)], 0)
+    worst, chosen = tf.zeros_like(tier), []
+    for _ in range(spec.num_instances):
+        score = tf.where(free | (worst <= _MAX_IOU), tier, -worst)
+        index = tf.argmax(tf.where(usable, score, -2.0))
+        chosen.append(boxes[index])
+        usable &= tf.range(tf.shape(boxes)[0], dtype=tf.int64) != index
+        worst = tf.maximum(worst, iou(boxes, boxes[index]))
+    return tf.reshape(tf.stack(chosen) if chosen else [], [spec.num_instances, 4])
+
+
+def crop(image: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
+    """Crops uint8 [n, size, size, 3] of image uint8 [H, W, 3], one for each of boxes [n, 4], anti-aliased."""
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    crops = []
+    for index in range(boxes.shape[0]):
+        low, high = boxes[index, :2] * shape, boxes[index, 2:] * shape
+        scale = size / tf.maximum(high - low, 1e-3)
+        crops.append(
+            tf.raw_ops.ScaleAndTranslate(
+                images=image[None],
+                size=[size, size],
+                scale=scale,
+                translation=-low * scale,
+                kernel_type="triangle",
+                antialias=True,
+            )[0]
+        )
+    stacked = tf.stack(crops) if crops else tf.zeros([0, size, size, 3])
+    return tf.cast(tf.clip_by_value(tf.round(stacked), 0, 255), tf.uint8)

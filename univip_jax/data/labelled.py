@@ -1,0 +1,127 @@
+"""Labelled photos for evaluation: class folders, or a TFDS name such as `imagenet2012:validation`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from univip_jax.data.crops import crop, random_crops
+from univip_jax.data.records import decode_image
+from univip_jax.errors import UserError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}  # what tf.io.decode_image reads
+_KEPT = 224 / 256  # of the shorter side, by the centre crop of ImageNet's protocols
+_SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they are shuffled before they are read
+
+
+class Labelled(NamedTuple):
+    """A labelled set; `examples` yields (encoded photo, label) in a fixed order."""
+
+    name: str
+    num_images: int
+    classes: tuple[str, ...]
+    examples: tf.data.Dataset
+    is_encoded: bool  # whether `examples` yields encoded photos rather than their paths
+
+
+class LabelledBatch(NamedTuple):
+    """uint8 crops [n, size, size, 3] and int64 labels [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def open_labelled(name: str) -> Labelled:
+    """Opens `DIR` with a folder for each class, or `TFDS_NAME:SPLIT`.
+
+    Raises UserError where it is neither, or a class folder holds no photo.
+    """
+    if Path(name).is_dir():
+        return _open_folders(Path(name))
+    if ":" not in name:
+        raise UserError(f"labelled set {name!r} is neither a folder nor a TFDS name with its split (NAME:SPLIT)")
+    import tensorflow_datasets as tfds  # late: it takes a second, and folders do not need it
+
+    builder_name, split = name.rsplit(":", 1)
+    try:
+        builder = tfds.builder(builder_name)
+        builder.download_and_prepare()
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        examples = builder.as_dataset(split=split, as_supervised=True, decoders=decoders)
+        num_images = builder.info.splits[split].num_examples
+        classes = tuple(builder.info.features["label"].names)
+    except (tfds.core.DatasetNotFoundError, ValueError, KeyError, AssertionError, OSError) as error:
+        raise UserError(f"TFDS data set {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
+    return Labelled(name, num_images, classes, examples, is_encoded=True)
+
+
+def _open_folders(root: Path) -> Labelled:
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    paths, labels = [], []
+    for label, folder in enumerate(folders):
+        photos = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        if not photos:
+            raise UserError(f"class folder {folder} holds no photo ({', '.join(sorted(_SUFFIXES))}); fill or remove it")
+        paths += photos
+        labels += [label] * len(photos)
+    if len(folders) < 2:
+        raise UserError(f"{root} has {len(folders)} class folders; an evaluation needs at least 2")
+    examples = tf.data.Dataset.from_tensor_slices((paths, np.array(labels, np.int64)))
+    return Labelled(str(root), len(paths), tuple(folder.name for folder in folders), examples, is_encoded=False)
+
+
+def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:
+    return decode_image(example if labelled.is_encoded else tf.io.read_file(example))
+
+
+def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.cast(tf.shape(image), tf.float32)
+    return shape[0], shape[1]
+
+
+def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
+    """Each photo once, in order: its centre square of 224/256 of the shorter side, resized to `size`."""
+
+    def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
+        image = _decode(labelled, example)
+        shape = tf.stack(_shape(image))
+        half = _KEPT * tf.reduce_min(shape) / shape / 2
+        return LabelledBatch(crop(image, tf.concat([0.5 - half, 0.5 + half], 0)[None], size)[0], label)
+
+    batches = labelled.examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _numpy(labelled, batches.batch(batch_size))
+
+
+def training_batches(
+    labelled: Labelled, size: int, batch_size: int, *, seed: int, num_epochs: int
+) -> Iterator[LabelledBatch]:
+    """Shuffled whole batches of random resized crops (area 0.08..1, aspect 3/4..4/3), flipped half of the time."""
+
+    def load(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
+        image = _decode(labelled, example[0])
+        seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, 0], tf.int64), position), 2)
+        box = random_crops(seeds[0], *_shape(image), 1, (0.08, 1.0), (3 / 4, 4 / 3))
+        view = crop(image, box, size)[0]
+        return LabelledBatch(tf.image.stateless_random_flip_left_right(view, seeds[1]), example[1])
+
+    batches = (
+        labelled.examples.shuffle(
+            _SHUFFLE if labelled.is_encoded else labelled.num_images, seed, reshuffle_each_iteration=True
+        )
+        .batch(batch_size, drop_remainder=True)  # an epoch is whole batches
+        .unbatch()
+        .repeat(num_epochs)
+        .enumerate()
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+    )
+    return _numpy(labelled, batches)
+
+
+def _numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator[LabelledBatch]:
+    try:
+        yield from batches.prefetch(2).as_numpy_iterator()
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(f"a photo of {labelled.name} cannot be decoded: {error.message.splitlines()[0]}") from error

@@ -1,0 +1,128 @@
+"""From a prepared data set to batches of uint8 crops: read by offset, decode once, cut, in the order of the index."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from jaxtyping import Int
+
+from univip_jax.data.crops import crop, instance_boxes, naive_boxes, scene_pair
+from univip_jax.data.index import Index
+from univip_jax.data.records import Dataset, decode_image, parse
+from univip_jax.types import Batch
+from univip_jax.views import ViewSpec
+
+
+class Geometry(NamedTuple):
+    """Where the views of one photo lie: float32 yxyx in [0, 1]."""
+
+    scenes: tf.Tensor  # [2, 4]
+    region: tf.Tensor  # [4]: where instances are taken from
+    instances: tf.Tensor  # [K, 4]
+    proposals: tf.Tensor  # [N, 4]: what they were chosen from
+
+
+def read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """The serialized record at a byte offset of a TFRecord file, in graph."""
+    kind = {"output_types": [tf.string], "output_shapes": [[]]}
+    records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type="", buffer_size=0, byte_offsets=[offset])
+    one = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
+    return tf.raw_ops.DatasetToSingleElement(dataset=one, **kind)[0]
+
+
+def choose_views(record: dict[str, tf.Tensor], seed: tf.Tensor, spec: ViewSpec) -> Geometry:
+    """The geometry of a parsed record's views; no pixel is touched."""
+    height, width = tf.cast(record["height"], tf.float32), tf.cast(record["width"], tf.float32)
+    seeds = tf.random.split(seed, 3)
+    if spec.proposals == "naive":
+        whole = tf.constant([0.0, 0.0, 1.0, 1.0])
+        smallest = tf.minimum(float(spec.min_box_side), tf.stack([height, width]))
+        proposals = naive_boxes(seeds[2], whole, height, width, smallest)
+    else:
+        proposals = record["objects" if spec.proposals == "annotated" else "proposals"]
+    scenes, region = scene_pair(seeds[0], proposals, height, width, spec)
+    return Geometry(scenes, region, instance_boxes(seeds[1], proposals, region, height, width, spec), proposals)
+
+
+def record_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    """The seed of one photo in one epoch: neither hosts nor threads nor the batch size enter it."""
+    key = tf.constant([seed, 0], tf.int64)
+    for value in (epoch, record):
+        key = tf.random.fold_in(key, value)
+    return key
+
+
+def _load(dataset: Dataset, seed: int, spec: ViewSpec):
+    paths = tf.constant([str(shard.path) for shard in dataset.shards])
+
+    def load(epoch, record, shard, offset):
+        parsed = parse(read_record(paths[shard], offset))
+        geometry = choose_views(parsed, record_seed(seed, epoch, record), spec)
+        image = decode_image(parsed["encoded"])
+        views = Batch(
+            crop(image, geometry.scenes, spec.scene_size), crop(image, geometry.instances, spec.instance_size)
+        )
+        return image, geometry, views
+
+    return load
+
+
+def make_batches(
+    dataset: Dataset,
+    index: Index,
+    spec: ViewSpec,
+    *,
+    rows: Int[np.ndarray, " b"] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    num_threads: int = 0,
+) -> Iterator[Batch]:
+    """Batches of steps `start`, `start + 1`, ... up to `stop`: a pure function of the step.
+
+    Args:
+      rows: the rows of the global batch that this host feeds; all of them by default.
+      num_threads: threads that decode and crop; 0 for as many as there are cores.
+    """
+    rows = np.arange(index.batch_size) if rows is None else rows
+
+    def steps():
+        step = start
+        while stop is None or step < stop:
+            epoch, records, shards, offsets = index.rows(step)
+            yield np.full(len(rows), epoch), records[rows], shards[rows], offsets[rows]
+            step += 1
+
+    load = _load(dataset, index.seed, spec)
+    signature = tuple(tf.TensorSpec([len(rows)], tf.int64) for _ in range(4))
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = num_threads
+    batches = (
+        tf.data.Dataset.from_generator(steps, output_signature=signature)
+        .unbatch()
+        .map(lambda *row: load(*row)[2], num_parallel_calls=num_threads or tf.data.AUTOTUNE)
+        .batch(len(rows), drop_remainder=True)
+        .prefetch(2)
+        .with_options(options)
+    )
+    return batches.as_numpy_iterator()
+
+
+class Preview(NamedTuple):
+    """One photo of a batch with its geometry and its crops, for the eye."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    geometry: Geometry
+    views: Batch  # without the batch's axis: scenes [2, S, S, 3], instances [K, I, I, 3]
+
+
+def preview(dataset: Dataset, index: Index, spec: ViewSpec, step: int, count: int) -> list[Preview]:
+    """The first `count` photos of the batch of `step`, exactly as training sees them."""
+    load = tf.function(_load(dataset, index.seed, spec))
+    epoch, records, shards, offsets = index.rows(step)
+    photos = []
+    for row in range(min(count, len(records))):
+        loaded = load(*(tf.constant(v, tf.int64) for v in (epoch, records[row], shards[row], offsets[row])))
+        photos.append(Preview(*tf.nest.map_structure(lambda x: x.numpy(), loaded)))
+    return photos

@@ -1,0 +1,238 @@
+"""A prepared data set on disk: the record's schema in both directions, shards, sidecars and the manifest.
+
+A data set is a folder: `photos-00000-of-00016.tfrecord` shards, a sidecar `.json` each (offsets, sha256),
+`manifest.json` (last), `rejected.jsonl`. `data_prep` writes it, `univip_jax.data` reads it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from univip_jax.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+# TFRecord framing: length (8 bytes) and its checksum (4) before the payload, its checksum (4) after.
+FRAME_BYTES = 16
+
+_AGAIN = "run the python -m data_prep command of this data set again, it redoes only what is missing"
+
+# Feature of the stored `tf.train.Example`: its key after `parse`, and its type.
+_FEATURES = {
+    "image/encoded": ("encoded", tf.io.FixedLenFeature([], tf.string)),
+    "image/id": ("id", tf.io.FixedLenFeature([], tf.string)),
+    "image/height": ("height", tf.io.FixedLenFeature([], tf.int64)),
+    "image/width": ("width", tf.io.FixedLenFeature([], tf.int64)),
+    "proposals/yxyx": ("proposals", tf.io.FixedLenSequenceFeature([4], tf.float32, allow_missing=True)),
+    "objects/yxyx": ("objects", tf.io.FixedLenSequenceFeature([4], tf.float32, allow_missing=True)),
+    "objects/label": ("labels", tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)),
+}
+
+
+class Record(NamedTuple):
+    """One photo as stored."""
+
+    encoded: bytes  # JPEG or PNG
+    image_id: str  # the photo's path relative to the source folder, with forward slashes
+    height: int  # px
+    width: int  # px
+    proposals: np.ndarray  # float32 [N, 4] yxyx in [0, 1]
+    objects: np.ndarray  # float32 [M, 4] yxyx in [0, 1]; M = 0 where the photo is not annotated
+    labels: np.ndarray  # int64 [M], the annotation's category ids
+
+
+class Shard(NamedTuple):
+    """One TFRecord file of a data set."""
+
+    path: Path
+    num_records: int
+    offsets: np.ndarray  # int64 [num_records]: byte offset of each record, as `TFRecordDatasetV2(byte_offsets=)` wants
+
+
+class Dataset(NamedTuple):
+    """A finished data set, opened by `open_dataset`."""
+
+    root: Path
+    fingerprint: str  # sha256 over the shards' sha256: equal for equal contents
+    num_records: int
+    shards: tuple[Shard, ...]
+    manifest: dict
+
+
+def serialize(record: Record) -> bytes:
+    """The record as a `tf.train.Example`; equal records give equal bytes."""
+
+    def floats(values: np.ndarray) -> tf.train.Feature:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=np.asarray(values, np.float32).ravel()))
+
+    def ints(values: Iterable[int]) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    def text(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    feature = {
+        "image/encoded": text(record.encoded),
+        "image/id": text(record.image_id.encode()),
+        "image/height": ints([record.height]),
+        "image/width": ints([record.width]),
+        "proposals/yxyx": floats(record.proposals),
+        "objects/yxyx": floats(record.objects),
+        "objects/label": ints(np.asarray(record.labels, np.int64).ravel()),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
+
+
+def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Inverse of `serialize`, in graph, on one record (string scalar).
+
+    Returns:
+        `encoded`, `id` (string scalars), `height`, `width` (int64 scalars, px), `proposals` float32 [N, 4]
+        yxyx, `objects` float32 [M, 4] yxyx, `labels` int64 [M].
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are not such a record.
+    """
+    parsed = tf.io.parse_single_example(serialized, {name: kind for name, (_, kind) in _FEATURES.items()})
+    return {key: parsed[name] for name, (key, _) in _FEATURES.items()}
+
+
+def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+    """JPEG or PNG bytes (string scalar) to uint8 [H, W, 3]; a grey image becomes three equal channels."""
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def write_shard(path: Path, serialized: Iterable[bytes]) -> list[int]:
+    """Writes records to a TFRecord file (zero records: an empty file), through to the disk.
+
+    Returns:
+        The byte offset of each record.
+
+    Raises:
+        UserError: the file cannot be written (disk full, no permission).
+    """
+    offsets, position = [], 0
+    try:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for payload in serialized:
+                writer.write(payload)
+                offsets.append(position)
+                position += len(payload) + FRAME_BYTES
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    except (tf.errors.OpError, OSError) as error:
+        reason = error.message if isinstance(error, tf.errors.OpError) else error
+        raise UserError(f"{path} cannot be written ({reason}): free space or rights, then run again") from error
+    return offsets
+
+
+def read_shard(shard: Shard) -> Iterator[bytes]:
+    """Serialized records of a shard, in order, checksums verified.
+
+    Raises:
+        UserError: at the first record that is damaged.
+    """
+    index = 0
+    try:
+        for index, serialized in enumerate(tf.data.TFRecordDataset(str(shard.path))):
+            yield serialized.numpy()
+            index += 1
+    except tf.errors.OpError as error:
+        raise UserError(f"{shard.path}: record {index} does not read: {error.message}") from error
+
+
+def run_on_one_core() -> None:
+    """Keeps this process's TensorFlow to one thread; without effect once TensorFlow has run."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass
+
+
+def fingerprint(shard_sha256s: Iterable[str]) -> str:
+    """A data set's fingerprint: sha256 over its shards' sha256 (hex), in order."""
+    return hashlib.sha256("".join(shard_sha256s).encode()).hexdigest()
+
+
+def read_manifest(root: Path | str) -> dict:
+    """The checked contents of `root/manifest.json`.
+
+    Raises:
+        UserError: no such folder, no manifest (not finished, not a data set), another version, damaged.
+    """
+    path = Path(root) / MANIFEST
+    if not path.parent.is_dir():
+        raise UserError(f"data set {root}: no such folder; make it by python -m data_prep --out={root}")
+    if not path.is_file():
+        raise UserError(f"data set {root} has no {MANIFEST}, it is unfinished or no data set: {_AGAIN} (--out={root})")
+    manifest = _read_json(path, ("fingerprint", "num_records", "shards"))
+    try:
+        agrees = manifest["fingerprint"] == fingerprint(entry["sha256"] for entry in manifest["shards"])
+        agrees &= manifest["num_records"] == sum(entry["num_records"] for entry in manifest["shards"])
+        agrees &= all(entry["bytes"] >= 0 and entry["name"] == str(entry["name"]) for entry in manifest["shards"])
+    except (KeyError, TypeError):
+        agrees = False
+    if not agrees:
+        raise UserError(f"{path} is damaged (its numbers do not agree): delete it, then {_AGAIN}")
+    return manifest
+
+
+def read_sidecar(root: Path | str, entry: dict) -> Shard:
+    """The shard that the manifest's `entry` names, with its offsets, after a look at sizes (not at contents).
+
+    Raises:
+        UserError: shard or sidecar missing, damaged, or of another size than the manifest says.
+    """
+    path = Path(root) / entry["name"]
+    size = path.stat().st_size if path.is_file() else None
+    if size != entry["bytes"]:
+        what = "is missing" if size is None else f"has {size} bytes, should have {entry['bytes']}"
+        raise UserError(f"shard {path} {what}: {_AGAIN}")
+    sidecar = _read_json(path.with_suffix(".json"), ("num_records", "bytes", "sha256", "offsets"))
+    try:
+        offsets = np.array([*sidecar["offsets"], size], np.int64)
+        good = offsets.shape == (entry["num_records"] + 1,) and offsets[0] == 0 and (np.diff(offsets) > 0).all()
+        good &= all(sidecar[key] == entry[key] for key in ("num_records", "bytes", "sha256"))
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise UserError(f"sidecar {path.with_suffix('.json')} does not fit its shard: delete it, then {_AGAIN}")
+    return Shard(path, entry["num_records"], offsets[:-1])
+
+
+def open_dataset(root: Path | str) -> Dataset:
+    """Opens a finished data set after a look at versions and sizes; `data_prep --check` reads every byte.
+
+    Raises:
+        UserError: missing, unfinished, of another format version, or damaged.
+    """
+    manifest = read_manifest(root)
+    shards = tuple(read_sidecar(root, entry) for entry in manifest["shards"])
+    return Dataset(Path(root), manifest["fingerprint"], manifest["num_records"], shards, manifest)
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict:
+    """A JSON object of this format version with at least `keys`; UserError otherwise."""
+    try:
+        contents = json.loads(path.read_bytes())
+        version, missing = contents["version"], [key for key in keys if key not in contents]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}): delete it, then {_AGAIN}") from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {version}, this code reads {FORMAT_VERSION}: prepare again "
+            "with python -m data_prep --images=DIR --out=NEW_DIR"
+        )
+    if missing:
+        raise UserError(f"{path} is damaged (no {missing[0]}): delete it, then {_AGAIN}")
+    return contents

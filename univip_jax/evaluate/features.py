@@ -1,0 +1,116 @@
+"""Frozen features: the backbone of a run, or of no training at all, as a function of uint8 images."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from univip_jax.augment import normalize_pixels
+from univip_jax.checkpoint import Checkpoints
+from univip_jax.config import read_config, to_spec
+from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches
+from univip_jax.errors import UserError
+from univip_jax.models.univip import ModelSpec, make_backbone
+from univip_jax.sharding import by_batch, make_mesh
+
+RANDOM = "random"
+RESULTS = "results.json"
+
+
+class Encoder:
+    """Callable: uint8 images [N, H, W, 3] to float32 features [N, F], by running statistics, in float32.
+
+    Attributes:
+      variables: of the backbone, `params` and `batch_stats`.
+      image_size: side of the scenes it was trained on, px.
+      source: the run's folder, or `random`;  step: of its checkpoint.
+    """
+
+    def __init__(self, spec: ModelSpec, variables: Any, *, image_size: int, source: str, step: int):
+        self.variables, self.image_size, self.source, self.step = variables, image_size, source, step
+        self._backbone = make_backbone(replace(spec, dtype="float32"))
+        self._jitted = jax.jit(self.apply)
+
+    def apply(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
+        """The pure function behind the call, to be part of another jitted one."""
+        return self._backbone.apply(variables, normalize_pixels(images), train=False)
+
+    def __call__(self, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UserError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+        return self._jitted(self.variables, images)
+
+
+def _initial_variables(spec: ModelSpec, seed: int) -> Any:
+    backbone = make_backbone(spec)
+    return jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(seed))
+
+
+def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
+    """The online backbone of a run after `step` steps, by default of its newest checkpoint.
+
+    Raises UserError where `run` is no run or has no such checkpoint.
+    """
+    config = read_config(Path(run))
+    if "model" not in config or "views" not in config:
+        raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
+    spec = to_spec(ModelSpec, config, "model")
+    with Checkpoints(Path(run)) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps or (step is not None and step not in steps):
+            raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")
+        step = steps[-1] if step is None else step
+        like = jax.eval_shape(lambda: _initial_variables(spec, 0))
+        part = {kind: {"encoder": {"backbone": tree}} for kind, tree in like.items()}
+        part = checkpoints.restore_part(step, part)
+    variables = {kind: part[kind]["encoder"]["backbone"] for kind in like}
+    return Encoder(spec, variables, image_size=config.views.scene_size, source=str(run), step=step)
+
+
+def open_encoder(config: ConfigDict) -> Encoder:
+    """The encoder that `config.pretrained` names: a run's folder, or `random` for an untrained `config.model`."""
+    if config.pretrained != RANDOM:
+        return load_encoder(config.pretrained)
+    spec = to_spec(ModelSpec, config, "model")
+    return Encoder(
+        spec, _initial_variables(spec, config.seed), image_size=config.image_size or 224, source=RANDOM, step=0
+    )
+
+
+class Features(NamedTuple):
+    """Features of a labelled set, in its order."""
+
+    features: Float[np.ndarray, "N F"]
+    labels: Int[np.ndarray, " N"]
+
+
+def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int) -> Features:
+    """Features of every photo's centre crop; each batch is split over the local devices."""
+    sharding = by_batch(make_mesh(jax.local_devices()))
+    batch_size = max(batch_size, len(jax.local_devices())) // len(jax.local_devices()) * len(jax.local_devices())
+    batches: Iterator[LabelledBatch] = centre_batches(labelled, image_size, batch_size)
+    features, labels = [], []
+    with tqdm(total=labelled.num_images, unit="photo", desc=f"features of {labelled.name}") as bar:
+        for batch in batches:
+            count = len(batch.labels)
+            # The last batch is filled up, so that one program serves all.
+            padded = np.concatenate([batch.images, np.zeros((batch_size - count, *batch.images.shape[1:]), np.uint8)])
+            features.append(np.asarray(encoder(jax.device_put(padded, sharding)))[:count])
+            labels.append(batch.labels)
+            bar.update(count)
+    return Features(np.concatenate(features), np.concatenate(labels))
+
+
+def write_results(workdir: Path, results: dict) -> None:
+    """Writes `results.json` into an evaluation's folder and prints it as one line."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results))

@@ -1,0 +1,84 @@
+"""The three terms of UniVIP (Eq. 2-11), one value an image, float32.
+
+o: online outputs, after the predictor; t: target outputs, after the projector, through which no gradient flows.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from univip_jax.errors import UserError
+from univip_jax.transport import TransportSpec, marginals, normalize, transport_plan
+from univip_jax.types import OnlineOutputs, TargetOutputs
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """`config.loss`: the weight of each term (0 switches it off, and its compute), and the scale of their sum."""
+
+    scene: float
+    scene_instance: float
+    instance: float
+    scale: float
+
+    def __post_init__(self):
+        for field in ("scene", "scene_instance", "instance"):
+            if not getattr(self, field) >= 0:
+                raise UserError(f"loss.{field}={getattr(self, field)} must not be negative; 0 switches it off")
+        if not self.scene + self.scene_instance + self.instance > 0:
+            raise UserError("loss.scene, loss.scene_instance and loss.instance are all 0: nothing would be learned")
+        if not self.scale > 0:
+            raise UserError(f"loss.scale={self.scale} must be above 0; 1 is the paper's Eq. 2, 2 is BYOL's 2 - 2 cos")
+
+    @property
+    def needs_instances(self) -> bool:
+        """Whether any term looks at an instance; if not, none is cropped, sent or forwarded."""
+        return self.scene_instance > 0 or self.instance > 0
+
+
+def cosine(x: Float[Array, "*any D"], y: Float[Array, "*any D"]) -> Float[Array, "*any"]:
+    """Cosine over the last axis; 0 where either side is zero."""
+    return jnp.sum(normalize(x) * normalize(y), axis=-1)
+
+
+def scene_loss(online_scenes: Float[Array, "B 2 D"], target_scenes: Float[Array, "B 2 D"]) -> Float[Array, " B"]:
+    """`- cos(o_s1, t_s2) - cos(o_s2, t_s1)` (UniVIP Eq. 2-3)."""
+    target_scenes = jax.lax.stop_gradient(target_scenes)
+    return -cosine(online_scenes, target_scenes[:, ::-1]).sum(1)
+
+
+def scene_instance_loss(merged: Float[Array, "B D"], target_scenes: Float[Array, "B 2 D"]) -> Float[Array, " B"]:
+    """`- cos(I, t_s1) - cos(I, t_s2)`, I the K merged instances of an image (UniVIP Eq. 5-6)."""
+    target_scenes = jax.lax.stop_gradient(target_scenes)
+    return -cosine(merged[:, None], target_scenes).sum(1)
+
+
+def instance_loss(
+    online: OnlineOutputs, target: TargetOutputs, transport: TransportSpec
+) -> tuple[Float[Array, " B"], Float[Array, "B K K"]]:
+    """`- sum_mn cos(o_m, t_n) y_mn`, y the transport plan of the instances (UniVIP Eq. 7-11), and that plan.
+
+    Only the cosines carry gradient; the plan is a constant.
+    """
+    target = jax.lax.stop_gradient(target)
+    similarity = jnp.einsum(
+        "bmd,bnd->bmn",
+        normalize(online.instances),
+        normalize(target.instances),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    options = {
+        "plan_mass": transport.plan_mass or float(online.instances.shape[1]),
+        "features": transport.marginal_features,
+        "floor": transport.marginal_floor,
+    }
+    plan = transport_plan(
+        1.0 - similarity,
+        supply=marginals(online.instances, target.scenes, **options),
+        demand=marginals(target.instances, online.scenes, **options),
+        epsilon=transport.epsilon,
+        num_iters=transport.num_iters,
+    )
+    return -jnp.sum(similarity * plan, axis=(1, 2)), plan

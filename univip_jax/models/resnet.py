@@ -1,0 +1,113 @@
+"""ResNet-18 to -200 (He et al. 2016), and a ResNet-10 for tests and demos, with PyTorch's padding.
+
+Convolutions and pooling are padded symmetrically and the stride of a bottleneck sits in its 3x3; XLA's "SAME" would
+pad stride-2 layers on one side only and cost exported weights about 4 points.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from univip_jax.types import at_least_float32
+
+# blocks a stage, and whether the blocks are bottlenecks
+DEPTHS = {
+    "resnet10": ((1, 1, 1, 1), False),
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+    "resnet152": ((3, 8, 36, 3), True),
+    "resnet200": ((3, 24, 36, 3), True),
+}
+STEMS = ("imagenet", "small")
+
+# He initialisation of the fan-out, as PyTorch's ResNet has it.
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def batch_norm(train: bool, dtype: Any, **kwargs: Any) -> Callable[..., nn.Module]:
+    """The batch norm of all our networks; its statistics are float32 and, under jit, of the global batch."""
+    return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, **kwargs)
+
+
+class Block(nn.Module):
+    """Residual block: two 3x3 convolutions, or 1x1 - 3x3 - 1x1 with four times the channels at the end."""
+
+    channels: int
+    stride: int
+    bottleneck: bool
+    zero_init_residual: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w c"]:
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init)
+        norm = batch_norm(train, self.dtype)
+        last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
+        out = self.channels * (4 if self.bottleneck else 1)
+        strides = (self.stride, self.stride)
+
+        if self.bottleneck:
+            y = nn.relu(norm(name="bn1")(conv(self.channels, (1, 1), name="conv1")(x)))
+            y = conv(self.channels, (3, 3), strides, padding=1, name="conv2")(y)
+            y = nn.relu(norm(name="bn2")(y))
+            y = conv(out, (1, 1), name="conv3")(y)
+            y = norm(name="bn3", scale_init=last_scale)(y)
+        else:
+            y = conv(self.channels, (3, 3), strides, padding=1, name="conv1")(x)
+            y = nn.relu(norm(name="bn1")(y))
+            y = conv(out, (3, 3), padding=1, name="conv2")(y)
+            y = norm(name="bn2", scale_init=last_scale)(y)
+
+        if x.shape[-1] != out or self.stride != 1:
+            x = norm(name="downsample_bn")(conv(out, (1, 1), strides, name="downsample_conv")(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Backbone: images to globally average-pooled features.
+
+    Attributes:
+      variant: a key of `DEPTHS`.
+      width: multiplies all channels; 1 gives 64, 128, 256, 512.
+      stem: `imagenet` is 7x7 stride 2 and a max pool; `small` a 3x3 of stride 2 alone, for images below 100 px.
+      zero_init_residual: start each block as the identity (BYOL's ImageNet recipe).
+      dtype: of the computation; parameters and statistics stay float32.
+    """
+
+    variant: str
+    width: float = 1.0
+    stem: str = "imagenet"
+    zero_init_residual: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "N H W 3"], train: bool) -> Float[Array, "N F"]:
+        """Normalised images of any size (>= 1 px) to float32 features."""
+        blocks, bottleneck = DEPTHS[self.variant]
+        base = int(64 * self.width)
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init, name="conv1")
+        x = images.astype(self.dtype)
+        if self.stem == "imagenet":
+            x = conv(base, (7, 7), (2, 2), padding=3)(x)
+        else:
+            x = conv(base, (3, 3), (2, 2), padding=1)(x)
+        x = nn.relu(batch_norm(train, self.dtype)(name="bn1")(x))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for stage, count in enumerate(blocks):
+            for index in range(count):
+                x = Block(
+                    channels=base * 2**stage,
+                    stride=2 if stage and not index else 1,
+                    bottleneck=bottleneck,
+                    zero_init_residual=self.zero_init_residual,
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train)
+        return at_least_float32(x).mean((1, 2))

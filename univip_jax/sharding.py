@@ -1,0 +1,51 @@
+"""One mesh axis, `data`, over all devices of all hosts; the state is on each of them, a batch is split."""
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from univip_jax.errors import UserError
+
+Tree = TypeVar("Tree")
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh of `devices`, by default all of all hosts."""
+    devices = jax.devices() if devices is None else devices
+    # The default axis type, Explicit, would ask each operation for its sharding; GSPMD (Auto) derives them.
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+    """Axis 0 split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of the global batch that this process feeds, in the order in which it feeds them.
+
+    Read from the sharding's own index map, because a process's devices need not hold a contiguous block.
+
+    Raises UserError where the batch cannot be split evenly.
+    """
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(
+            f"batch_size={batch_size} is not divisible by the {mesh.size} devices; the nearest that is: "
+            f"{max(1, round(batch_size / mesh.size)) * mesh.size}"
+        )
+    slices = by_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    starts = sorted({index[0].indices(batch_size)[:2] for index in slices})
+    return np.concatenate([np.arange(start, stop) for start, stop in starts])
+
+
+def put_batch(mesh: Mesh, batch: Tree) -> Tree:
+    """Host arrays of this process's rows to one global array each."""
+    sharding = by_batch(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,0 +1,131 @@
+"""One step of UniVIP: augment, target pass, online pass, three losses, update, moving average."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from univip_jax.augment import AugmentSpec, augment_batch
+from univip_jax.losses import LossSpec, instance_loss, scene_instance_loss, scene_loss
+from univip_jax.models.univip import Encoder, ModelSpec, Online, target_forward
+from univip_jax.sharding import by_batch, replicated
+from univip_jax.transport import TransportSpec
+from univip_jax.types import Batch, Metrics, OnlineOutputs, TargetOutputs, TrainState
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """Everything that shapes the compiled step."""
+
+    seed: int
+    model: ModelSpec
+    augment: AugmentSpec
+    loss: LossSpec
+    transport: TransportSpec
+    learning_rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+    target_momentum: optax.Schedule
+
+
+def augment_views(key: jax.Array, batch: Batch, spec: AugmentSpec) -> Batch:
+    """uint8 crops to augmented, normalised float32 crops of the same shapes, each crop by its own draw."""
+    first, second, third = jax.random.split(key, 3)
+    scenes = jnp.stack(
+        [
+            augment_batch(first, batch.scenes[:, 0], spec, view=0),
+            augment_batch(second, batch.scenes[:, 1], spec, view=1),
+        ],
+        axis=1,
+    )
+    shape = batch.instances.shape
+    if not shape[1]:
+        return Batch(scenes, jnp.zeros(shape, scenes.dtype))
+    instances = augment_batch(third, batch.instances.reshape(-1, *shape[2:]), spec, view=0)
+    return Batch(scenes, instances.reshape(shape))
+
+
+def total_loss(
+    online: OnlineOutputs, target: TargetOutputs, loss: LossSpec, transport: TransportSpec
+) -> tuple[jax.Array, Metrics]:
+    """The weighted sum of the terms (UniVIP Eq. 12) and each term's mean over the batch.
+
+    # Deviation from the paper: times `loss.scale`; BYOL and ORL use 2 - 2 cos where Eq. 2 has - cos.
+    """
+    terms = {}
+    if loss.scene:
+        terms["scene"] = scene_loss(online.scenes, target.scenes).mean()
+    if loss.scene_instance:
+        terms["scene_instance"] = scene_instance_loss(online.merged, target.scenes).mean()
+    if loss.instance:
+        terms["instance"] = instance_loss(online, target, transport)[0].mean()
+    total = loss.scale * sum(getattr(loss, name) * value for name, value in terms.items())
+    return total, {f"train/loss_{name}": value for name, value in terms.items()}
+
+
+def feature_deviation(outputs: jax.Array) -> jax.Array:
+    """Mean deviation, over the batch, of the l2-normalised outputs, times sqrt(D): 0 is collapse, about 1 is spread."""
+    normalized = outputs / (jnp.linalg.norm(outputs, axis=-1, keepdims=True) + 1e-12)
+    return normalized.std(0).mean() * outputs.shape[-1] ** 0.5
+
+
+def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainState, Metrics]:
+    """A pure function of (state, batch). A step that is not finite changes only `step` and `bad_steps`."""
+    views = augment_views(jax.random.fold_in(jax.random.key(spec.seed), state.step), batch, spec.augment)
+    target_instances = views.instances if spec.loss.instance else views.instances[:, :0]
+    target, target_stats = target_forward(
+        Encoder(spec.model),
+        {"params": state.target_params, "batch_stats": state.target_batch_stats},
+        views.scenes,
+        target_instances,
+    )
+    network = Online(spec.model, merge=spec.loss.scene_instance > 0)
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        online, updates = network.apply(variables, *views, mutable=["batch_stats"])
+        loss, terms = total_loss(online, target, spec.loss, spec.transport)
+        return loss, (terms, updates["batch_stats"])
+
+    (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grad_norm = optax.global_norm(grads)
+    updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    momentum = spec.target_momentum(state.step)
+    target_params = optax.incremental_update(params["encoder"], state.target_params, 1.0 - momentum)
+
+    new = TrainState(state.step, params, batch_stats, target_params, target_stats, opt_state, state.bad_steps)
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    # optax.apply_if_finite would let the batch statistics through: keep or take the whole state.
+    new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+    new = new.replace(step=state.step + 1, bad_steps=state.bad_steps + (1 - good.astype(jnp.int32)))
+    metrics = {
+        "train/loss": loss,
+        **terms,
+        "train/grad_norm": grad_norm,
+        "train/feature_deviation": feature_deviation(target.scenes[:, 0]),
+        "train/learning_rate": spec.learning_rate(state.step),
+        "train/target_momentum": momentum,
+        "train/bad_steps": new.bad_steps,
+    }
+    return new, metrics
+
+
+def make_train_step(spec: StepSpec, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`train_step`, jitted for `mesh`; the state is donated.
+
+    Under jit batch norm's statistics and the gradients are of the global batch by construction.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(state, batch, spec)
+
+    everywhere = replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, by_batch(mesh)),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )

@@ -1,0 +1,59 @@
+"""What the rooms hand to each other, and the letters of its axes.
+
+B images of a batch, K instances of an image, S scene side (px), I instance side (px), D projection size, H and W
+height and width (px), F features of the backbone. Batch is axis 0 everywhere.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+
+class Batch(NamedTuple):
+    """One step's images as they leave the host."""
+
+    scenes: UInt8[Array, "B 2 S S 3"]
+    instances: UInt8[Array, "B K I I 3"]
+
+
+class OnlineOutputs(NamedTuple):
+    """Outputs of the online network, after the predictor, float32."""
+
+    scenes: Float[Array, "B 2 D"]
+    instances: Float[Array, "B K D"]
+    merged: Float[Array, "B D"]  # f_linear of the K concatenated instances (UniVIP Eq. 4)
+
+
+class TargetOutputs(NamedTuple):
+    """Outputs of the target network, after the projector, float32; no gradient flows into them."""
+
+    scenes: Float[Array, "B 2 D"]
+    instances: Float[Array, "B K D"]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes, and all that a checkpoint holds.
+
+    `target_params` has the tree of `params['encoder']`. `bad_steps` counts the steps whose loss or gradient was not
+    finite; such a step changes nothing else but `step`.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    target_params: Any
+    target_batch_stats: Any
+    opt_state: Any
+    bad_steps: Int[Array, ""]
+
+
+Metrics = dict[str, jax.Array]
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """bfloat16 becomes float32; float64, which the equivalence tests use, stays."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,0 +1,48 @@
+"""The settings of the two scenes and K instances of a photo.
+
+Apart from `data.crops`, which carries them out, because the accelerator's side must import without TensorFlow.
+"""
+
+from dataclasses import dataclass
+
+from univip_jax.errors import UserError
+
+PROPOSALS = ("stored", "annotated", "naive")
+PICKS = ("random", "first")
+MAX_INSTANCES = 64  # more boxes with an IoU of at most 0.5 do not fit into a usual overlap
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """`config.views`: see configs/common.py for the meaning of each field."""
+
+    scene_size: int
+    instance_size: int
+    num_instances: int
+    overlap: bool
+    min_proposals: int
+    num_trials: int
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    proposals: str
+    pick: str
+    min_box_side: int
+
+    def __post_init__(self):
+        for field, allowed in (("proposals", PROPOSALS), ("pick", PICKS)):
+            if getattr(self, field) not in allowed:
+                raise UserError(
+                    f"views.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+        for field in ("scene_size", "instance_size", "num_trials", "min_box_side"):
+            if getattr(self, field) < 1:
+                raise UserError(f"views.{field}={getattr(self, field)} must be at least 1")
+        if not 0 <= self.num_instances <= MAX_INSTANCES:
+            raise UserError(
+                f"views.num_instances={self.num_instances}: an overlap has no room for so many distinct boxes; "
+                f"choose 0..{MAX_INSTANCES} (the paper: 2, 4 or 8)"
+            )
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise UserError(f"views.area={self.area} must be two rising shares of the photo, above 0 and at most 1")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise UserError(f"views.aspect={self.aspect} must be two rising ratios above 0")
