@@ -38,7 +38,7 @@ class LossSpec:
         return self.scene_instance > 0 or self.instance > 0
 
 
-def cosine(x: Float[Array, "*any D"], y: Float[Array, "*any D"]) -> Float[Array, "*any"]:
+def cosine(x: Float[Array, "*#any D"], y: Float[Array, "*#any D"]) -> Float[Array, "*any"]:
     """Cosine over the last axis; 0 where either side is zero."""
     return jnp.sum(normalize(x) * normalize(y), axis=-1)
 

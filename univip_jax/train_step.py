@@ -90,7 +90,7 @@ def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainSt
         return loss, (terms, updates["batch_stats"])
 
     (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     momentum = spec.target_momentum(state.step)

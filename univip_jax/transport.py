@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from ott.solvers.linear.sinkhorn import Sinkhorn
 
 MARGINAL_FEATURES = ("normalized", "raw")
-_EPS = 1e-12  # under square roots of squared norms: far below any feature that carries information
+_EPS = 1e-12  # below any weight that carries information
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ def normalize(x: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
     """
     x = at_least_float32(x)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.maximum(largest, _EPS)
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + _EPS)
+    x = x / jnp.where(largest > 0, largest, 1.0)
+    squares = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.where(largest > 0, squares, 1.0))
 
 
 def marginals(
@@ -77,6 +78,9 @@ def marginals(
     instances, scenes = at_least_float32(instances), at_least_float32(scenes)
     if features == "normalized":
         instances, scenes = normalize(instances), normalize(scenes)
+    else:
+        # Weights are relative in the end: dividing by an image's largest entry keeps products of 1e30 finite.
+        instances, scenes = (x / jnp.maximum(jnp.abs(x).max((1, 2), keepdims=True), _EPS) for x in (instances, scenes))
     # Precision is explicit: these are tiny products, and TensorFloat-32 would cost three digits.
     scores = jnp.einsum("bkd,bd->bk", instances, scenes.mean(1), precision=jax.lax.Precision.HIGHEST)
     weights = jnp.maximum(scores, 0.0)

@@ -1,0 +1,86 @@
+"""Scenes of several handwritten digits, and single digits to evaluate on, from scikit-learn's `load_digits`.
+
+Real handwriting (UCI, 1,797 digits of 8x8 px), each written in an ink, size and place of its own on the
+same paper: over photos, or grounds of different colours, two scenes are told apart by their background and nothing is
+learned about the digits.
+The last 500 digits are held out: no scene shows them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+HELD_OUT = 500
+SCENE_SIDE = 64  # px
+SINGLE_SIDE = 32  # px
+_PAPER = 235.0  # all scenes lie on the same ground
+
+
+def _ink(rng: np.random.Generator) -> np.ndarray:
+    """A colour, RGB in 0..255, that can be read on the paper."""
+    while True:
+        ink = rng.uniform(0, 255, 3)
+        if ink.mean() < _PAPER - 90:
+            return ink
+
+
+def _paper(side: int) -> np.ndarray:
+    return np.full((side, side, 3), _PAPER, np.float32)
+
+
+def _paint(canvas: np.ndarray, digit: np.ndarray, ink: np.ndarray, corner: tuple[int, int], side: int) -> None:
+    """Blends a digit [8, 8] in 0..16, enlarged to `side` px, into the canvas [H, W, 3], in place."""
+    picture = Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    alpha = np.asarray(picture, np.float32)[..., None] / 255
+    y, x = corner
+    region = canvas[y : y + side, x : x + side]
+    region[:] = (1 - alpha) * region + alpha * ink
+
+
+def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """2 to 5 of `digits` [N, 8, 8], of 18 to 36 px, hardly overlapping: uint8 [SCENE_SIDE, SCENE_SIDE, 3]."""
+    canvas = _paper(SCENE_SIDE)
+    taken = np.zeros((SCENE_SIDE, SCENE_SIDE), bool)
+    wanted = rng.integers(2, 6)
+    for _ in range(50):
+        side = int(rng.integers(18, 37))
+        y, x = rng.integers(0, SCENE_SIDE - side + 1, 2)
+        if wanted and taken[y : y + side, x : x + side].mean() <= 0.1:
+            _paint(canvas, digits[rng.integers(len(digits))], _ink(rng), (y, x), side)
+            taken[y : y + side, x : x + side] = True
+            wanted -= 1
+    return canvas.round().astype(np.uint8)
+
+
+def make_single(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One digit, ink and ground of any colours 70 apart in brightness: uint8 [SINGLE_SIDE, SINGLE_SIDE, 3]."""
+    while True:
+        ground, ink = rng.uniform(0, 255, (2, 3))
+        if abs(ground.mean() - ink.mean()) > 70:
+            break
+    canvas = np.tile(ground, (SINGLE_SIDE, SINGLE_SIDE, 1)).astype(np.float32)
+    side = int(rng.integers(20, SINGLE_SIDE + 1))
+    y, x = rng.integers(0, SINGLE_SIDE - side + 1, 2)
+    _paint(canvas, digit, ink, (y, x), side)
+    return canvas.round().astype(np.uint8)
+
+
+def write_photos(root: Path, num_scenes: int, seed: int) -> None:
+    """Writes `scenes/*.png`, and single digits in class folders: `labelled/train/<digit>/`, `labelled/test/<digit>/`.
+
+    The labelled training digits are those of the scenes, the test digits the held-out ones.
+    """
+    data = load_digits()
+    known, labels = data.images[:-HELD_OUT], data.target[:-HELD_OUT]
+    rng = np.random.default_rng(seed)
+    (root / "scenes").mkdir(parents=True)
+    for index in range(num_scenes):
+        Image.fromarray(make_scene(known, rng)).save(root / "scenes" / f"{index:05d}.png")
+    sets = {"train": (known, labels), "test": (data.images[-HELD_OUT:], data.target[-HELD_OUT:])}
+    for name, (digits, targets) in sets.items():
+        for index, (digit, target) in enumerate(zip(digits, targets, strict=True)):
+            folder = root / "labelled" / name / str(target)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(make_single(digit, rng)).save(folder / f"{index:05d}.png")

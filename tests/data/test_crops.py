@@ -1,0 +1,326 @@
+"""Scene pairs and instance boxes against brute force in NumPy, crops against Pillow."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from univip_jax.data import crops
+from univip_jax.data.boxes import pairwise_iou
+from univip_jax.errors import UserError
+from univip_jax.views import ViewSpec
+
+SPEC = ViewSpec(
+    scene_size=32,
+    instance_size=16,
+    num_instances=4,
+    overlap=True,
+    min_proposals=4,
+    num_trials=20,
+    area=(0.08, 1.0),
+    aspect=(3 / 4, 4 / 3),
+    proposals="stored",
+    pick="random",
+    min_box_side=64,
+)
+SIZES = [(1, 1), (3, 2000), (40, 50), (64, 64), (480, 640), (5000, 20)]
+WHOLE = np.array([0, 0, 1, 1], np.float32)
+
+
+@cache
+def compiled(name: str, *static):
+    """A function of univip_jax.data.crops as a graph; `static` are its last arguments."""
+    return tf.function(lambda *args: getattr(crops, name)(*args, *static), reduce_retracing=True)
+
+
+def scene_pair(seed, proposals, height, width, spec=SPEC):
+    function = compiled("scene_pair", spec)
+    args = tf.constant([0, seed]), tf.constant(proposals, tf.float32, [len(proposals), 4]), float(height), float(width)
+    return [x.numpy() for x in function(*map(tf.convert_to_tensor, args))]
+
+
+def instance_boxes(seed, proposals, region, height, width, spec=SPEC):
+    function = compiled("instance_boxes", spec)
+    args = (
+        tf.constant([1, seed]),
+        tf.constant(proposals, tf.float32, [len(proposals), 4]),
+        tf.constant(region, tf.float32),
+        float(height),
+        float(width),
+    )
+    return function(*map(tf.convert_to_tensor, args)).numpy()
+
+
+def random_crops(seed, height, width, count, area=SPEC.area, aspect=SPEC.aspect):
+    function = compiled("random_crops", count, area, aspect)
+    args = tf.constant([0, seed]), float(height), float(width)
+    return function(*map(tf.convert_to_tensor, args)).numpy()
+
+
+def some_proposals(count: int, seed: int = 0) -> np.ndarray:
+    """Boxes of a tenth to a third of a photo's side."""
+    rng = np.random.default_rng(seed)
+    sides = rng.uniform(0.1, 0.33, (count, 2))
+    low = rng.uniform(0, 1, (count, 2)) * (1 - sides)
+    return np.concatenate([low, low + sides], 1).astype(np.float32)
+
+
+def holds(region: np.ndarray, box: np.ndarray, slack: float = 1e-6) -> bool:
+    """Whether box lies inside region, side by side."""
+    return bool(
+        box[0] >= region[0] - slack
+        and box[1] >= region[1] - slack
+        and box[2] <= region[2] + slack
+        and box[3] <= region[3] + slack
+    )
+
+
+def common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
+    """The overlap of two boxes and its area."""
+    box = np.array([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
+    return box, max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (300, 300), (200, 700)])
+def test_random_crops_have_uniform_areas_and_log_uniform_aspects(height, width):
+    """Kolmogorov's bound at 1e-6 for 20000 draws is 0.019. 200 x 700 fits no large crop of the range."""
+    found = random_crops(0, height, width, 20000).astype(np.float64)
+    assert (found >= 0).all() and (found <= 1 + 1e-6).all()
+    sides = found[:, 2:] - found[:, :2]
+    ratio = sides[:, 1] * width / (sides[:, 0] * height)
+    if width / height < 3:
+        area = np.sort((sides.prod(1) - 0.08) / 0.92)
+        assert np.abs(area - np.arange(20000) / 20000).max() < 0.019
+        assert (ratio > 0.75 - 1e-4).all() and (ratio < 4 / 3 + 1e-4).all()
+        small = sides.prod(1) < 0.5  # every aspect of the range fits
+        shape = np.sort((np.log(ratio[small]) - np.log(0.75)) / (np.log(4 / 3) - np.log(0.75)))
+        assert np.abs(shape - np.arange(len(shape)) / len(shape)).max() < 0.03
+    else:
+        fits = ratio < 4 / 3 + 1e-4
+        np.testing.assert_allclose(sides[~fits, 0], 1.0, atol=1e-5)  # as high as the photo
+        assert 0.3 < fits.mean() < 0.6
+    room = 1 - sides.prod(1) > 0.3
+    where = (found[:, :2] / np.maximum(1 - sides, 1e-9))[room & (sides < 0.9).all(1)]
+    np.testing.assert_allclose(where.mean(0), 0.5, atol=0.02)
+    np.testing.assert_allclose(where.std(0), np.sqrt(1 / 12), atol=0.01)
+
+
+def brute_force(seed, proposals, height, width, spec):
+    """(index of the pair that Algorithm 1 takes, pairs, how many proposals each overlap holds)."""
+    pairs = random_crops(seed, height, width, 2 * spec.num_trials, spec.area, spec.aspect).reshape(-1, 2, 4)
+    held, areas = [], []
+    for first, second in pairs:
+        box, area = common(first, second)
+        held.append(sum(holds(box, proposal) for proposal in proposals) if area else 0)
+        areas.append(area)
+    for index, count in enumerate(held):
+        if count >= spec.min_proposals and areas[index] > 0:
+            return index, pairs, held
+    most = max(held)
+    return max((i for i, h in enumerate(held) if h == most), key=lambda i: areas[i]), pairs, held
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (64, 64)])
+@pytest.mark.parametrize("count", [0, 3, 12, 60])
+def test_scene_pair_is_the_first_that_holds_enough_else_the_one_that_holds_most(height, width, count):
+    outcomes = set()
+    for seed in range(15):
+        proposals = some_proposals(count, seed)
+        index, pairs, held = brute_force(seed, proposals, height, width, SPEC)
+        scenes, region = scene_pair(seed, proposals, height, width)
+        np.testing.assert_array_equal(scenes, pairs[index])
+        np.testing.assert_allclose(region, common(*pairs[index])[0], atol=1e-6)
+        outcomes.add("first" if held[index] >= SPEC.min_proposals else "most")
+    expected = {0: {"most"}, 3: {"most"}, 12: {"first", "most"}, 60: {"first"}}[count]
+    assert outcomes <= expected
+
+
+def test_a_pair_of_small_crops_falls_back_to_the_one_that_holds_most():
+    """Few trials of small crops: no pair holds four proposals, some hold one or two."""
+    spec, seen = replace(SPEC, num_trials=5, area=(0.1, 0.3)), set()
+    for seed in range(40):
+        proposals = some_proposals(20, seed)
+        index, pairs, held = brute_force(seed, proposals, 480, 640, spec)
+        scenes, region = scene_pair(seed, proposals, 480, 640, spec)
+        _, area = common(*pairs[index])
+        if area * 480 * 640 > 2 * 640:  # else both views may be the first crop
+            np.testing.assert_array_equal(scenes, pairs[index])
+            seen.add(min(held[index], 4))
+        assert holds(scenes[0], region) and holds(scenes[1], region)
+    assert {0, 1} <= seen
+
+
+def test_where_no_pair_overlaps_the_first_crop_is_shown_twice():
+    """Crops of a thousandth of the photo, one trial: they hardly ever meet."""
+    spec, twice = replace(SPEC, num_trials=1, area=(0.001, 0.001)), 0
+    for seed in range(10):
+        scenes, region = scene_pair(seed, some_proposals(5), 480, 640, spec)
+        first, second = random_crops(seed, 480, 640, 2, spec.area)
+        np.testing.assert_array_equal(scenes[0], first)
+        if common(first, second)[1] == 0:
+            np.testing.assert_array_equal(scenes[1], first)
+            np.testing.assert_array_equal(region, first)
+            twice += 1
+    assert twice > 5
+
+
+def test_without_overlap_the_pair_is_any_and_the_region_the_whole_photo():
+    spec = replace(SPEC, overlap=False)
+    for seed in range(5):
+        scenes, region = scene_pair(seed, some_proposals(9), 480, 640, spec)
+        np.testing.assert_array_equal(scenes, random_crops(seed, 480, 640, 2))
+        np.testing.assert_array_equal(region, WHOLE)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("count", [0, 2, 80])
+def test_every_photo_gets_k_boxes_inside_its_overlap(height, width, count):
+    """Positive boxes, at least min(64 px, half the overlap) wide and high; aspect within 1/3..3 where it fits."""
+    proposals = some_proposals(count)
+    for seed in range(6):
+        scenes, region = scene_pair(seed, proposals, height, width)
+        assert all(holds(WHOLE, scene) and holds(scene, region, 1e-5) for scene in scenes)
+        boxes = instance_boxes(seed, proposals, region, height, width)
+        assert boxes.shape == (4, 4) and boxes.dtype == np.float32
+        assert all(holds(region, box, 1e-5) for box in boxes)
+        size = (region[2:] - region[:2]) * [height, width]
+        stored = np.array([any((box == proposal).all() for proposal in proposals) for box in boxes], bool)
+        sides = ((boxes[:, 2:] - boxes[:, :2]) * [height, width])[~stored]
+        assert (sides >= np.minimum(64, size / 2) * (1 - 1e-3) - 1e-3).all() and (sides > 0).all()
+        if (size >= 64).all():
+            ratio = sides[:, 0] / sides[:, 1]
+            assert ((ratio > 1 / 3.01) & (ratio < 3.01)).all()
+        inside = [proposal for proposal in proposals if holds(region, proposal)]
+        assert stored.sum() == min(4, len(inside))  # proposals first, then naive boxes
+        assert stored[: stored.sum()].all()
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 4, 8])
+@pytest.mark.parametrize("proposals", ["stored", "naive"])
+def test_naive_boxes_of_a_roomy_region_keep_their_distance(k, proposals):
+    """Sides of 64 px, aspect within 1/3..3, and an IoU of at most 0.5, in a region of 500 x 600 px."""
+    spec = replace(SPEC, num_instances=k, proposals=proposals)
+    region = np.array([0.1, 0.2, 0.6, 0.8], np.float32)
+    for seed in range(10):
+        boxes = instance_boxes(seed, np.zeros((0, 4)), region, 1000, 1000, spec)
+        assert boxes.shape == (k, 4)
+        sides = (boxes[:, 2:] - boxes[:, :2]) * 1000
+        ratio = sides[:, 0] / sides[:, 1]
+        assert (sides >= 63.9).all() and ((ratio > 1 / 3.01) & (ratio < 3.01)).all()
+        iou = pairwise_iou(boxes, boxes) - 2 * np.eye(k, dtype=np.float32)
+        assert not k or iou.max() <= 0.5 + 1e-4
+        assert all(holds(region, box, 1e-6) for box in boxes)
+
+
+def test_naive_boxes_fill_up_away_from_the_proposals():
+    region, stored = np.array([0.0, 0.0, 0.9, 0.9], np.float32), np.array([[0.1, 0.1, 0.6, 0.6]], np.float32)
+    for seed in range(20):
+        boxes = instance_boxes(seed, stored, region, 600, 600)
+        np.testing.assert_array_equal(boxes[0], stored[0])
+        assert pairwise_iou(boxes[1:], stored).max() <= 0.5 + 1e-4
+
+
+def test_a_proposal_that_reaches_out_of_the_region_is_never_chosen():
+    """Four inside, one out on each side by 0.01, and one that contains the region."""
+    region = np.array([0.2, 0.2, 0.8, 0.8], np.float32)
+    inside = np.array([[0.2, 0.2, 0.4, 0.4], [0.6, 0.6, 0.8, 0.8], [0.3, 0.5, 0.5, 0.8], [0.5, 0.2, 0.8, 0.4]])
+    outside = [[0.19, 0.3, 0.5, 0.5], [0.3, 0.19, 0.5, 0.5], [0.5, 0.5, 0.81, 0.7], [0.5, 0.5, 0.7, 0.81], [0, 0, 1, 1]]
+    proposals = np.concatenate([outside, inside]).astype(np.float32)
+    orders = set()
+    for seed in range(20):
+        boxes = instance_boxes(seed, proposals, region, 480, 640)
+        chosen = [int(np.flatnonzero((proposals == box).all(1))[0]) for box in boxes]
+        assert sorted(chosen) == [5, 6, 7, 8]
+        orders.add(tuple(chosen))
+    assert len(orders) > 5
+
+
+def test_random_pick_takes_each_inside_proposal_about_equally_often():
+    """8 proposals, 4 picked, 200 draws: each 100 times, deviation 7."""
+    proposals = np.array([[0.1 * i, 0.0, 0.1 * i + 0.15, 0.5] for i in range(8)], np.float32)
+    counts = np.zeros(8)
+    for seed in range(200):
+        for box in instance_boxes(seed, proposals, WHOLE, 480, 640):
+            counts[np.flatnonzero((proposals == box).all(1))] += 1
+    assert counts.sum() == 800 and (np.abs(counts - 100) < 40).all()
+
+
+def test_first_pick_takes_the_first_inside_proposals_in_order():
+    spec = replace(SPEC, pick="first", num_instances=3)
+    proposals = some_proposals(30)
+    region = np.array([0.1, 0.1, 0.7, 0.9], np.float32)
+    expected = [proposal for proposal in proposals if holds(region, proposal)][:3]
+    assert len(expected) == 3
+    for seed in range(3):
+        np.testing.assert_array_equal(instance_boxes(seed, proposals, region, 480, 640, spec), expected)
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """Smooth, so that resampling is compared and not the rounding of noise."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12, 3), np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("box", "size"), [((0, 0, 1, 1), 24), ((0.25, 0.1, 0.85, 0.7), 24), ((0.1, 0.3, 0.2, 0.45), 32)]
+)
+def test_crop_is_pillows_resize_away_from_the_border(box, size):
+    """Shrinking and enlarging; at the border ours sees beyond the box, Pillow's box does not."""
+    image = photo(120, 160)
+    y0, x0, y1, x1 = np.array(box) * [120, 160, 120, 160]
+    expected = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    found = crops.crop(tf.constant(image), tf.constant([box], tf.float32), size).numpy()
+    assert found.shape == (1, size, size, 3) and found.dtype == np.uint8
+    edge = 4
+    difference = np.abs(found[0].astype(int) - np.asarray(expected, int))[edge:-edge, edge:-edge]
+    assert difference.max() <= 3 and difference.mean() < 0.6
+    assert np.asarray(expected, int).std() > 10
+
+
+def test_crop_of_a_checkerboard_is_grey_because_it_is_anti_aliased():
+    """Pixels of 0 and 255 in turn, shrunk 8 times: plain bilinear sampling would give 0, 255 or stripes."""
+    board = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
+    found = crops.crop(tf.constant(np.stack([board] * 3, -1)), tf.constant([[0.0, 0.0, 1.0, 1.0]]), 16).numpy()
+    np.testing.assert_allclose(found[0, 1:-1, 1:-1].astype(int), 128, atol=3)
+
+
+def test_crop_at_the_size_of_its_box_copies_the_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    boxes = np.array([[10 / 40, 20 / 60, 26 / 40, 36 / 60], [0, 0, 16 / 40, 16 / 60]], np.float32)
+    found = crops.crop(tf.constant(image), tf.constant(boxes), 16).numpy()
+    np.testing.assert_allclose(found.astype(int), [image[10:26, 20:36], image[:16, :16]], atol=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 200), (500, 2)])
+def test_crop_of_a_uniform_photo_is_uniform_however_thin_it_is(height, width):
+    image = np.full((height, width, 3), 77, np.uint8)
+    _, region = scene_pair(0, np.zeros((0, 4)), height, width)
+    boxes = tf.constant(np.stack([WHOLE, region]))
+    np.testing.assert_array_equal(crops.crop(tf.constant(image), boxes, 8), np.full((2, 8, 8, 3), 77))
+
+
+def test_crop_of_no_boxes_is_empty():
+    assert crops.crop(tf.zeros((5, 5, 3), tf.uint8), tf.zeros((0, 4)), 8).shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("proposals", "none"),
+        ("pick", "best"),
+        ("num_trials", 0),
+        ("num_instances", 65),
+        ("num_instances", -1),
+        ("area", (0.0, 1.0)),
+        ("area", (0.5, 0.4)),
+        ("aspect", (2.0, 1.0)),
+        ("scene_size", 0),
+    ],
+)
+def test_a_bad_spec_is_refused_by_the_field_s_name(field, value):
+    with pytest.raises(UserError, match=f"views.{field}="):
+        replace(SPEC, **{field: value})

@@ -1,0 +1,184 @@
+"""Which pictures meet in a pass, what the target computes, and the trees of the parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from univip_jax.errors import UserError
+from univip_jax.models.univip import Encoder, ModelSpec, Online, target_forward
+
+SPEC = ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="float32")
+B, K = 3, 2
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(size=(B, 2, 32, 32, 3)).astype(np.float32)
+    return scenes, rng.normal(size=(B, K, 24, 24, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def variables(pictures) -> dict:
+    init = jax.jit(lambda *x: Online(SPEC, merge=True).init(jax.random.key(0), *x), compiler_options=QUICK)
+    return jax.device_get(init(*pictures))
+
+
+@pytest.fixture(scope="module")
+def online():
+    """(variables, scenes, instances) to (outputs, new statistics), in train mode, compiled once."""
+    network = Online(SPEC, merge=True)
+    return jax.jit(lambda v, *x: network.apply(v, *x, mutable=["batch_stats"]), compiler_options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def target():
+    """(the encoder's variables, scenes, instances) to (outputs, new statistics), compiled once."""
+    return jax.jit(lambda v, *x: target_forward(Encoder(SPEC), v, *x), compiler_options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def encode():
+    """(the encoder's variables, images of one pass) to (outputs, new statistics)."""
+    encoder = Encoder(SPEC)
+    return jax.jit(lambda v, x: encoder.apply(v, x, True, mutable=["batch_stats"]), compiler_options=QUICK)
+
+
+def encoder_of(variables: dict) -> dict:
+    return {kind: tree["encoder"] for kind, tree in variables.items()}
+
+
+def test_a_scene_does_not_see_the_other_scene_nor_the_instances(online, variables, pictures):
+    """Batch norm mixes the pictures of a pass: what shares a pass changes, what does not stays as it was."""
+    scenes, instances = pictures
+    before, _ = online(variables, scenes, instances)
+    changed = scenes.copy()
+    changed[0, 1] += 1.0
+    after, _ = online(variables, changed, instances)
+    np.testing.assert_array_equal(after.scenes[:, 0], before.scenes[:, 0])
+    np.testing.assert_array_equal(after.instances, before.instances)
+    moved = np.abs(np.asarray(after.scenes - before.scenes))[:, 1].max(-1)
+    assert (moved > 1e-4).all()  # all images of the pass, through its statistics
+    changed = instances.copy()
+    changed[0, 0] += 1.0
+    after, _ = online(variables, scenes, changed)
+    np.testing.assert_array_equal(after.scenes, before.scenes)
+    assert (np.abs(np.asarray(after.instances - before.instances)).max(-1) > 1e-4).all()
+
+
+def test_the_target_computes_the_encoder_pass_by_pass(target, encode, variables, pictures):
+    """Scene 1, scene 2, then all instances in one pass; statistics go from pass to pass in that order."""
+    scenes, instances = pictures
+    found, statistics = target(encoder_of(variables), scenes, instances)
+    state, outputs = encoder_of(variables), []
+    for images in (scenes[:, 0], scenes[:, 1], instances.reshape(B * K, 24, 24, 3)):
+        output, updates = encode(state, images)
+        outputs.append(np.asarray(output))
+        state = state | {"batch_stats": updates["batch_stats"]}
+    np.testing.assert_allclose(found.scenes, np.stack(outputs[:2], 1), atol=1e-5)
+    np.testing.assert_allclose(found.instances, outputs[2].reshape(B, K, 8), atol=1e-5)
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), statistics, state["batch_stats"])
+
+
+def test_the_online_network_is_encoder_predictor_and_a_linear_layer(online, target, variables, pictures):
+    """The target, which shares the encoder's parameters here, followed by the heads in NumPy."""
+    found, _ = jax.device_get(online(variables, *pictures))
+    encoded, _ = jax.device_get(target(encoder_of(variables), *pictures))
+    p = variables["params"]["predictor"]
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        hidden = x @ p["linear1"]["kernel"] + p["linear1"]["bias"]
+        hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5) * p["bn1"]["scale"] + p["bn1"]["bias"]
+        return np.maximum(hidden, 0) @ p["linear2"]["kernel"]
+
+    for view in range(2):
+        np.testing.assert_allclose(found.scenes[:, view], predict(encoded.scenes[:, view]), atol=1e-4)
+    instances = predict(encoded.instances.reshape(B * K, 8)).reshape(B, K, 8)
+    np.testing.assert_allclose(found.instances, instances, atol=1e-4)
+    layer = variables["params"]["f_linear"]
+    assert layer["kernel"].shape == (K * 8, 8)
+    merged = [np.concatenate(list(image)) @ layer["kernel"] + layer["bias"] for image in instances]
+    np.testing.assert_allclose(found.merged, merged, atol=1e-4)
+    assert np.abs(found.merged).max() > 1e-2
+
+
+def test_both_networks_leave_the_statistics_of_the_same_pictures(online, target, variables, pictures):
+    _, updates = online(variables, *pictures)
+    _, statistics = target(encoder_of(variables), *pictures)
+    found = updates["batch_stats"]["encoder"]
+    assert jax.tree.structure(found) == jax.tree.structure(statistics)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, statistics)
+
+
+def test_no_gradient_comes_out_of_the_target(variables):
+    scenes, instances = jnp.ones((2, 2, 16, 16, 3)), jnp.ones((2, 0, 16, 16, 3))
+
+    def loss(scenes, params):
+        state = {"params": params, "batch_stats": encoder_of(variables)["batch_stats"]}
+        return target_forward(Encoder(SPEC), state, scenes, instances)[0].scenes.sum()
+
+    both = jax.jit(jax.grad(loss, argnums=(0, 1)))(scenes, encoder_of(variables)["params"])
+    for gradient in jax.tree.leaves(both):
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+
+def test_without_instances_outputs_are_empty_and_scenes_as_with_them(online, target, variables, pictures):
+    scenes, instances = pictures
+    network = Online(SPEC, merge=False)
+    params = {name: tree for name, tree in variables["params"].items() if name != "f_linear"}
+    state = {"params": params, "batch_stats": variables["batch_stats"]}
+    forward = jax.jit(lambda v, *x: network.apply(v, *x, mutable=["batch_stats"]), compiler_options=QUICK)
+    found, _ = forward(state, scenes, instances[:, :0])
+    assert found.instances.shape == (B, 0, 8)
+    np.testing.assert_array_equal(found.merged, np.zeros((B, 8)))
+    np.testing.assert_allclose(found.scenes, online(variables, *pictures)[0].scenes, atol=1e-5)
+    shapes, _ = jax.eval_shape(target, encoder_of(variables), scenes, instances[:, :0])
+    assert shapes.instances.shape == (B, 0, 8) and shapes.scenes.shape == (B, 2, 8)
+
+
+def test_trees_of_the_parameters(variables):
+    """No norm and no bias at the end of the heads; `f_linear` only where instances are merged."""
+    params = variables["params"]
+    assert set(params) == {"encoder", "predictor", "f_linear"}
+    assert set(params["encoder"]) == {"backbone", "projector"}
+    for head, features in ((params["encoder"]["projector"], 64), (params["predictor"], 8)):
+        shapes = jax.tree.map(np.shape, head)
+        assert shapes == {
+            "linear1": {"kernel": (features, 16), "bias": (16,)},
+            "bn1": {"scale": (16,), "bias": (16,)},
+            "linear2": {"kernel": (16, 8)},
+        }
+    empty = jnp.zeros((1, 2, 32, 32, 3)), jnp.zeros((1, 0, 32, 32, 3))
+    without = jax.eval_shape(lambda: Online(SPEC, merge=False).init(jax.random.key(0), *empty))
+    assert set(without["params"]) == {"encoder", "predictor"}
+
+
+def test_bfloat16_gives_float32_outputs_statistics_and_parameters(pictures):
+    spec = ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="bfloat16")
+    network = Online(spec, merge=True)
+
+    def run(*pictures):
+        state = network.init(jax.random.key(0), *pictures)
+        return state, network.apply(state, *pictures, mutable=["batch_stats"])
+
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(run, *pictures))} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("backbone", "resnet9"),
+        ("stem", "cifar"),
+        ("dtype", "float16"),
+        ("width", 0.01),
+        ("hidden", 0),
+        ("projection", 0),
+    ],
+)
+def test_a_bad_spec_is_refused_by_the_field_s_name(field, value):
+    good = {name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__}
+    with pytest.raises(UserError, match=f"model.{field}={value!r}"):
+        ModelSpec(**good | {field: value})

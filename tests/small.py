@@ -1,0 +1,53 @@
+"""The shipped config, shrunk, and a small data set of painted scenes: what the end-to-end tests share."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import coco
+from data_prep import prepare, shards
+
+BATCH = 8
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """Photos of coloured rectangles on a gradient, of several sizes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        height, width = rng.integers(96, 160, 2)
+        canvas = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
+        for _ in range(8):
+            y, x = rng.integers(0, height - 40), rng.integers(0, width - 40)
+            canvas[y : y + rng.integers(16, 40), x : x + rng.integers(16, 40)] = rng.integers(0, 255, 3)
+        Image.fromarray(canvas).save(folder / f"{index:03d}.png")
+
+
+def prepare_photos(folder: Path, out: Path) -> Path:
+    """Runs data preparation in this process."""
+    settings = shards.Settings("selective_search", search_max_side=0, min_side=16, max_boxes=100)
+    prepare.prepare(prepare.Request(folder, out, None, settings, num_workers=1))
+    return out
+
+
+def small_config(data: Path, row: str = "table7=e") -> ConfigDict:
+    """configs/coco.py, small enough for a test."""
+    config = coco.get_config(row)
+    config.data.train = str(data)
+    config.data.num_threads = 2
+    config.batch_size = BATCH
+    config.num_steps = 4
+    config.log_every_steps = 1
+    config.checkpoint_every_steps = 2
+    config.views.scene_size = 32
+    config.views.instance_size = 16
+    config.views.min_box_side = 16
+    config.model.backbone = "resnet10"
+    config.model.width = 0.125
+    config.model.stem = "small"
+    config.model.hidden = 32
+    config.model.projection = 16
+    config.optimizer.warmup_epochs = 0.5
+    return config

@@ -1,0 +1,94 @@
+"""Lower rooms never import higher ones, each library has one home, and the accelerator's side needs no TensorFlow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Lowest first. A module may import from its own line and from those above.
+LAYERS = [
+    ["errors"],
+    ["types", "config", "views"],
+    ["data.records", "data.boxes", "models.resnet", "transport", "augment", "optim", "sharding", "metrics"],
+    ["models.heads", "data.index", "data.crops", "losses"],
+    ["models.univip"],
+    ["train_state", "data.pipeline", "data.labelled"],
+    ["train_step", "checkpoint"],
+    ["plan", "evaluate.features"],
+    ["report", "evaluate.knn", "evaluate.linear"],
+    ["train"],
+]
+HOMES = {
+    "tensorflow": ("univip_jax/data/",),
+    "tensorflow_datasets": ("univip_jax/data/",),
+    "flax.linen": ("univip_jax/models/",),
+    "ott": ("univip_jax/transport.py",),
+    "orbax": ("univip_jax/checkpoint.py",),
+    "cv2": ("data_prep/",),
+    "dm_pix": ("univip_jax/augment.py",),
+}
+FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, late imports included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def ours(names: set[str]) -> set[str]:
+    """Those of our rooms, without the package's name."""
+    known = {module for layer in LAYERS for module in layer}
+    return {n.removeprefix("univip_jax.") for n in names} & known
+
+
+def test_every_module_has_a_layer():
+    modules = {
+        str(p.relative_to(ROOT / "univip_jax").with_suffix("")).replace("/", ".")
+        for p in FILES
+        if ROOT / "univip_jax" in p.parents and p.name != "__init__.py"
+    }
+    assert modules == {module for layer in LAYERS for module in layer}
+
+
+@pytest.mark.parametrize("level", range(len(LAYERS)))
+def test_no_import_points_upwards(level):
+    allowed = {module for layer in LAYERS[: level + 1] for module in layer}
+    for module in LAYERS[level]:
+        found = ours(imports(ROOT / "univip_jax" / f"{module.replace('.', '/')}.py"))
+        assert found <= allowed, f"{module} imports {found - allowed}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_one_home(library):
+    users = {str(p.relative_to(ROOT)) for p in FILES if any(f"{n}.".startswith(f"{library}.") for n in imports(p))}
+    assert users
+    assert all(user.startswith(HOMES[library]) for user in users), users
+
+
+def test_data_prep_and_configs_know_little_of_the_rest():
+    for path in FILES:
+        room = path.relative_to(ROOT).parts[0]
+        if room == "data_prep":
+            assert ours(imports(path)) <= {"data.records", "data.boxes", "errors"}, path
+        if room == "configs":
+            assert {n.split(".")[0] for n in imports(path)} <= {"ml_collections", "configs"}, path
+
+
+def test_the_accelerators_side_imports_without_tensorflow():
+    code = (
+        "import sys\n"
+        "for name in ('tensorflow', 'tensorflow_datasets', 'cv2'): sys.modules[name] = None\n"
+        "import univip_jax.plan, univip_jax.checkpoint, univip_jax.sharding\n"
+        "print('ok')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "ok\n", result.stderr

@@ -1,0 +1,31 @@
+"""The command line: what a user can get wrong is one line on stderr and exit code 1 or 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--config=configs/coco.py", "--config.optimizer.lrr=1"], 2, "lr instead of lrr"),
+        (["--config=configs/cocoa.py"], 2, "cocoa.py"),
+        (["--config=configs/coco.py:table7=z"], 2, "table7=a|b|c|d|e"),
+        (["--config=configs/coco.py", "--config.batch_size=many"], 2, "many"),
+        ([], 2, "--config is missing"),
+        (["--config=configs/coco.py", "--config.data.train=nowhere"], 1, "nowhere"),
+        (["--config=configs/knn.py", "--config.pretrained=nowhere"], 1, "nowhere is no run"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, code, message):
+    command = [sys.executable, "main.py", f"--workdir={tmp_path / 'run'}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

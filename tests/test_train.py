@@ -1,0 +1,187 @@
+"""The shipped config, shrunk, from photos to features: training, resume, evaluation, and what users get wrong."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import univip_jax
+from configs import knn, linear
+from tests.small import prepare_photos, small_config, write_photos
+from univip_jax.checkpoint import Checkpoints
+from univip_jax.config import read_config
+from univip_jax.errors import UserError
+from univip_jax.evaluate.knn import evaluate_knn
+from univip_jax.evaluate.linear import evaluate_linear
+from univip_jax.plan import make_plan
+from univip_jax.sharding import make_mesh, replicated
+from univip_jax.train import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_photos(root / "photos", 24)
+    return prepare_photos(root / "photos", root / "prepared")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run of 4 steps with checkpoints after 2 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    train(small_config(data), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Two classes, told apart by brightness, 12 photos each."""
+    root, rng = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 150)):
+        (root / name).mkdir()
+        for index in range(12):
+            pixels = rng.integers(low, low + 100, (40, 52, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+def states(folder, step):
+    config = read_config(folder)
+    like = jax.eval_shape(make_plan(config, 24).init_state)
+    with Checkpoints(folder) as checkpoints:
+        state, _ = checkpoints.restore(step, like, replicated(make_mesh()))
+    return jax.device_get(state)
+
+
+def test_a_run_leaves_config_metrics_checkpoints_and_a_picture(run):
+    assert read_config(run).loss.instance == 1.0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        terms = [line[f"train/loss_{name}"] for name in ("scene", "scene_instance", "instance")]
+        assert np.isfinite(terms).all()
+        np.testing.assert_allclose(line["train/loss"], 2 * sum(terms), rtol=1e-5)
+        assert line["train/images_per_second"] > 0
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.steps() == [2, 4]
+    with Image.open(run / "first_batch.png") as picture:
+        assert picture.width > 1000
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_resume_equals_an_undisturbed_run_bit_for_bit(run, data, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "4")
+    train(small_config(data), again)
+    expected, resumed = states(run, 4), states(again, 4)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_left_alone(run, data, capsys):
+    train(small_config(data), run)
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_another_config_is_refused_by_field(run, data):
+    config = small_config(data)
+    config.optimizer.lr = 0.3
+    with pytest.raises(UserError, match=r"optimizer\.lr was 0\.2 and is now 0\.3"):
+        train(config, run)
+
+
+def test_another_data_set_is_refused(run, tmp_path):
+    write_photos(tmp_path / "photos", 17)
+    other = prepare_photos(tmp_path / "photos", tmp_path / "prepared")
+    half = tmp_path / "half"
+    shutil.copytree(run, half)
+    shutil.rmtree(half / "checkpoints" / "4")
+    with pytest.raises(UserError, match="is not the data set"):
+        train(small_config(other), half)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data, tmp_path):
+    config = small_config(data)
+    config.optimizer.lr = 1e38
+    with pytest.raises(UserError, match=r"step \d is not finite.*newest checkpoint"):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 7, "batch_size=7 is not divisible by the 4 devices"),
+        ("batch_size", 64, "holds 24 photos, less than one batch"),
+        ("views.num_instances", 65, "views.num_instances=65"),
+        ("views.num_instances", 0, "views.num_instances=0, but"),
+        ("views.proposals", "annotated", "holds no annotations"),
+        ("model.backbone", "resnet51", "model.backbone='resnet51'"),
+        ("optimizer.warmup_epochs", 9.0, "optimizer.warmup_epochs=9.0"),
+        ("data.train", "nowhere", "nowhere"),
+    ],
+)
+def test_a_wrong_value_is_named_before_anything_is_written(data, tmp_path, field, value, message):
+    config = small_config(data)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_byol_crops_and_forwards_no_instance(data):
+    plan = make_plan(small_config(data, "table7=a"), 24)
+    assert plan.views.num_instances == 0
+    assert not plan.views.overlap
+    assert "f_linear" not in jax.eval_shape(plan.init_state).params
+
+
+def test_load_encoder_gives_the_checkpoints_backbone(run):
+    encoder = univip_jax.load_encoder(run)
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 33, 3), dtype=np.uint8)
+    features = encoder(images)
+    assert features.shape == (3, 64)
+    assert features.dtype == np.float32
+    state = states(run, 4)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables["params"]):
+        expected = state.params["encoder"]["backbone"]
+        for key in path:
+            expected = expected[key.key]
+        np.testing.assert_array_equal(leaf, expected)
+    with pytest.raises(UserError, match="uint8"):
+        encoder(images.astype(np.float32))
+
+
+@pytest.mark.parametrize("pretrained", ["run", "random"])
+def test_knn_and_linear_write_results(run, labelled, tmp_path, pretrained):
+    for config, evaluate in ((knn.get_config(), evaluate_knn), (linear.get_config(), evaluate_linear)):
+        config.pretrained = str(run) if pretrained == "run" else "random"
+        config.data.train = config.data.test = str(labelled)
+        config.batch_size, config.image_size = 8, 32
+        config.model = small_config(labelled).model
+        if config.task == "knn":
+            config.k = (3,)
+        else:
+            config.num_epochs, config.lr = 20, 1.0
+        evaluate(config, tmp_path / config.task)
+        results = json.loads((tmp_path / config.task / "results.json").read_text())
+        assert results["pretrained"] == config.pretrained
+        assert results["classes"] == 2
+        assert results["top1"] >= 90  # dark and light photos are easy for any features
+
+
+def test_a_path_that_is_no_run_and_a_set_that_is_none(run, labelled, tmp_path):
+    with pytest.raises(UserError, match="is no run"):
+        univip_jax.load_encoder(tmp_path)
+    config = knn.get_config()
+    config.pretrained, config.data.train, config.data.test = str(run), str(labelled), "nowhere"
+    with pytest.raises(UserError, match="'nowhere' is neither a folder nor a TFDS name"):
+        evaluate_knn(config, tmp_path)
+    config.data.test, config.k = str(labelled), (200,)
+    with pytest.raises(UserError, match="k=200 is more than the 24 photos"):
+        evaluate_knn(config, tmp_path)
