@@ -35,7 +35,8 @@ def _parse_flags(args: list[str]) -> list[str]:
         _ = _CONFIG.value.task  # a config file that is missing fails at its first use
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
-        message = " ".join(str(error).replace('"', "").split())
+        # config_flags puts the whole traceback of a config that raised into its message; the end is what it said.
+        message = " ".join(str(error).rsplit("ValueError: ", 1)[-1].replace('"', "").split())
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 

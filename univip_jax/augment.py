@@ -38,7 +38,6 @@ class AugmentSpec:
             value = getattr(self, field)
             if len(value) != 2:
                 raise UserError(f"augment.{field}={value} must be a pair of numbers")
-            object.__setattr__(self, field, tuple(value))
         probabilities = (self.flip, self.jitter, self.greyscale, *self.blur, *self.solarize)
         if not all(0 <= p <= 1 for p in probabilities):
             raise UserError(f"augment: {self} holds a probability outside 0..1")
@@ -58,7 +57,7 @@ def _color_jitter(key: Key[Array, ""], image: Float[Array, "H W 3"], spec: Augme
     keys = jax.random.split(key, 5)
 
     def draw(index: int, strength: float) -> Float[Array, ""]:
-        return jax.random.uniform(keys[index], minval=-strength, maxval=strength)
+        return jax.random.uniform(keys[index], dtype=image.dtype, minval=-strength, maxval=strength)
 
     delta = (
         draw(0, spec.brightness),
@@ -105,12 +104,12 @@ def augment_image(
         jax.random.bernoulli(k, float(p))
         for k, p in zip(keys, (spec.jitter, spec.greyscale, spec.blur[view], spec.solarize[view]), strict=False)
     ]
-    x = image.astype(jnp.float32) / 255.0
+    x = image.astype(float) / 255.0  # float32, or float64 where a test switches it on
     x = dm_pix.random_flip_left_right(keys[4], x, probability=spec.flip)
     x = jnp.where(happens[0], _color_jitter(keys[5], x, spec), x)
     x = jnp.where(happens[1], dm_pix.rgb_to_grayscale(x, keep_dims=True), x)
     if spec.blur[view]:
-        sigma = jax.random.uniform(keys[6], minval=spec.blur_sigma[0], maxval=spec.blur_sigma[1])
+        sigma = jax.random.uniform(keys[6], (), x.dtype, *spec.blur_sigma)
         x = jnp.where(happens[2], gaussian_blur(x, sigma), x)
     if spec.solarize[view]:
         x = jnp.where(happens[3], dm_pix.solarize(x, 128 / 255), x)

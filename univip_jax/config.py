@@ -37,7 +37,9 @@ def to_spec(kind: type[Spec], config: ConfigDict, section: str) -> Spec:
     for name in fields:
         if name not in config[section]:
             raise UserError(f"config field {section}.{name} is missing; configs/common.py has its default")
-    return kind(**config[section].to_dict())
+    # A config read back from JSON holds lists where the dataclasses have tuples.
+    values = config[section].to_dict().items()
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values})
 
 
 def flatten(config: ConfigDict) -> dict:
