@@ -52,6 +52,12 @@ def test_flatten_resolves_references_and_tuples():
     assert flat["seed"] == 0
 
 
+def test_fewer_proposals_in_the_overlap_leave_k_as_it_is():
+    config = coco.get_config()
+    config.views.min_proposals = 1
+    assert config.views.num_instances == 4
+
+
 def test_write_config_refuses_another_run_by_the_field_s_name(tmp_path):
     config = coco.get_config()
     write_config(tmp_path, config)
