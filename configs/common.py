@@ -67,6 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.blur = (1.0, 0.1)
     config.augment.blur_sigma = (0.1, 2.0)  # px
     config.augment.solarize = (0.0, 0.2)  # at 128
+    config.augment.instances = "shared"  # shared or independent: one augmentation for both networks, or two (ours)
 
     config.model = ConfigDict()
     config.model.backbone = "resnet50"  # resnet18, 34, 50, 101, 152, 200; resnet10 for small images

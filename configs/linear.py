@@ -1,9 +1,10 @@
-"""Linear probe on the frozen features of a run, by MoCo's protocol (`linear_moco`).
+"""Linear probe on the frozen features of a run, by MoCo's protocol (`linear_moco`) or a logistic regression.
 
     python main.py --config=configs/linear.py --config.pretrained=runs/coco --workdir=runs/coco_linear \\
         --config.data.train=imagenet2012:train --config.data.test=imagenet2012:validation
 
-Cost: 100 forward passes of the training set. `--config.pretrained=random` is the baseline.
+Cost: 100 forward passes of the training set, one with `--config.protocol=logistic`.
+`--config.pretrained=random` is the baseline.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ def get_config() -> ConfigDict:
     """SGD, lr 30 at a batch of 256, momentum 0.9, no weight decay, 100 epochs, x0.1 at 60 and 80; crop and flip."""
     config = ConfigDict()
     config.task = "linear"
-    config.protocol = "linear_moco"
+    config.protocol = "linear_moco"  # or logistic: scikit-learn's, on features computed once
     config.pretrained = ""  # a run's folder, or `random`
     config.seed = 0  # of the probe, its crops, and of the network where pretrained=random
     config.data = ConfigDict()
@@ -28,5 +29,6 @@ def get_config() -> ConfigDict:
     config.milestones = (60, 80)  # epochs
     config.momentum = 0.9
     config.weight_decay = 0.0
+    config.inverse_l2 = 0.1  # scikit-learn's C; logistic alone
     config.model = common.get_config().model  # where pretrained=random
     return config

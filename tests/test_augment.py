@@ -25,6 +25,7 @@ PLAIN = AugmentSpec(
     blur=(0.0, 0.0),
     blur_sigma=(0.1, 2.0),
     solarize=(0.0, 0.0),
+    instances="shared",
 )
 BYOL = AugmentSpec(
     flip=0.5,
@@ -37,6 +38,7 @@ BYOL = AugmentSpec(
     blur=(1.0, 0.1),
     blur_sigma=(0.1, 2.0),
     solarize=(0.0, 0.2),
+    instances="shared",
 )
 ALL_JITTERED = replace(BYOL, jitter=1.0)
 N = 32

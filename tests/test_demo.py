@@ -1,6 +1,7 @@
 """The demo's photos: what is held out is held out, and equal seeds give equal bytes."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from demo.scenes import HELD_OUT, SCENE_SIDE, make_scene, write_photos
@@ -18,9 +19,10 @@ def test_scenes_hold_several_digits_and_are_reproducible(tmp_path):
         assert scene.size == (SCENE_SIDE, SCENE_SIDE)
 
 
-def test_a_scene_of_blank_digits_is_blank_and_of_full_ones_is_not():
-    blank = make_scene(np.zeros((1, 8, 8)), np.random.default_rng(0))
-    full = make_scene(np.full((1, 8, 8), 16.0), np.random.default_rng(0))
+@pytest.mark.parametrize("seed", range(8))
+def test_a_scene_of_blank_digits_is_blank_and_of_full_ones_holds_two_to_four(seed):
+    blank = make_scene(np.zeros((1, 8, 8)), np.random.default_rng(seed))
+    full = make_scene(np.full((1, 8, 8), 16.0), np.random.default_rng(seed))
     assert len(np.unique(blank.reshape(-1, 3), axis=0)) == 1
     colors, counts = np.unique(full.reshape(-1, 3), axis=0, return_counts=True)
-    assert 2 <= (counts > 100).sum() - 1 <= 5, colors
+    assert 2 <= (counts > 100).sum() - 1 <= 4, colors

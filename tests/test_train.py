@@ -159,7 +159,14 @@ def test_load_encoder_gives_the_checkpoints_backbone(run):
 
 @pytest.mark.parametrize("pretrained", ["run", "random"])
 def test_knn_and_linear_write_results(run, labelled, tmp_path, pretrained):
-    for config, evaluate in ((knn.get_config(), evaluate_knn), (linear.get_config(), evaluate_linear)):
+    logistic = linear.get_config()
+    logistic.protocol = "logistic"
+    evaluations = (
+        (knn.get_config(), evaluate_knn),
+        (linear.get_config(), evaluate_linear),
+        (logistic, evaluate_linear),
+    )
+    for config, evaluate in evaluations:
         config.pretrained = str(run) if pretrained == "run" else "random"
         config.data.train = config.data.test = str(labelled)
         config.batch_size, config.image_size = 8, 32

@@ -30,6 +30,7 @@ AUGMENT = AugmentSpec(
     blur=(1.0, 0.1),
     blur_sigma=(0.1, 2.0),
     solarize=(0.0, 0.2),
+    instances="shared",
 )
 TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
 SPEC = StepSpec(
@@ -189,7 +190,8 @@ def test_views_are_augmented_by_separate_draws_and_scene_two_alone_solarizes(bat
     photo = np.broadcast_to(np.arange(8, dtype=np.uint8)[None, :, None] * 16, (8, 8, 3))
     many = Batch(jnp.tile(photo, (64, 2, 1, 1, 1)), jnp.tile(photo, (64, K, 1, 1, 1)))
     spec = replace(AUGMENT, jitter=0.0, greyscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 1.0))
-    views = jax.jit(lambda key: augment_views(key, many, spec))(jax.random.key(0))
+    views, again = jax.jit(lambda key: augment_views(key, many, spec))(jax.random.key(0))
+    np.testing.assert_array_equal(again, views.instances)
     assert views.scenes.shape == (64, 2, 8, 8, 3) and views.instances.shape == (64, K, 8, 8, 3)
     crops = np.concatenate([views.scenes, views.instances], axis=1)
     flipped = crops[:, :, 0, 0, 0] > crops[:, :, 0, -1, 0]
@@ -203,8 +205,18 @@ def test_views_are_augmented_by_separate_draws_and_scene_two_alone_solarizes(bat
 
 def test_views_without_instances_stay_without():
     batch = Batch(jnp.zeros((2, 2, 8, 8, 3), jnp.uint8), jnp.zeros((2, 0, 8, 8, 3), jnp.uint8))
-    views = jax.eval_shape(lambda: augment_views(jax.random.key(0), batch, AUGMENT))
+    views, _ = jax.eval_shape(lambda: augment_views(jax.random.key(0), batch, AUGMENT))
     assert views.scenes.shape == (2, 2, 8, 8, 3) and views.instances.shape == (2, 0, 8, 8, 3)
+
+
+def test_independent_instances_are_drawn_anew_for_the_target(batch):
+    spec = replace(AUGMENT, instances="independent")
+    views, again = jax.jit(lambda: augment_views(jax.random.key(0), batch, spec))()
+    assert again.shape == views.instances.shape
+    differ = np.abs(np.asarray(again) - np.asarray(views.instances)).max((2, 3, 4))
+    assert (differ > 0.1).all()
+    shared, _ = jax.jit(lambda: augment_views(jax.random.key(0), batch, AUGMENT))()
+    np.testing.assert_allclose(shared.instances, views.instances, atol=1e-5)
 
 
 def outputs() -> tuple[OnlineOutputs, TargetOutputs]:

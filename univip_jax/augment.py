@@ -17,6 +17,8 @@ from univip_jax.errors import UserError
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
+INSTANCES = ("shared", "independent")  # between the online and the target network
+
 
 @dataclass(frozen=True)
 class AugmentSpec:
@@ -32,6 +34,7 @@ class AugmentSpec:
     blur: tuple[float, float]
     blur_sigma: tuple[float, float]
     solarize: tuple[float, float]
+    instances: str
 
     def __post_init__(self):
         for field in ("blur", "blur_sigma", "solarize"):
@@ -41,6 +44,8 @@ class AugmentSpec:
         probabilities = (self.flip, self.jitter, self.greyscale, *self.blur, *self.solarize)
         if not all(0 <= p <= 1 for p in probabilities):
             raise UserError(f"augment: {self} holds a probability outside 0..1")
+        if self.instances not in INSTANCES:
+            raise UserError(f"augment.instances={self.instances!r} is unknown; choose one of {', '.join(INSTANCES)}")
 
 
 def normalize_pixels(images: UInt8[Array, "*any H W 3"]) -> Float[Array, "*any H W 3"]:

@@ -164,6 +164,6 @@ def _draw_first_batch(dataset: Dataset, index: Index, plan: Plan, path: Path) ->
     """Draws what the network will see: a wrong folder or a wrong augmentation is best seen before days of training."""
     photos = preview(dataset, index, plan.views, step=0, count=_PICTURED)
     batch = jax.tree.map(lambda *views: np.stack(views), *(photo.views for photo in photos))
-    augmented = jax.jit(lambda b: augment_views(jax.random.key(plan.step.seed), b, plan.step.augment))(batch)
+    augmented = jax.jit(lambda b: augment_views(jax.random.key(plan.step.seed), b, plan.step.augment)[0])(batch)
     draw_batch(photos, jax.device_get(augmented), path)
     print(f"picture of the first batch: {path}")

@@ -30,21 +30,27 @@ class StepSpec:
     target_momentum: optax.Schedule
 
 
-def augment_views(key: jax.Array, batch: Batch, spec: AugmentSpec) -> Batch:
-    """uint8 crops to augmented, normalised float32 crops of the same shapes, each crop by its own draw."""
+def augment_instances(key: jax.Array, instances: jax.Array, spec: AugmentSpec) -> jax.Array:
+    """uint8 instances [B, K, I, I, 3] to augmented, normalised float32 ones, each by its own draw."""
+    if not instances.shape[1]:
+        return jnp.zeros(instances.shape)
+    flat = augment_batch(key, instances.reshape(-1, *instances.shape[2:]), spec, view=0)
+    return flat.reshape(instances.shape)
+
+
+def augment_views(key: jax.Array, batch: Batch, spec: AugmentSpec) -> tuple[Batch, jax.Array]:
+    """uint8 crops to augmented, normalised float32 crops of the same shapes, each crop by its own draw.
+
+    Returns the online network's views and the target's instances, which are the same ones if `spec.instances` is
+    "shared", and drawn anew from the same crops if it is "independent". The scenes are the same for both networks.
+    """
     first, second, third = jax.random.split(key, 3)
-    scenes = jnp.stack(
-        [
-            augment_batch(first, batch.scenes[:, 0], spec, view=0),
-            augment_batch(second, batch.scenes[:, 1], spec, view=1),
-        ],
-        axis=1,
-    )
-    shape = batch.instances.shape
-    if not shape[1]:
-        return Batch(scenes, jnp.zeros(shape, scenes.dtype))
-    instances = augment_batch(third, batch.instances.reshape(-1, *shape[2:]), spec, view=0)
-    return Batch(scenes, instances.reshape(shape))
+    scenes = [augment_batch(key, batch.scenes[:, view], spec, view=view) for view, key in enumerate((first, second))]
+    instances = augment_instances(third, batch.instances, spec)
+    again = instances
+    if spec.instances == "independent":
+        again = augment_instances(jax.random.fold_in(third, 1), batch.instances, spec)
+    return Batch(jnp.stack(scenes, axis=1), instances), again
 
 
 def total_loss(
@@ -73,13 +79,13 @@ def feature_deviation(outputs: jax.Array) -> jax.Array:
 
 def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainState, Metrics]:
     """A pure function of (state, batch). A step that is not finite changes only `step` and `bad_steps`."""
-    views = augment_views(jax.random.fold_in(jax.random.key(spec.seed), state.step), batch, spec.augment)
-    target_instances = views.instances if spec.loss.instance else views.instances[:, :0]
+    key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
+    views, target_instances = augment_views(key, batch, spec.augment)
     target, target_stats = target_forward(
         Encoder(spec.model),
         {"params": state.target_params, "batch_stats": state.target_batch_stats},
         views.scenes,
-        target_instances,
+        target_instances if spec.loss.instance else target_instances[:, :0],
     )
     network = Online(spec.model, merge=spec.loss.scene_instance > 0)
 

@@ -7,8 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import linear
-from univip_jax.evaluate.features import Encoder
-from univip_jax.evaluate.linear import accuracy, make_probe_step, make_schedule
+from univip_jax.errors import UserError
+from univip_jax.evaluate import linear as probes
+from univip_jax.evaluate.features import Encoder, Features
+from univip_jax.evaluate.linear import accuracy, fit_logistic, make_probe_step, make_schedule
 
 
 def test_accuracy_by_hand():
@@ -64,3 +66,38 @@ def test_a_step_is_softmax_regression_on_the_features():
     error = (probabilities - np.eye(3)[labels]) / 5
     np.testing.assert_allclose(found["kernel"], kernel - 0.5 * x.T @ error, atol=1e-5)
     np.testing.assert_allclose(found["bias"], bias - 0.5 * error.sum(0), atol=1e-5)
+
+
+def two_classes(count: int, noise: float) -> Features:
+    """Features [count, 4] of which the second alone tells the class; the others are larger, and noise."""
+    rng = np.random.default_rng(count)
+    labels = rng.integers(0, 3, count)
+    features = rng.normal(size=(count, 4)) * [100.0, noise, 10.0, 1.0]
+    features[:, 1] += labels
+    return Features(features.astype(np.float32), labels)
+
+
+def test_logistic_finds_the_feature_that_tells_the_class_whatever_its_scale():
+    train, test = two_classes(400, noise=0.05), two_classes(200, noise=0.05)
+    config = linear.get_config()
+    config.inverse_l2 = 100.0
+    logits = fit_logistic(train, test.features, config)
+    assert logits.shape == (200, 3)
+    assert accuracy(logits, test.labels, 1) > 97
+    scales = np.array([1e-3, 1.0, 7.0, 1e3], np.float32)
+    rescaled = fit_logistic(Features(train.features * scales, train.labels), test.features * scales, config)
+    np.testing.assert_array_equal(rescaled.argmax(1), logits.argmax(1))
+
+
+def test_logistic_with_two_classes_ranks_both():
+    train = two_classes(300, noise=0.05)
+    train = Features(train.features[train.labels < 2], train.labels[train.labels < 2])
+    logits = fit_logistic(train, train.features, linear.get_config())
+    assert logits.shape == (len(train.labels), 2)
+    assert accuracy(logits, train.labels, 1) > 97
+
+
+def test_a_logistic_regression_that_does_not_end_says_so(monkeypatch):
+    monkeypatch.setattr(probes, "_MAX_ITER", 1)
+    with pytest.raises(UserError, match=r"did not end in 1 iterations; lower config\.inverse_l2=0\.1"):
+        fit_logistic(two_classes(300, noise=1.0), np.zeros((1, 4)), linear.get_config())

@@ -1,6 +1,11 @@
-"""Linear probe on frozen features (METHOD: `linear_moco`): one linear layer on random crops, the backbone fixed."""
+"""Linear probes on frozen features.
+
+`linear_moco` (METHOD): one linear layer, trained by SGD on random crops. `logistic`: scikit-learn's logistic regression
+on the features of centre crops, computed once; seconds, and no rate to choose (the probe of CLIP; not of the paper).
+"""
 
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -8,14 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from univip_jax.data.labelled import open_labelled, training_batches
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder, extract, open_encoder, write_results
+from univip_jax.evaluate.features import Encoder, Features, extract, open_encoder, write_results
 from univip_jax.metrics import duration
 from univip_jax.sharding import make_mesh, put_batch, replicated
 
-PROTOCOLS = ("linear_moco",)
+PROTOCOLS = ("linear_moco", "logistic")
+_MAX_ITER = 2000  # of the logistic regression
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -86,8 +95,24 @@ def train_probe(config: ConfigDict, encoder: Encoder, train, image_size: int) ->
     return jax.device_get(weights)
 
 
+def fit_logistic(train: Features, test: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Log-probabilities [M, C] of test features [M, F]; all are standardised by the training set's mean and deviation."""
+    scaled = StandardScaler().fit(train.features)
+    probe = LogisticRegression(C=config.inverse_l2, max_iter=_MAX_ITER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            probe.fit(scaled.transform(train.features), train.labels)
+        except ConvergenceWarning:
+            raise UserError(
+                f"the logistic regression did not end in {_MAX_ITER} iterations; lower {config.inverse_l2=}"
+            ) from None
+    # Of two classes, decision_function gives the second's logit alone.
+    return probe.predict_log_proba(scaled.transform(test))
+
+
 def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
-    """Trains the probe on random crops of `data.train`; writes `results.json` with top-1 and top-5 on `data.test`."""
+    """Trains the probe on `data.train`; writes `results.json` with top-1 and top-5 on `data.test`."""
     if config.protocol not in PROTOCOLS:
         raise UserError(f"protocol={config.protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
     encoder = open_encoder(config)
@@ -95,9 +120,12 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
     train, test = open_labelled(config.data.train), open_labelled(config.data.test)
     if train.classes != test.classes:
         raise UserError(f"{train.name} and {test.name} have different classes: {train.classes[:5]}, {test.classes[:5]}")
-    weights = train_probe(config, encoder, train, size)
     features, labels = extract(encoder, test, size, config.batch_size)
-    logits = features @ weights["kernel"] + weights["bias"]
+    if config.protocol == "logistic":
+        logits = fit_logistic(extract(encoder, train, size, config.batch_size), features, config)
+    else:
+        weights = train_probe(config, encoder, train, size)
+        logits = features @ weights["kernel"] + weights["bias"]
     results = {
         "protocol": config.protocol,
         "top1": accuracy(logits, labels, 1),
@@ -105,7 +133,7 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         "pretrained": encoder.source,
         "step": encoder.step,
         "image_size": size,
-        "epochs": config.num_epochs,
+        "epochs": 1 if config.protocol == "logistic" else config.num_epochs,
         "seed": config.seed,
         "train": {"name": train.name, "images": train.num_images},
         "test": {"name": test.name, "images": test.num_images},
