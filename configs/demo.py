@@ -14,9 +14,9 @@ def get_config(arg: str = "") -> ConfigDict:
     """A small net, small views and a short schedule; `arg` as in `common.get_config`."""
     config = common.get_config(arg)
     config.batch_size = 64
-    config.num_steps = 500
+    config.num_steps = 1000
     config.log_every_steps = 50
-    config.checkpoint_every_steps = 250
+    config.checkpoint_every_steps = 500
 
     config.views.scene_size = 24
     config.views.instance_size = 12

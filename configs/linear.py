@@ -29,6 +29,6 @@ def get_config() -> ConfigDict:
     config.milestones = (60, 80)  # epochs
     config.momentum = 0.9
     config.weight_decay = 0.0
-    config.inverse_l2 = 0.1  # scikit-learn's C; logistic alone
+    config.inverse_l2 = 1.0  # scikit-learn's C, and its default; logistic alone
     config.model = common.get_config().model  # where pretrained=random
     return config

@@ -99,5 +99,5 @@ def test_logistic_with_two_classes_ranks_both():
 
 def test_a_logistic_regression_that_does_not_end_says_so(monkeypatch):
     monkeypatch.setattr(probes, "_MAX_ITER", 1)
-    with pytest.raises(UserError, match=r"did not end in 1 iterations; lower config\.inverse_l2=0\.1"):
+    with pytest.raises(UserError, match=r"did not end in 1 iterations; lower config\.inverse_l2=1\.0"):
         fit_logistic(two_classes(300, noise=1.0), np.zeros((1, 4)), linear.get_config())

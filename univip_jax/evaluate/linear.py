@@ -96,7 +96,7 @@ def train_probe(config: ConfigDict, encoder: Encoder, train, image_size: int) ->
 
 
 def fit_logistic(train: Features, test: np.ndarray, config: ConfigDict) -> np.ndarray:
-    """Log-probabilities [M, C] of test features [M, F]; all are standardised by the training set's mean and deviation."""
+    """Log-probabilities [M, C] of test features [M, F], standardised by the training set's mean and deviation."""
     scaled = StandardScaler().fit(train.features)
     probe = LogisticRegression(C=config.inverse_l2, max_iter=_MAX_ITER)
     with warnings.catch_warnings():
