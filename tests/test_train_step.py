@@ -211,11 +211,11 @@ def test_views_without_instances_stay_without():
 
 def test_independent_instances_are_drawn_anew_for_the_target(batch):
     spec = replace(AUGMENT, instances="independent")
-    views, again = jax.jit(lambda: augment_views(jax.random.key(0), batch, spec))()
+    views, again = jax.jit(lambda batch: augment_views(jax.random.key(0), batch, spec))(batch)
     assert again.shape == views.instances.shape
     differ = np.abs(np.asarray(again) - np.asarray(views.instances)).max((2, 3, 4))
     assert (differ > 0.1).all()
-    shared, _ = jax.jit(lambda: augment_views(jax.random.key(0), batch, AUGMENT))()
+    shared, _ = jax.jit(lambda batch: augment_views(jax.random.key(0), batch, AUGMENT))(batch)
     np.testing.assert_allclose(shared.instances, views.instances, atol=1e-5)
 
 
