@@ -13,7 +13,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """SGD, lr 30 at a batch of 256, momentum 0.9, no weight decay, 100 epochs, x0.1 at 60 and 80; crop and flip."""
+    """`linear_moco` is SGD, lr 30 at a batch of 256, momentum 0.9, 100 epochs, x0.1 at 60 and 80; crop and flip."""
     config = ConfigDict()
     config.task = "linear"
     config.protocol = "linear_moco"  # or logistic: scikit-learn's, on features computed once

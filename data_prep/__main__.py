@@ -21,7 +21,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the data set; created if mis
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances json; its boxes are stored as objects.")
 _SEARCH_MAX_SIDE = flags.DEFINE_integer(
     "search_max_side",
-    400,
+    320,
     "Selective search runs on a copy of at most this long side, in px; 0: full size.",
     0,
 )

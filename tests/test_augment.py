@@ -10,35 +10,24 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
+from configs import coco
 from univip_jax.augment import AugmentSpec, augment_batch, gaussian_blur, normalize_pixels
+from univip_jax.config import to_spec
 from univip_jax.errors import UserError
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-PLAIN = AugmentSpec(
+BYOL = to_spec(AugmentSpec, coco.get_config(), "augment")
+PLAIN = replace(
+    BYOL,
     flip=0.0,
+    jitter=0.0,
     brightness=0.0,
     contrast=0.0,
     saturation=0.0,
     hue=0.0,
-    jitter=0.0,
     greyscale=0.0,
     blur=(0.0, 0.0),
-    blur_sigma=(0.1, 2.0),
     solarize=(0.0, 0.0),
-    instances="shared",
-)
-BYOL = AugmentSpec(
-    flip=0.5,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    jitter=0.8,
-    greyscale=0.2,
-    blur=(1.0, 0.1),
-    blur_sigma=(0.1, 2.0),
-    solarize=(0.0, 0.2),
-    instances="shared",
 )
 ALL_JITTERED = replace(BYOL, jitter=1.0)
 N = 32

@@ -8,7 +8,9 @@ import numpy as np
 import oracles
 import pytest
 
+from configs import coco
 from univip_jax.augment import AugmentSpec
+from univip_jax.config import to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.models.univip import ModelSpec
 from univip_jax.optim import OptimizerSpec, make_optimizer, target_momentum
@@ -19,19 +21,7 @@ from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
 
 B, K, TOTAL_STEPS, LR = 4, 2, 100, 0.1
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
-AUGMENT = AugmentSpec(
-    flip=0.5,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    jitter=0.8,
-    greyscale=0.2,
-    blur=(1.0, 0.1),
-    blur_sigma=(0.1, 2.0),
-    solarize=(0.0, 0.2),
-    instances="shared",
-)
+AUGMENT = to_spec(AugmentSpec, coco.get_config(), "augment")
 TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
 SPEC = StepSpec(
     seed=0,

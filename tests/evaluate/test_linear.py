@@ -68,7 +68,7 @@ def test_a_step_is_softmax_regression_on_the_features():
     np.testing.assert_allclose(found["bias"], bias - 0.5 * error.sum(0), atol=1e-5)
 
 
-def two_classes(count: int, noise: float) -> Features:
+def three_classes(count: int, noise: float) -> Features:
     """Features [count, 4] of which the second alone tells the class; the others are larger, and noise."""
     rng = np.random.default_rng(count)
     labels = rng.integers(0, 3, count)
@@ -78,7 +78,7 @@ def two_classes(count: int, noise: float) -> Features:
 
 
 def test_logistic_finds_the_feature_that_tells_the_class_whatever_its_scale():
-    train, test = two_classes(400, noise=0.05), two_classes(200, noise=0.05)
+    train, test = three_classes(400, noise=0.05), three_classes(200, noise=0.05)
     config = linear.get_config()
     config.inverse_l2 = 100.0
     logits = fit_logistic(train, test.features, config)
@@ -90,7 +90,7 @@ def test_logistic_finds_the_feature_that_tells_the_class_whatever_its_scale():
 
 
 def test_logistic_with_two_classes_ranks_both():
-    train = two_classes(300, noise=0.05)
+    train = three_classes(300, noise=0.05)
     train = Features(train.features[train.labels < 2], train.labels[train.labels < 2])
     logits = fit_logistic(train, train.features, linear.get_config())
     assert logits.shape == (len(train.labels), 2)
@@ -100,4 +100,4 @@ def test_logistic_with_two_classes_ranks_both():
 def test_a_logistic_regression_that_does_not_end_says_so(monkeypatch):
     monkeypatch.setattr(probes, "_MAX_ITER", 1)
     with pytest.raises(UserError, match=r"did not end in 1 iterations; lower config\.inverse_l2=1\.0"):
-        fit_logistic(two_classes(300, noise=1.0), np.zeros((1, 4)), linear.get_config())
+        fit_logistic(three_classes(300, noise=1.0), np.zeros((1, 4)), linear.get_config())

@@ -1,7 +1,7 @@
 """Linear probes on frozen features.
 
 `linear_moco` (METHOD): one linear layer, trained by SGD on random crops. `logistic`: scikit-learn's logistic regression
-on the features of centre crops, computed once; seconds, and no rate to choose (the probe of CLIP; not of the paper).
+on the features of centre crops, computed once, and no rate to choose (the probe of CLIP; not of the paper).
 """
 
 import time
@@ -133,8 +133,7 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         "pretrained": encoder.source,
         "step": encoder.step,
         "image_size": size,
-        "epochs": 1 if config.protocol == "logistic" else config.num_epochs,
-        "seed": config.seed,
+        **({} if config.protocol == "logistic" else {"epochs": config.num_epochs, "seed": config.seed}),
         "train": {"name": train.name, "images": train.num_images},
         "test": {"name": test.name, "images": test.num_images},
         "classes": len(train.classes),
