@@ -1,6 +1,6 @@
 """The backbone against TensorFlow operations with explicit padding, and torchvision's parameter counts."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from univip_jax.models.resnet import DEPTHS, ResNet
+from univip_jax.models.resnet import DEPTHS, ResNet, stage_maps
 
 WIDTH = 0.125
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
@@ -57,9 +57,11 @@ class Reference:
             x = tf.nn.max_pool2d(x, 3, 2, "VALID")
         else:
             x = tf.nn.relu(self.norm(conv(images, kernel, 2, 1), "bn1"))
+        self.stages = []
         for stage, count in enumerate(blocks):
             for index in range(count):
                 x = self.block(x, f"layer{stage + 1}_{index}", 2 if stage > 0 and index == 0 else 1)
+            self.stages.append(x.numpy())
         return tf.reduce_mean(x, [1, 2]).numpy()
 
 
@@ -123,11 +125,18 @@ def test_features_of_every_depth(variant):
 def test_forward_is_that_of_tensorflow_with_pytorchs_padding(variant, blocks, size):
     variables, images = random_variables(variant), photos(2, *size)
     net = ResNet(variant, WIDTH)
-    forward = jax.jit(lambda variables, x: net.apply(variables, x, train=False), compiler_options=QUICK)
-    found = np.asarray(forward(variables, images))
-    expected = Reference(variables, train=False)(images, blocks)
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def forward(variables, x):
+        return net.apply(variables, x, train=False), stage_maps(net, variables, x)
+
+    found, maps = jax.device_get(forward(variables, images))
+    reference = Reference(variables, train=False)
+    expected = reference(images, blocks)
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    for stage, theirs in zip(maps, reference.stages, strict=True):
+        np.testing.assert_allclose(stage, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config, to_spec
 from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches
 from univip_jax.errors import UserError
+from univip_jax.models.resnet import stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.sharding import by_batch, make_mesh
 
@@ -47,6 +48,10 @@ class Encoder:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
         return self._jitted(self.variables, images)
+
+    def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
+        """What leaves the four stages (res2 to res5), a pure function as `apply`; their global mean is the features."""
+        return stage_maps(self._backbone, variables, normalize_pixels(images))
 
 
 def _initial_variables(spec: ModelSpec, seed: int) -> Any:

@@ -111,3 +111,17 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
         return at_least_float32(x).mean((1, 2))
+
+
+def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
+    """What leaves each of the four stages (res2 to res5), by running statistics; images as for `net`."""
+    _, captured = net.apply(
+        variables,
+        images,
+        train=False,
+        capture_intermediates=lambda module, _: isinstance(module, Block),
+        mutable=["intermediates"],
+    )
+    blocks, _ = DEPTHS[net.variant]
+    last = [f"layer{stage}_{count - 1}" for stage, count in enumerate(blocks, start=1)]
+    return [captured["intermediates"][name]["__call__"][0] for name in last]
