@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test test-export lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
+
+test-export: $(VENV)/installed-export
+	$(BIN)/python -m pytest tests/export
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -21,6 +24,10 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: requirements.txt $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-export: requirements-export.txt $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet -r requirements-export.txt
 	touch $@
 
 $(VENV)/installed-test: requirements-test.txt requirements.txt $(VENV)/bin/python

@@ -11,15 +11,17 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module may import from its own line and from those above.
 LAYERS = [
     ["errors"],
-    ["types", "config", "views"],
+    ["types", "config", "views", "detectron2.names", "detectron2.pickle_file", "feature_file"],
     ["data.records", "data.boxes", "models.resnet", "transport", "augment", "optim", "sharding", "metrics"],
-    ["models.heads", "data.index", "data.crops", "losses"],
-    ["models.univip"],
-    ["train_state", "data.pipeline", "data.labelled"],
+    ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses"],
+    ["models.univip", "detectron2.configs", "weight_files"],
+    ["train_state", "data.pipeline", "data.labelled", "detectron2.__main__"],
     ["train_step", "checkpoint"],
     ["plan", "evaluate.features"],
-    ["report", "evaluate.knn", "evaluate.linear"],
-    ["train"],
+    ["report", "evaluate.knn", "evaluate.linear", "extract", "import_weights", "export.consumers"],
+    ["train", "export.formats", "export.parity"],
+    ["export.card"],
+    ["export.__main__"],
 ]
 HOMES = {
     "tensorflow": ("univip_jax/data/",),
@@ -28,6 +30,10 @@ HOMES = {
     "ott": ("univip_jax/transport.py",),
     "orbax": ("univip_jax/checkpoint.py",),
     "cv2": ("data_prep/",),
+    "pyarrow": ("univip_jax/feature_file.py",),
+    "safetensors": ("univip_jax/weight_files.py", "univip_jax/export/"),
+    "torch": ("univip_jax/weight_files.py",),
+    "yaml": ("univip_jax/detectron2/",),
     "dm_pix": ("univip_jax/augment.py",),
 }
 FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]

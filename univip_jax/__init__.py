@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from univip_jax.evaluate.features import Encoder
 
 
-def load_encoder(run_dir: str | Path) -> "Encoder":
-    """The pre-trained backbone of a run's folder: uint8 images [N, H, W, 3] to float32 features [N, F].
+def load_encoder(run_or_file: str | Path) -> "Encoder":
+    """The pre-trained backbone of a run's folder, or of a file of weights: uint8 [N, H, W, 3] to float32 [N, F].
 
-    Raises UserError where the folder is no run, or holds no checkpoint.
+    Raises UserError where the folder is no run or holds no checkpoint, or the file no ResNet of ours.
     """
     from univip_jax.evaluate import features  # late: data preparation needs neither JAX nor Orbax
 
-    return features.load_encoder(run_dir)
+    return features.load_encoder(run_or_file)

@@ -81,14 +81,18 @@ def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
 
 
+def centre_crop(image: tf.Tensor, size: int) -> tf.Tensor:
+    """The centre square of 224/256 of the shorter side of uint8 [H, W, 3], resized to uint8 [size, size, 3]."""
+    shape = tf.stack(_shape(image))
+    half = _KEPT * tf.reduce_min(shape) / shape / 2
+    return crop(image, tf.concat([0.5 - half, 0.5 + half], 0)[None], size)[0]
+
+
 def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
-    """Each photo once, in order: its centre square of 224/256 of the shorter side, resized to `size`."""
+    """Each photo once, in order, as `centre_crop` cuts it."""
 
     def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
-        image = _decode(labelled, example)
-        shape = tf.stack(_shape(image))
-        half = _KEPT * tf.reduce_min(shape) / shape / 2
-        return LabelledBatch(crop(image, tf.concat([0.5 - half, 0.5 + half], 0)[None], size)[0], label)
+        return LabelledBatch(centre_crop(_decode(labelled, example), size), label)
 
     batches = labelled.examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _numpy(labelled, batches.batch(batch_size))

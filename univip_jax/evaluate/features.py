@@ -18,9 +18,10 @@ from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config, to_spec
 from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches
 from univip_jax.errors import UserError
-from univip_jax.models.resnet import stage_maps
+from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
-from univip_jax.sharding import by_batch, make_mesh
+from univip_jax.sharding import by_batch, make_mesh, replicated
+from univip_jax.weight_files import read_backbone
 
 RANDOM = "random"
 RESULTS = "results.json"
@@ -30,19 +31,19 @@ class Encoder:
     """Callable: uint8 images [N, H, W, 3] to float32 features [N, F], by running statistics, in float32.
 
     Attributes:
-      variables: of the backbone, `params` and `batch_stats`.
-      image_size: side of the scenes it was trained on, px.
-      source: the run's folder, or `random`;  step: of its checkpoint.
+      backbone: the network;  variables: its `params` and `batch_stats`.
+      image_size: side of the scenes it was trained on, px; 224 where a file of weights does not say.
+      source: the run's folder, the file of weights, or `random`;  step: of its checkpoint, 0 where unknown.
     """
 
-    def __init__(self, spec: ModelSpec, variables: Any, *, image_size: int, source: str, step: int):
-        self.variables, self.image_size, self.source, self.step = variables, image_size, source, step
-        self._backbone = make_backbone(replace(spec, dtype="float32"))
+    def __init__(self, backbone: ResNet, variables: Any, *, image_size: int, source: str, step: int):
+        self.backbone, self.variables = backbone, variables
+        self.image_size, self.source, self.step = image_size, source, step
         self._jitted = jax.jit(self.apply)
 
     def apply(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
         """The pure function behind the call, to be part of another jitted one."""
-        return self._backbone.apply(variables, normalize_pixels(images), train=False)
+        return self.backbone.apply(variables, normalize_pixels(images), train=False)
 
     def __call__(self, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -51,43 +52,57 @@ class Encoder:
 
     def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
         """What leaves the four stages (res2 to res5), a pure function as `apply`; their global mean is the features."""
-        return stage_maps(self._backbone, variables, normalize_pixels(images))
+        return stage_maps(self.backbone, variables, normalize_pixels(images))
 
 
-def _initial_variables(spec: ModelSpec, seed: int) -> Any:
-    backbone = make_backbone(spec)
+def _float32_backbone(spec: ModelSpec) -> ResNet:
+    return make_backbone(replace(spec, dtype="float32"))
+
+
+def _initial_variables(backbone: ResNet, seed: int) -> Any:
     return jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(seed))
 
 
 def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
-    """The online backbone of a run after `step` steps, by default of its newest checkpoint.
+    """The online backbone of a run after `step` steps, by default of its newest checkpoint; or of a file of weights.
 
-    Raises UserError where `run` is no run or has no such checkpoint.
+    Raises UserError where `run` is no run, has no such checkpoint, or is a file that holds no ResNet of ours.
     """
+    if Path(run).is_file():
+        if step is not None:
+            raise UserError(f"{run} is a file of weights, without checkpoints: step={step} has no meaning there")
+        architecture, variables, metadata = read_backbone(Path(run))
+        size, made_at = (metadata.get(field, "") for field in ("image_size", "step"))
+        return Encoder(
+            architecture.make(),
+            variables,
+            image_size=int(size) if size.isdecimal() else 224,
+            source=str(run),
+            step=int(made_at) if made_at.isdecimal() else 0,
+        )
     config = read_config(Path(run))
     if "model" not in config or "views" not in config:
         raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
-    spec = to_spec(ModelSpec, config, "model")
+    backbone = _float32_backbone(to_spec(ModelSpec, config, "model"))
     with Checkpoints(Path(run)) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step is not None and step not in steps):
             raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")
         step = steps[-1] if step is None else step
-        like = jax.eval_shape(lambda: _initial_variables(spec, 0))
+        like = jax.eval_shape(lambda: _initial_variables(backbone, 0))
         part = {kind: {"encoder": {"backbone": tree}} for kind, tree in like.items()}
         part = checkpoints.restore_part(step, part)
     variables = {kind: part[kind]["encoder"]["backbone"] for kind in like}
-    return Encoder(spec, variables, image_size=config.views.scene_size, source=str(run), step=step)
+    return Encoder(backbone, variables, image_size=config.views.scene_size, source=str(run), step=step)
 
 
 def open_encoder(config: ConfigDict) -> Encoder:
-    """The encoder that `config.pretrained` names: a run's folder, or `random` for an untrained `config.model`."""
+    """The encoder of `config.pretrained`: a run, a file of weights, or `random`: an untrained `config.model`."""
     if config.pretrained != RANDOM:
         return load_encoder(config.pretrained)
-    spec = to_spec(ModelSpec, config, "model")
-    return Encoder(
-        spec, _initial_variables(spec, config.seed), image_size=config.image_size or 224, source=RANDOM, step=0
-    )
+    backbone = _float32_backbone(to_spec(ModelSpec, config, "model"))
+    variables = _initial_variables(backbone, config.seed)
+    return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)
 
 
 class Features(NamedTuple):
@@ -99,7 +114,9 @@ class Features(NamedTuple):
 
 def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int) -> Features:
     """Features of every photo's centre crop; each batch is split over the local devices."""
-    sharding = by_batch(make_mesh(jax.local_devices()))
+    mesh = make_mesh(jax.local_devices())
+    sharding, variables = by_batch(mesh), jax.device_put(encoder.variables, replicated(mesh))
+    function = jax.jit(encoder.apply)
     batch_size = max(batch_size, len(jax.local_devices())) // len(jax.local_devices()) * len(jax.local_devices())
     batches: Iterator[LabelledBatch] = centre_batches(labelled, image_size, batch_size)
     features, labels = [], []
@@ -108,7 +125,7 @@ def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: i
             count = len(batch.labels)
             # The last batch is filled up, so that one program serves all.
             padded = np.concatenate([batch.images, np.zeros((batch_size - count, *batch.images.shape[1:]), np.uint8)])
-            features.append(np.asarray(encoder(jax.device_put(padded, sharding)))[:count])
+            features.append(np.asarray(function(variables, jax.device_put(padded, sharding)))[:count])
             labels.append(batch.labels)
             bar.update(count)
     return Features(np.concatenate(features), np.concatenate(labels))

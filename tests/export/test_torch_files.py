@@ -1,0 +1,87 @@
+"""PyTorch checkpoints as MoCo, ORL and OpenSelfSup write them; code in them is not run."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch_resnet import TorchResNet, randomise
+
+from univip_jax import load_encoder
+from univip_jax.errors import UserError
+from univip_jax.weight_files import read_backbone
+from univip_jax.weights import to_torch
+
+NET = randomise(TorchResNet((2, 2, 2, 2), False, 0.125))
+OTHER = randomise(TorchResNet((2, 2, 2, 2), False, 0.125), seed=1)
+
+
+def under(prefix: str, net: TorchResNet) -> dict:
+    return {prefix + name: value for name, value in net.state_dict().items()}
+
+
+def head(prefix: str) -> dict:
+    return {f"{prefix}0.weight": torch.zeros(16, 64), f"{prefix}0.bias": torch.zeros(16)}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        NET.state_dict(),  # torchvision
+        {**NET.state_dict(), "fc.weight": torch.zeros(1000, 64)},
+        {  # MoCo v2: both networks, the classifier inside, the optimizer beside
+            "epoch": 200,
+            "arch": "resnet18",
+            "state_dict": {
+                **under("module.encoder_q.", NET), **head("module.encoder_q.fc."),
+                **under("module.encoder_k.", OTHER), "module.queue": torch.zeros(64, 8),
+            },
+            "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.03}]},
+        },
+        {"state_dict": NET.state_dict(), "author": "OpenSelfSup"},  # ORL, DenseCL: the extracted backbone
+        {"meta": {"epoch": 800}, "state_dict": {**under("backbone.", NET), **head("neck.")}},  # MMSelfSup
+        {"state_dict": {**under("online_net.0.", NET), **under("target_net.0.", OTHER)}},  # OpenSelfSup's BYOL
+    ],
+)  # fmt: skip
+def test_checkpoints_of_others_give_their_online_backbone(contents, tmp_path):
+    torch.save(contents, tmp_path / "others.pth")
+    architecture, variables, _ = read_backbone(tmp_path / "others.pth")
+    assert (architecture.backbone, architecture.width) == ("resnet18", 0.125)
+    for name, value in to_torch(variables).items():
+        np.testing.assert_array_equal(value, NET.state_dict()[name].numpy(), err_msg=name)
+
+
+def test_half_precision_becomes_float(tmp_path):
+    torch.save({name: value.bfloat16() for name, value in NET.state_dict().items()}, tmp_path / "half.pt")
+    _, variables, _ = read_backbone(tmp_path / "half.pt")
+    expected = NET.conv1.weight.detach().bfloat16().float().numpy()
+    np.testing.assert_array_equal(to_torch(variables)["conv1.weight"], expected)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    torch.save({"state_dict": NET.state_dict(), "extra": Malicious(tmp_path / "trace")}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match=r"bad\.pth cannot be read as weights alone \(.*open.*holds code, which is"):
+        load_encoder(tmp_path / "bad.pth")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    torch.save(NET.state_dict(), tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:-5000])
+    with pytest.raises(UserError, match=r"cut\.pth cannot be read as weights alone"):
+        load_encoder(tmp_path / "cut.pth")
+
+
+def test_without_pytorch_the_way_out_is_named(tmp_path, monkeypatch):
+    (tmp_path / "net.pth").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"net\.pth is PyTorch's: pip install -r requirements-export\.txt"):
+        read_backbone(tmp_path / "net.pth")

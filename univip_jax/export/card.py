@@ -1,0 +1,58 @@
+"""The model card beside an exported file: what it is, where it is from, how it is loaded."""
+
+from pathlib import Path
+
+from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.evaluate.features import Encoder
+from univip_jax.export.formats import depth_of
+
+_LOAD = {
+    "torchvision": """model = torchvision.models.{backbone}()
+model.fc = torch.nn.Identity()
+model.load_state_dict(safetensors.torch.load_file("{file}"))  # strict: every key fits""",
+    "timm": """model = timm.create_model("{backbone}", num_classes=0)
+model.load_state_dict(safetensors.torch.load_file("{file}"))  # strict: every key fits""",
+    "detectron2": """# The three configs beside the file hold every setting that the weights need:
+python tools/train_net.py --num-gpus 8 --config-file {stem}_configs/mask_rcnn_R_{depth}_FPN_1x.yaml""",
+    "transformers": """processor = transformers.AutoImageProcessor.from_pretrained("{file}")
+model = transformers.AutoModel.from_pretrained("{file}")""",
+    "safetensors": """encoder = univip_jax.load_encoder("{file}")
+features = encoder(images)  # uint8 [N, H, W, 3]""",
+    "onnx": """session = onnxruntime.InferenceSession("{file}")
+(features,) = session.run(["features"], {{"images": images}})  # uint8 [N, H, W, 3]; normalises by itself""",
+    "stablehlo": """function = jax.export.deserialize(bytearray(open("{file}", "rb").read()))
+features = function.call(images)  # uint8 [N, H, W, 3]; normalises by itself""",
+}
+
+
+def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: dict[str, str], parity: dict) -> None:
+    """Writes Markdown with the front matter that model hubs read."""
+    net = encoder.backbone
+    depth = depth_of(encoder)
+    load = _LOAD[kind].format(backbone=net.variant, file=out.name, stem=out.stem, depth=depth)
+    consumers = ", ".join(f"{name} {version}" for name, version in parity["consumer"].items())
+    results = metadata.get("results", "none was named by --results")
+    path.write_text(
+        f"""---
+license: {metadata["licence"]}
+library_name: {kind}
+tags: [feature-extraction, self-supervised, univip]
+---
+# {net.variant}, width {net.width:g}, pre-trained by UniVIP
+
+A backbone without a classifier, trained without labels (UniVIP, CVPR 2022) by univip_jax.
+
+- run: `{metadata["run"]}`, step {metadata["step"]}; sha256 of its config.json: `{metadata["config_sha256"]}`
+- images: RGB; mean {[round(float(v), 3) for v in MEAN]} and deviation {[round(float(v), 3) for v in DEVIATION]}
+  of pixels in 0..1; trained on crops of {encoder.image_size} px
+- convolutions are padded as PyTorch does it, the stride of a bottleneck sits in its 3x3
+- batch norm holds the running statistics of pre-training
+- evaluations: {results}
+- parity: read back by {consumers}, outputs differ by at most {parity["largest_difference"]:.1e} of a stage's
+  largest value (`{out.name}.parity.json`)
+
+```
+{load}
+```
+"""
+    )

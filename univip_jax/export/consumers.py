@@ -1,0 +1,161 @@
+"""Those who load our files: each file read back by its consumer, as a function of uint8 images.
+
+PyTorch's ResNet is that of the library transformers: an implementation independent of ours, for every depth and width.
+"""
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file
+
+from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.detectron2.check import PIXEL_MEAN, PIXEL_STD
+from univip_jax.detectron2.names import from_detectron2
+from univip_jax.detectron2.pickle_file import read_pkl
+from univip_jax.errors import UserError
+from univip_jax.evaluate.features import load_encoder
+from univip_jax.models.resnet import DEPTHS, ResNet
+from univip_jax.weights import State, recognise
+
+PROCESSOR = "preprocessor_config.json"
+# uint8 [N, H, W, 3] to the maps after each stage [N, h, w, C], where the consumer shows them, and the features [N, F].
+Outputs = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def extra(name: str) -> Any:
+    """A library of requirements-export.txt; UserError where it is not installed."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched
+    try:
+        library = importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"exporting needs {name} ({error}): pip install -r requirements-export.txt") from error
+    if name == "transformers":
+        library.utils.logging.disable_progress_bar()
+    return library
+
+
+def _transformers_name(name: str) -> str:
+    """torchvision's name to that of transformers' ResNet."""
+    name = re.sub(r"^layer(\d)\.(\d+)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}", name)
+    name = name.replace("downsample.0", "shortcut.convolution").replace("downsample.1", "shortcut.normalization")
+    part = {"conv": "convolution", "bn": "normalization"}
+    if name.startswith("encoder"):
+        return re.sub(r"\.(conv|bn)(\d)\.", lambda m: f".layer.{int(m[2]) - 1}.{part[m[1]]}.", name)
+    return re.sub(r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{part[m[1]]}.", name)
+
+
+def transformers_model(backbone: ResNet, state: State) -> Any:
+    """transformers' `ResNetModel` of this architecture, with the weights of `state` (torchvision's names)."""
+    torch, transformers = extra("torch"), extra("transformers")
+    blocks, bottleneck = DEPTHS[backbone.variant]
+    base = int(64 * backbone.width)
+    config = transformers.ResNetConfig(
+        embedding_size=base,
+        hidden_sizes=[base * (4 if bottleneck else 1) * 2**stage for stage in range(4)],
+        depths=list(blocks),
+        layer_type="bottleneck" if bottleneck else "basic",
+        hidden_act="relu",
+        downsample_in_first_stage=False,
+        downsample_in_bottleneck=False,
+    )
+    model = transformers.ResNetModel(config).eval()
+    model.load_state_dict({_transformers_name(name): torch.tensor(value) for name, value in state.items()})
+    return model
+
+
+def torch_function(model: Any) -> Any:
+    """A `torch.nn.Module` around transformers' model: uint8 [N, H, W, 3] to features [N, F], normalised inside."""
+    torch = extra("torch")
+
+    class Function(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+            self.register_buffer("mean", torch.tensor(255 * MEAN))
+            self.register_buffer("deviation", torch.tensor(255 * DEVIATION))
+
+        def forward(self, images):
+            pixels = (images.to(torch.float32) - self.mean) / self.deviation
+            return self.model(pixels.permute(0, 3, 1, 2)).pooler_output.flatten(1)
+
+    return Function().eval()
+
+
+def _torch_outputs(model: Any, mean: np.ndarray, deviation: np.ndarray) -> Outputs:
+    """Stages and features of transformers' model; mean and deviation of pixels in 0..255."""
+    torch = extra("torch")
+
+    def outputs(images: np.ndarray) -> list[np.ndarray]:
+        pixels = ((images.astype(np.float32) - mean) / deviation).transpose(0, 3, 1, 2)
+        with torch.inference_mode():
+            found = model(torch.from_numpy(np.ascontiguousarray(pixels)), output_hidden_states=True)
+        stages = [stage.numpy().transpose(0, 2, 3, 1) for stage in found.hidden_states[1:]]
+        return [*stages, found.pooler_output.flatten(1).numpy()]
+
+    return outputs
+
+
+def _torch_names(path: Path) -> Outputs:
+    state = load_file(path)
+    return _torch_outputs(transformers_model(recognise(state, str(path)).make(), state), 255 * MEAN, 255 * DEVIATION)
+
+
+def _detectron2(path: Path) -> Outputs:
+    state = from_detectron2(read_pkl(path))
+    model = transformers_model(recognise(state, str(path)).make(), state)
+    mean, deviation = (np.array(values, np.float32) for values in (PIXEL_MEAN, PIXEL_STD))
+    return _torch_outputs(model, mean, deviation)
+
+
+def _transformers(path: Path) -> Outputs:
+    model = extra("transformers").ResNetModel.from_pretrained(path).eval()
+    processor = json.loads((path / PROCESSOR).read_text())
+    mean, deviation = (np.array(processor[field], np.float32) for field in ("image_mean", "image_std"))
+    return _torch_outputs(model, mean / processor["rescale_factor"], deviation / processor["rescale_factor"])
+
+
+def _ours(path: Path) -> Outputs:
+    return jax_outputs(load_encoder(path))
+
+
+def jax_outputs(encoder: Any) -> Outputs:
+    """Our own network, in float32 on the CPU, whatever the accelerator's default precision is."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    variables = jax.device_put(encoder.variables, cpu)
+    function = jax.jit(lambda variables, x: [*encoder.stages(variables, x), encoder.apply(variables, x)])
+
+    def outputs(images: np.ndarray) -> list[np.ndarray]:
+        with jax.default_matmul_precision("highest"):
+            return jax.device_get(function(variables, jax.device_put(images, cpu)))
+
+    return outputs
+
+
+def _onnx(path: Path) -> Outputs:
+    session = extra("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["features"], {"images": images})
+
+
+def _stablehlo(path: Path) -> Outputs:
+    cpu = jax.local_devices(backend="cpu")[0]
+    function = jax.export.deserialize(bytearray(path.read_bytes()))
+    return lambda images: [np.asarray(function.call(jax.device_put(images, cpu)))]
+
+
+# Who reads the file back, and how.
+CONSUMERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Outputs]]] = {
+    "torchvision": (("transformers", "torch"), _torch_names),
+    "timm": (("transformers", "torch"), _torch_names),
+    "detectron2": (("transformers", "torch"), _detectron2),
+    "transformers": (("transformers", "torch"), _transformers),
+    "safetensors": (("jax",), _ours),
+    "onnx": (("onnxruntime",), _onnx),
+    "stablehlo": (("jax",), _stablehlo),
+}
