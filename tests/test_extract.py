@@ -14,7 +14,7 @@ from absl import flags
 from PIL import Image
 from small import small_config, write_photos
 
-from univip_jax import extract, feature_file
+from univip_jax import command, extract, feature_file
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import to_spec, write_config
 from univip_jax.data.labelled import centre_batches, centre_crop, open_labelled
@@ -292,11 +292,12 @@ def own_flags():
 )
 @pytest.mark.usefixtures("own_flags")
 def test_mistakes_are_one_line(run, photos, capsys, monkeypatch, arguments, code, message):
-    monkeypatch.setattr(extract.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     out = request(run, photos).out
     with pytest.raises(SystemExit) as error:
         given = ["extract", f"--run={run}", f"--images={photos}", f"--out={out}", *arguments]
-        extract.main(extract._parse(given))
+        command.parse_flags(extract.NAME, extract.REQUIRED, extract._check_flags)(given)
+        command.call(extract.NAME, extract._work, "")
     assert error.value.code == code
     stderr = capsys.readouterr().err
     assert stderr.startswith("python -m univip_jax.extract: ") and stderr.count("\n") == 1

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module may import from its own line and from those above.
 LAYERS = [
     ["errors"],
-    ["types", "config", "views", "detectron2.names", "detectron2.pickle_file", "feature_file"],
+    ["types", "config", "views", "command", "detectron2.names", "detectron2.pickle_file", "feature_file"],
     ["data.records", "data.boxes", "models.resnet", "transport", "augment", "optim", "sharding", "metrics"],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses"],
     ["models.univip", "detectron2.configs", "weight_files"],
@@ -32,7 +32,7 @@ HOMES = {
     "cv2": ("data_prep/",),
     "pyarrow": ("univip_jax/feature_file.py",),
     "safetensors": ("univip_jax/weight_files.py", "univip_jax/export/"),
-    "torch": ("univip_jax/weight_files.py",),
+    "torch": ("univip_jax/weight_files.py", "univip_jax/export/"),
     "yaml": ("univip_jax/detectron2/",),
     "dm_pix": ("univip_jax/augment.py",),
 }
@@ -47,6 +47,8 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "extra":
+            names |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
     return names
 
 

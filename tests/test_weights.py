@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from univip_jax import load_encoder
+from univip_jax.detectron2.names import to_detectron2
+from univip_jax.detectron2.pickle_file import write_pkl
 from univip_jax.errors import UserError
 from univip_jax.import_weights import import_weights
 from univip_jax.models.resnet import DEPTHS
@@ -73,9 +75,10 @@ def test_every_architecture_is_recognised_and_comes_back_bit_by_bit(backbone, wi
     assert_equal(back, variables)
 
 
-def test_a_classifier_and_batch_counters_are_left_out_and_halves_become_floats():
+def test_heads_and_batch_counters_are_left_out_and_halves_become_floats():
     state = {name: value.astype(np.float16) for name, value in to_torch(VARIABLES).items()}
     state |= {"fc.weight": np.zeros((1000, 64)), "fc.bias": np.zeros(1000), "bn1.num_batches_tracked": np.array(7)}
+    state |= {"projection_head.0.weight": np.zeros((8, 64)), "prototypes.weight": np.zeros((9, 8))}
     architecture, back = from_torch(state, "weights")
     assert architecture == SMALL
     assert {leaf.dtype for leaf in jax.tree.leaves(back)} == {np.dtype(np.float32)}
@@ -103,6 +106,9 @@ def spoil(**changes) -> dict:
         (spoil(**{"layer1.0.conv1.weight": np.zeros((8, 4, 3, 3))}), r"layer1\.0\.conv1\.weight is \[8, 4, 3, 3\]"),
         (spoil(**{"bn1.bias": np.full(8, np.nan)}), r"bn1\.bias holds values that are not finite"),
         (spoil(**{"conv1.weight": np.zeros((8, 3, 5, 5))}), r"conv1\.weight is \[8, 3, 5, 5\]; only a 7x7"),
+        (spoil(**{"bn1.running_var": np.full(8, -1.0)}), r"bn1\.running_var holds negative variances"),
+        (spoil(**{"bn1.bias": np.full(8, 1j)}), r"bn1\.bias holds complex numbers"),
+        (spoil(**{"conv1.weight": np.zeros((0, 3, 7, 7))}), r"holds no ResNet: no conv1\.weight"),
         (spoil(**{"conv1.weight": None}), r"holds no ResNet: no conv1\.weight"),
         ({}, r"holds no ResNet: no conv1\.weight \[out, 3, h, w\] among no names"),
         (
@@ -167,7 +173,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     for path, message in (
         (cut, r"b\.safetensors is no readable safetensors file"),
         (other, r"c\.npz: a file of weights ends in \.safetensors"),
-        (tmp_path / "none.pth", r"none\.pth: no such file; give a run's folder or a file"),
+        (tmp_path / "none.pth", r"none\.pth: no such file; give a file of weights"),
     ):
         with pytest.raises(UserError, match=message):
             read_backbone(path)
@@ -189,3 +195,42 @@ def test_of_two_networks_the_online_one_is_taken_else_a_prefix_is_asked_for(tmp_
     with pytest.raises(UserError, match=r"holds 2 networks: choose by --prefix=a\. or --prefix=b\."):
         read_backbone(path)
     assert_equal(read_backbone(path, "b.")[1], other)
+
+
+@pytest.mark.parametrize("size", ["abc", "0", "99999999", ""])
+def test_a_nonsensical_image_size_is_that_of_none(tmp_path, size):
+    save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors", {"image_size": size})
+    assert load_encoder(tmp_path / "weights.safetensors").image_size == 224
+    assert import_weights(tmp_path / "weights.safetensors", tmp_path / "run").endswith("evaluated at 224 px")
+
+
+def test_a_file_in_the_way_of_an_import_is_one_line_and_leaves_nothing(tmp_path):
+    save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"--workdir=.*cannot be written: (Not a directory|File exists)"):
+        import_weights(tmp_path / "weights.safetensors", tmp_path / "weights.safetensors" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_leaf_of_the_wrong_kind_is_refused(tmp_path):
+    """It would take the place of the one of the right kind."""
+    save_file(to_flat(VARIABLES) | {"params/bn1/mean": np.full(8, 9, np.float32)}, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="holds params/bn1/mean, which no backbone of ours has"):
+        read_backbone(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("head", ["stem.fc.weight", "stem.fc.0.weight", "linear.weight"])
+def test_what_detectron2s_converters_leave_of_the_classifier_is_left_out(tmp_path, head):
+    state = to_detectron2(to_torch(VARIABLES))
+    write_pkl(tmp_path / "weights.pkl", state | {head: np.zeros((3, 64), np.float32)})
+    assert_equal(read_backbone(tmp_path / "weights.pkl")[1], VARIABLES)
+    write_pkl(tmp_path / "other.pkl", state | {"res9.weight": np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match=r"other\.pkl: 'res9\.weight' is no name"):
+        read_backbone(tmp_path / "other.pkl")
+
+
+def test_without_tensors_there_is_nothing_to_read(tmp_path):
+    save_file({}, tmp_path / "weights.safetensors")
+    with pytest.raises(
+        UserError, match=r"weights\.safetensors holds no tensors by name; save the network's state_dict"
+    ):
+        read_backbone(tmp_path / "weights.safetensors")

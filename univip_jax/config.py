@@ -79,5 +79,5 @@ def read_config(run: Path) -> ConfigDict:
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the --workdir of a finished or running training")
     try:
         return ConfigDict(json.loads(path.read_text()))
-    except ValueError as error:
+    except (ValueError, AttributeError, TypeError) as error:  # what is JSON may still be no object
         raise UserError(f"{path} is damaged ({error}); restore it or train anew in another --workdir") from error

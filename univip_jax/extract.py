@@ -10,8 +10,6 @@ Run the same command again after an interruption: only unfinished parts are redo
 import hashlib
 import os
 import re
-import signal
-import sys
 import time
 import warnings
 from collections import deque
@@ -26,13 +24,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from data_prep.photos import Rejected, read_photo
 from data_prep.runners import available_cores
 from data_prep.sources import PhotoFile, find_photos
+from univip_jax.command import run
 from univip_jax.data.labelled import centre_crop
 from univip_jax.data.records import decode_image
 from univip_jax.errors import UserError
@@ -40,6 +39,7 @@ from univip_jax.evaluate import features
 from univip_jax.feature_file import PART_PHOTOS, FeatureFile, Part
 from univip_jax.sharding import by_batch, make_mesh, replicated
 
+NAME, REQUIRED = "univip_jax.extract", ("run", "images", "out")
 _MAX_THREADS = 16
 _POOL = re.compile(r"mean|[1-9]\d?x[1-9]\d?")
 
@@ -194,55 +194,32 @@ def extract_folder(request: Request) -> str:
 
 
 def _define_flags() -> None:
-    """Not when this module is imported: other commands have flags of the same names."""
     flags.DEFINE_string("run", None, "The run's folder, or a file of weights.")
     flags.DEFINE_string("images", None, "Folder with photos; folders in it are searched too.")
     flags.DEFINE_string("out", None, "The parquet file to write.")
     flags.DEFINE_integer("stage", 4, "Which of the four stages (res2 to res5) the features leave.", 1, 4)
     flags.DEFINE_string("pool", "mean", "Averaged over the map: mean, or over a grid of HxW windows, as 2x2.")
-    flags.DEFINE_integer("image_size", 0, "Side of the centre crop, px; 0: that of the run's scenes.", 0)
+    flags.DEFINE_integer("image_size", 0, "Side of the centre crop, px; 0: that of the run's scenes.", 0, 4096)
     flags.DEFINE_integer("batch_size", 64, "Photos at a time, on all devices of this machine together.", 1, PART_PHOTOS)
     flags.DEFINE_integer("step", None, "Of the checkpoint; the newest by default.", 0)
 
 
-def _fail(message: object, code: int) -> None:
-    print(f"python -m univip_jax.extract: {message}", file=sys.stderr)
-    sys.exit(code)
+def _check_flags() -> None:
+    if not _POOL.fullmatch(flags.FLAGS.pool):
+        raise flags.Error(f"--pool={flags.FLAGS.pool} is neither mean nor HxW, as 2x2")
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Flags, with misuse as one line and exit code 2."""
-    try:
-        rest = flags.FLAGS(argv)[1:]
-        if rest:
-            raise flags.Error(f"unexpected argument {rest[0]!r}: flags look like --images=DIR")
-        for name in ("run", "images", "out"):
-            if not flags.FLAGS[name].value:
-                raise flags.Error(f"--{name} is missing: give --run=RUN, --images=DIR and --out=features.parquet")
-        if not _POOL.fullmatch(flags.FLAGS.pool):
-            raise flags.Error(f"--pool={flags.FLAGS.pool} is neither mean nor HxW, as 2x2")
-    except flags.Error as error:
-        _fail(f"{error}; see --help", 2)
-    return argv[:1]
-
-
-def main(_: list[str]) -> None:
-    """Runs the command; a UserError becomes one line on stderr and exit code 1."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant; failures are raised
+def _work() -> None:
     values = {field: flags.FLAGS[field].value for field in Request._fields}
-    try:
-        print(extract_folder(Request(**values | {"out": Path(values["out"])})))
-    except UserError as error:
-        _fail(error, 1)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        _fail("out of memory: run again with a smaller --batch_size", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the finished parts", 130)
+    print(extract_folder(Request(**values | {"out": Path(values["out"])})))
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main, flags_parser=_parse)
+    run(
+        NAME,
+        _define_flags,
+        REQUIRED,
+        _work,
+        check=_check_flags,
+        interrupted="the same command goes on from the finished parts",
+    )

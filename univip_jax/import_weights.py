@@ -5,33 +5,42 @@ python main.py --config=configs/linear.py --config.pretrained=runs/moco --workdi
 """
 
 import hashlib
-import sys
+import os
+import tempfile
 from pathlib import Path
 
+# XLA reads it when it is imported; its start-up notes hide what a user needs to read.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict
 
 from univip_jax.checkpoint import Checkpoints
+from univip_jax.command import run as run_command
 from univip_jax.config import write_config
 from univip_jax.errors import UserError
-from univip_jax.weight_files import read_backbone
+from univip_jax.weight_files import image_size_of, read_backbone
+
+TASK = "import"  # of such a run's config
+ORIGIN = ("producer", "run", "step", "config_sha256", "licence")  # of a file's metadata: who trained it, by what
 
 
 def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_size: int | None = None) -> str:
     """Writes a run's folder with the backbone of a file, as its checkpoint of step 0; returns what it is, as a line.
 
     Raises:
-      UserError: the file holds no ResNet of ours, or the folder exists.
+      UserError: the file holds no ResNet of ours, or the folder exists or cannot be written.
     """
     if run.exists():
         raise UserError(f"--workdir={run} exists; choose another folder, or remove it")
     architecture, variables, metadata = read_backbone(path, prefix)
-    size = image_size or int(metadata.get("image_size", 224))
+    origin = {name: metadata[name] for name in ORIGIN if name in metadata}
+    size = image_size or image_size_of(metadata)
     config = ConfigDict(
         {
-            "task": "import",
-            "imported": {"file": path.name, "sha256": _sha256(path)},
+            "task": TASK,
+            "imported": {"file": path.name, "sha256": sha256_of(path), "metadata": origin},
             "model": {
                 "backbone": architecture.backbone,
                 "width": architecture.width,
@@ -44,12 +53,20 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
             "views": {"scene_size": size},
         }
     )
-    run.mkdir(parents=True)
-    with Checkpoints(run, keep=1) as checkpoints:
-        state = {kind: {"encoder": {"backbone": tree}} for kind, tree in variables.items()}
-        checkpoints.save(0, jax.tree.map(jax.numpy.asarray, state), {"imported": path.name})
-        checkpoints.wait()
-    write_config(run, config)  # last: without it the folder is no run
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        # Made beside its place, then moved: a folder that is there is whole.
+        with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}-") as made:
+            folder = Path(made) / "run"
+            folder.mkdir()
+            with Checkpoints(folder, keep=1) as checkpoints:
+                state = {kind: {"encoder": {"backbone": tree}} for kind, tree in variables.items()}
+                checkpoints.save(0, jax.tree.map(jax.numpy.asarray, state), {"imported": path.name})
+                checkpoints.wait()
+            write_config(folder, config)
+            folder.rename(run)
+    except OSError as error:
+        raise UserError(f"--workdir={run} cannot be written: {error.strerror}") from error
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return (
         f"{architecture.backbone} of width {architecture.width:g}, {parameters / 1e6:.1f} million parameters, "
@@ -57,32 +74,27 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _define_flags() -> None:
-    """Not when this module is imported: other commands have flags of the same names."""
-    flags.DEFINE_string("weights", None, "File: .safetensors, PyTorch's .pth, Detectron2's .pkl.", required=True)
-    flags.DEFINE_string("workdir", None, "Folder to make.", required=True)
+    flags.DEFINE_string("weights", None, "File: .safetensors, PyTorch's .pth, Detectron2's .pkl.")
+    flags.DEFINE_string("workdir", None, "Folder to make.")
     flags.DEFINE_string("prefix", None, "Of the ResNet's names, with its dot, where the file holds several.")
-    flags.DEFINE_integer("image_size", None, "Side of the crops it was trained on, px; 224 by default.", 1)
+    flags.DEFINE_integer("image_size", None, "Side of the crops it was trained on, px; 224 by default.", 1, 4096)
 
 
-def main(_: list[str]) -> None:
-    """Runs the command; a UserError becomes one line on stderr and exit code 1."""
-    logging.set_verbosity(logging.ERROR)  # Orbax tells its own steps
+def _work() -> None:
     given = flags.FLAGS
     run = Path(given.workdir)
-    try:
-        what = import_weights(Path(given.weights), run, prefix=given.prefix, image_size=given.image_size)
-    except UserError as error:
-        print(f"python -m univip_jax.import_weights: {error}", file=sys.stderr)
-        sys.exit(1)
+    what = import_weights(Path(given.weights), run, prefix=given.prefix, image_size=given.image_size)
     print(f"{run}: {what}; next: python main.py --config=configs/knn.py --config.pretrained={run} --workdir=...")
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main)
+    run_command(
+        "univip_jax.import_weights", _define_flags, ("weights", "workdir"), _work, interrupted="nothing was written"
+    )

@@ -16,6 +16,8 @@ SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
 # In checkpoints of two networks, the part of the name that says which one is trained by gradients.
 _ONLINE = ("encoder_q", "base_encoder", "online", "student")
 _STEM = "conv1.weight"
+_DEEPEST = 8  # dicts in dicts of a PyTorch checkpoint
+_LARGEST_IMAGE = 4096  # px
 
 
 def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, dict, dict[str, str]]:
@@ -32,26 +34,44 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, 
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a run's folder or a file of weights ({', '.join(SUFFIXES)})")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}; give a file of weights ({', '.join(SUFFIXES)})")
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
     elif path.suffix == ".pkl":
-        state = from_detectron2(read_pkl(path))
+        state = _read_detectron2(path)
     elif path.suffix in TORCH_SUFFIXES:
         state = _read_torch(path)
     else:
         raise UserError(f"{path}: a file of weights ends in {', '.join(SUFFIXES)}")
+    if not state:
+        raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
     if any("/" in name for name in state):
         return *from_flat(state, str(path)), metadata
     return *from_torch(_strip(state, prefix, path), str(path)), metadata
+
+
+def image_size_of(metadata: dict[str, str]) -> int:
+    """Side of the crops a network was trained on, px; 224 where the file does not say, or says nonsense."""
+    size = metadata.get("image_size", "")
+    return int(size) if size.isdecimal() and 0 < int(size) <= _LARGEST_IMAGE else 224
+
+
+def _read_detectron2(path: Path) -> State:
+    """torchvision's names of a `.pkl`, without the classifier that Detectron2's and MoCo's converters leave in."""
+    state = {name: value for name, value in read_pkl(path).items() if not name.startswith(("stem.fc.", "linear."))}
+    try:
+        return from_detectron2(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:  # float8 has no NumPy type
         raise UserError(f"{path} is no readable safetensors file ({error}); fetch or export it again") from error
 
 
@@ -64,18 +84,19 @@ def _read_torch(path: Path) -> State:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything inside its zip and pickle readers
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
+        lines = [f"{type(error).__name__} {line.strip()}".strip() for line in str(error).splitlines() or [""]]
+        reason = next((line for line in lines if "GLOBAL" in line), lines[0])
         raise UserError(
-            f"{path} cannot be read as weights alone ({reason.strip()}): it is damaged or holds code, which is not "
+            f"{path} cannot be read as weights alone ({reason}): it is damaged or holds code, which is not "
             "run; where you trust it, load it yourself and save its state_dict as safetensors"
         ) from error
     state: State = {}
 
-    def collect(name: str, value: Any) -> None:
-        if isinstance(value, dict):
+    def collect(name: str, value: Any, depth: int = 0) -> None:
+        if isinstance(value, dict) and depth < _DEEPEST:  # a file can make a dict that holds itself
             for key, below in value.items():
-                collect(f"{name}.{key}" if name else str(key), below)
-        elif isinstance(value, torch.Tensor) and not value.is_sparse and not value.is_quantized:
+                collect(f"{name}.{key}" if name else str(key), below, depth + 1)
+        elif name and isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized:
             state[name] = value.detach().float().numpy() if value.is_floating_point() else value.detach().numpy()
 
     collect("", contents)

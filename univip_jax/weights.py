@@ -23,8 +23,9 @@ _NORM = {
     "mean": ("batch_stats", "running_mean"),
     "var": ("batch_stats", "running_var"),
 }
-# What a whole network holds beside the backbone's parameters and statistics.
-_NOT_OURS = re.compile(r"fc\..*|(.*\.)?num_batches_tracked")
+# Inside a backbone a name that is not ours means another architecture; elsewhere it is a head or a counter.
+_INSIDE = re.compile(r"(conv|bn|layer)\d")
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def to_torch(variables: dict) -> State:
 def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
     """A state dict by torchvision's names to its architecture and the backbone's variables.
 
-    A classifier (`fc.*`) and batch counters are left out; half-precision values become float32.
+    Heads beside the backbone and batch counters are left out; half-precision values become float32.
 
     Raises:
       UserError: `source` holds no ResNet of ours, or lacks a parameter, has one too many or one of another shape.
@@ -83,14 +84,22 @@ def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
     what = f"{source} looks like {architecture.backbone} of width {architecture.width:g}, but"
     if missing := sorted(expected.keys() - state.keys()):
         raise UserError(f"{what} lacks {_some(missing)}: give the file of a whole backbone")
-    if extra := sorted(name for name in state.keys() - expected.keys() if not _NOT_OURS.fullmatch(name)):
-        raise UserError(f"{what} also holds {_some(extra)}: another architecture, which would compute other features")
+    inside = {name for name in state if _INSIDE.match(name) and not name.endswith(_COUNTER)}
+    if extra := sorted(inside - expected.keys()):
+        raise UserError(
+            f"{what} also holds {_some(extra)}: another architecture, which would compute other features; only plain "
+            f"ResNets are read ({', '.join(DEPTHS)})"
+        )
     leaves = {}
     for name, like in expected.items():
         value = np.asarray(state[name])
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
         if value.shape != like.shape:
             raise UserError(f"{what} {name} is {list(state[name].shape)}: another architecture (wide or grouped?)")
+        if value.dtype.kind == "c":
+            raise UserError(f"{source}: {name} holds complex numbers, which no ResNet has")
+        if name.endswith("running_var") and (value < 0).any():
+            raise UserError(f"{source}: {name} holds negative variances: the file is damaged")
         if not np.isfinite(value).all():
             raise UserError(f"{source}: {name} holds values that are not finite: damaged, or of a run that diverged")
         leaves[name] = np.ascontiguousarray(value, np.float32)
@@ -109,7 +118,8 @@ def from_flat(state: State, source: str) -> tuple[Architecture, dict]:
     named: State = {}
     for name, value in state.items():
         path = tuple(name.split("/"))
-        if len(path) < 3 or path[0] not in ("params", "batch_stats") or path[-1] not in ("kernel", *_NORM):
+        kinds = {"kernel": "params"} | {leaf: kind for leaf, (kind, _) in _NORM.items()}
+        if len(path) < 3 or kinds.get(path[-1]) != path[0]:
             raise UserError(f"{source} holds {name}, which no backbone of ours has")
         named[_torch_name(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
     return from_torch(named, source)
@@ -118,7 +128,7 @@ def from_flat(state: State, source: str) -> tuple[Architecture, dict]:
 def recognise(state: State, source: str) -> Architecture:
     """The ResNet that these names and shapes are of; UserError where they are of none."""
     stem = state.get("conv1.weight")
-    if stem is None or np.ndim(stem) != 4 or stem.shape[1] != 3:
+    if stem is None or np.ndim(stem) != 4 or stem.shape[1] != 3 or not stem.size:
         raise UserError(f"{source} holds no ResNet: no conv1.weight [out, 3, h, w] among {_some(sorted(state))}")
     stems = {7: "imagenet", 3: "small"}
     if stem.shape[2] != stem.shape[3] or stem.shape[2] not in stems:

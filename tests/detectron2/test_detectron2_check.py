@@ -8,7 +8,7 @@ import yaml
 
 from univip_jax.detectron2.check import DEFAULTS, check_config
 from univip_jax.detectron2.configs import mask_rcnn_config
-from univip_jax.detectron2.names import backbone_shapes, key_names
+from univip_jax.detectron2.names import backbone_shapes, from_detectron2
 from univip_jax.errors import UserError
 
 
@@ -184,7 +184,7 @@ def test_names_that_would_not_load_are_found(tmp_path):
     assert "res4.1.conv2.weight" in check(tmp_path, good(), names - {"res4.1.conv2.weight"})["MODEL.WEIGHTS"].value
     findings = check(tmp_path, good(), names | {"linear.weight"})
     assert (findings["MODEL.WEIGHTS"].value, findings["MODEL.WEIGHTS"].severity) == ("linear.weight", "warning")
-    some = check(tmp_path, good(), set(key_names(50)))["MODEL.WEIGHTS"]
+    some = check(tmp_path, good(), set(from_detectron2(backbone_shapes(50))))["MODEL.WEIGHTS"]
     assert some.severity == "error" and "torchvision" in some.reason
 
 

@@ -33,6 +33,8 @@ DEFAULTS = {
     "MODEL.RESNETS.DEPTH": 50,
     "MODEL.RESNETS.NORM": "FrozenBN",
     "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, False, False],
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
     "MODEL.RESNETS.OUT_FEATURES": ["res4"],
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
@@ -188,12 +190,24 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_the_commands(tmp_path):
     weights = tmp_path / "w.pkl"
     write_pkl(weights, state(18, res2=64))
-    code, out, err = run(f"--write={tmp_path / 'c'}", f"--weights={weights}", "--depth=18")
+    code, out, err = run(f"--write={tmp_path / 'no'}", f"--weights={weights}", "--depth=50")
+    assert (code, out) == (1, "") and "is a ResNet-18 of width 1: leave out --depth and --width" in err
+    assert not (tmp_path / "no").exists()
+    code, out, err = run(f"--write={tmp_path / 'c'}", f"--weights={weights}")
     config = tmp_path / "c" / "mask_rcnn_R_18_FPN_1x.yaml"
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == str(config) and "nothing found" in out.splitlines()[3]
     code, out, err = run(f"--check={config}", f"--weights={weights}")
     assert (code, out, err) == (0, "nothing found that would cost points\n", "")
+
+    write_pkl(tmp_path / "other.pkl", state(18, res2=64))
+    code, out, err = run(f"--check={config}", f"--weights={tmp_path / 'other.pkl'}")
+    assert (code, err) == (1, "") and "other weights would be loaded than those checked" in out
+
+    mine = config.read_text()
+    code, out, err = run(f"--write={tmp_path / 'c'}", f"--weights={weights}")
+    assert (code, out) == (1, "") and "exists; remove it, or choose another folder" in err
+    assert config.read_text() == mine
 
     config.write_text(config.read_text().replace("FORMAT: RGB", "FORMAT: BGR"))
     code, out, err = run(f"--check={config}")

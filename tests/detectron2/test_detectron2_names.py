@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from univip_jax.detectron2.names import backbone_shapes, from_detectron2, key_names, to_detectron2
+from univip_jax.detectron2.names import backbone_shapes, from_detectron2, to_detectron2
 from univip_jax.errors import UserError
 
 # By MoCo's convert-pretrain-to-detectron2.py, followed by hand.
@@ -41,7 +41,8 @@ def test_names_by_hand_and_back():
 )
 def test_every_depth_has_its_arrays(depth, convs, shortcuts):
     """A convolution has one array and its batch norm four; ResNet-n has n - 1 convolutions beside the shortcuts."""
-    names = key_names(depth)
+    shapes = backbone_shapes(depth)
+    names = dict(zip(from_detectron2(shapes), shapes, strict=True))
     assert len(names) == len(set(names.values())) == 5 * (convs + shortcuts)
     assert sum("downsample.0" in name for name in names) == shortcuts
     assert to_detectron2(dict.fromkeys(names)) == dict.fromkeys(names.values())

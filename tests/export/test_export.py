@@ -1,6 +1,10 @@
 """Every format, written from a small network and read back by who loads it; what is refused leaves nothing behind."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +50,12 @@ def net() -> TorchResNet:
 
 @pytest.fixture(scope="module")
 def run(net, tmp_path_factory):
-    """A run's folder that holds the weights of `net`."""
+    """A run's folder, such as the trainer leaves, that holds the weights of `net`."""
     folder = tmp_path_factory.mktemp("run")
     import_weights(save(net, folder / "net.safetensors"), folder / "run", image_size=64)
+    config = json.loads((folder / "run" / "config.json").read_text())
+    del config["imported"]
+    (folder / "run" / "config.json").write_text(json.dumps({**config, "task": "train"}))  # as the trainer writes it
     return folder / "run"
 
 
@@ -112,12 +119,12 @@ def test_torchvisions_file_loads_strictly_and_says_what_it_is(run, net, tmp_path
         assert of_size.keys() == {"res2", "res3", "res4", "res5", "features"}
         assert 0 <= max(of_size.values()) <= report["largest_difference"] <= 1e-4
     card = out.with_name("r18.safetensors.md").read_text()
-    assert "license: cc-by-4.0" in card and "top1" in card and "load_state_dict" in card
+    assert "license: cc-by-4.0" in card and "top1" in card and "run `run`, step `0`" in card
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "safetensors"])
 def test_run_to_file_to_run_is_bit_identical(run, kind, tmp_path):
-    out = tmp_path / f"r18{formats.SUFFIXES[kind]}"
+    out = tmp_path / f"r18{formats.OUT_SUFFIXES[kind]}"
     export(run, kind, out)
     import_weights(out, tmp_path / "again")
     assert_same_bits(load_encoder(run), load_encoder(tmp_path / "again"))
@@ -186,10 +193,13 @@ def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_finite_is_no_parity(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("leaf", "value"), [("bn2.bias", np.inf), ("bn2.running_var", -1.0)])
+def test_what_is_not_finite_is_no_parity(run, tmp_path, monkeypatch, leaf, value):
+    """Infinity, and the root of a negative variance, in the last block alone: what comes before agrees."""
+
     def write(encoder, out, metadata):
         state = {name: value.copy() for name, value in to_torch(encoder.variables).items()}
-        state["layer4.1.bn2.bias"][0] = np.inf
+        state[f"layer4.1.{leaf}"][0] = value
         save_file({name: torch.tensor(value) for name, value in state.items()}, out)
 
     monkeypatch.setitem(formats.WRITERS, "torchvision", write)
@@ -198,13 +208,87 @@ def test_what_is_not_finite_is_no_parity(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_diverged_is_not_exported(net, tmp_path):
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    state["layer4.1.bn2.weight"][:] = 3e38
+    state["layer4.1.bn2.running_var"][:] = 1e-30
+    save_file(state, tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=r"net\.safetensors computes values that are not finite: its training diverged"):
+        export(tmp_path / "net.safetensors", "torchvision", tmp_path / "r18.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_a_quiet_stage_is_measured_by_its_own_size(net, tmp_path, monkeypatch):
+    """Features of 1e-4 that differ by a tenth differ by 1e-5: little, were it not their own size that counts."""
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    for name in ("layer4.0.bn2", "layer4.1.bn2", "layer4.0.downsample.1"):
+        state[f"{name}.weight"] *= 1e-5
+        state[f"{name}.bias"] *= 1e-5
+    save_file(state, tmp_path / "net.safetensors")
+
+    def write(encoder, out, metadata):
+        state = {name: torch.tensor(value) for name, value in to_torch(encoder.variables).items()}
+        save_file(state | {"layer4.0.bn2.weight": 1.3 * state["layer4.0.bn2.weight"]}, out)
+
+    monkeypatch.setitem(formats.WRITERS, "torchvision", write)
+    with pytest.raises(UserError, match="nothing was written"):
+        export(tmp_path / "net.safetensors", "torchvision", tmp_path / "r18.safetensors")
+
+
+def test_cards_of_imported_weights_name_their_origin_and_licence(net, tmp_path):
+    """Others' weights are not called ours; ours stay ours, with their licence, through export and import."""
+    import_weights(save(net, tmp_path / "moco.safetensors"), tmp_path / "moco")
+    export(tmp_path / "moco", "torchvision", tmp_path / "a.safetensors", licence="cc-by-nc-4.0")
+    card = (tmp_path / "a.safetensors.md").read_text()
+    assert "did not train it" in card and "file `moco.safetensors`" in card and "UniVIP" not in card
+    export(tmp_path / "a.safetensors", "torchvision", tmp_path / "b.safetensors", licence=None)
+    card = (tmp_path / "b.safetensors.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "did not train it" in card and "file `a.safetensors`" in card
+    told = {"producer": "univip_jax", "run": "coco", "step": "800", "config_sha256": "0" * 64, "licence": "mit"}
+    save_file(dict(net.state_dict()), tmp_path / "ours.safetensors", told)
+    import_weights(tmp_path / "ours.safetensors", tmp_path / "ours")
+    export(tmp_path / "ours", "torchvision", tmp_path / "c.safetensors", licence=None)
+    card = (tmp_path / "c.safetensors.md").read_text()
+    assert "license: mit" in card and "run `coco`, step `800`" in card and "by univip_jax" in card
+    assert "No library builds a resnet18 of width 0.125" in card
+
+
+@pytest.mark.parametrize("name", ["r50.pkl.md", "r50.pkl.parity.json", "r50_configs"])
+def test_nothing_is_overwritten(run, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} exists; remove it, or choose another --out"):
+        export(run, "detectron2", tmp_path / "r50.pkl")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "message"),
+    [
+        ("export", [], 2, "--run is missing: give --run=... --format=... --out=..."),
+        ("export", ["--run=r", "--format=keras", "--out=o"], 2, "flag --format=keras"),
+        ("export", ["--run=r", "--format=timm", "--out="], 2, "--out is missing"),
+        ("export", ["--run=r", "--format=timm", "--out=o.safetensors", "more"], 2, "unexpected argument 'more'"),
+        ("export", ["--run=r", "--format=timm", "--out=o.safetensors"], 1, "r is no run"),
+        ("import_weights", ["--weights=none.pth", "--workdir=w"], 1, "none.pth: no such file"),
+        ("import_weights", ["--weights=none.pth"], 2, "--workdir is missing"),
+    ],
+)
+def test_mistakes_at_the_command_line_are_one_line(module, arguments, code, message, tmp_path):
+    line = [sys.executable, "-m", f"univip_jax.{module}", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert result.stderr.count("\n") == 1 and message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_exported_is_refused_by_name(run, tmp_path):
     (tmp_path / "there.safetensors").write_bytes(b"")
     write_results(tmp_path / "knn", {"pretrained": "another", "step": 0})
     for kind, out, options, message in (
-        ("torchvision", "there.safetensors", {}, r"--out=.*there\.safetensors exists"),
+        ("torchvision", "there.safetensors", {}, r"there\.safetensors exists"),
         ("torchvision", "r18.pth", {}, r"--out=.*r18\.pth: a file of --format=torchvision ends in \.safetensors"),
-        ("timm", "r18.safetensors", {}, r"model\.width=0\.125, and timm's ResNets are of width 1"),
+        ("timm", "r18.safetensors", {}, r"is a resnet18 of width 0\.125, which timm does not build"),
         ("detectron2", "r18.pkl", {}, r"width=0\.125: Detectron2 builds ResNet-18 of width 1 alone"),
         ("torchvision", "r.safetensors", {"step": 5}, r"has no checkpoint of step 5; it has \[0\]"),
         ("torchvision", "r.safetensors", {"results": [str(tmp_path / "knn")]}, r"is of another after 0 steps, not of"),

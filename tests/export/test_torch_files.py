@@ -85,3 +85,17 @@ def test_without_pytorch_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"net\.pth is PyTorch's: pip install -r requirements-export\.txt"):
         read_backbone(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("contents", [[1, 2], {}, torch.zeros(3), {"a": {"b": 1}}])
+def test_what_holds_no_tensors_by_name_says_so(contents, tmp_path):
+    torch.save(contents, tmp_path / "none.pth")
+    with pytest.raises(UserError, match=r"none\.pth holds no tensors by name; save the network's state_dict"):
+        read_backbone(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk"])
+def test_junk_is_named(content, tmp_path):
+    (tmp_path / "junk.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"junk\.pth cannot be read as weights alone \(\w*[Ee]rror"):
+        read_backbone(tmp_path / "junk.pth")

@@ -6,13 +6,14 @@ python -m univip_jax.detectron2 --check=CONFIG.yaml [--weights=FILE.pkl]
 The check names what Detectron2 would accept without a word although it costs points. Neither needs Detectron2.
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from univip_jax.command import run
 from univip_jax.detectron2.check import Finding, check_config
 from univip_jax.detectron2.configs import write_configs
+from univip_jax.detectron2.names import depth_of, width_of
 from univip_jax.detectron2.pickle_file import read_pkl
 from univip_jax.errors import UserError
 
@@ -26,15 +27,19 @@ def _report(findings: list[Finding]) -> int:
     return int(any(finding.severity == "error" for finding in findings))
 
 
-def _write(folder: str, weights: str, depth: int, width: float) -> int:
-    """Writes the configs and, where the weights are here already, checks that they load."""
-    here = Path(weights).is_file()
-    paths = write_configs(folder, str(Path(weights).resolve()) if here else weights, depth=depth, width=width)
-    print(*paths, sep="\n")
-    if not here:
+def _write(folder: Path, weights: str, depth: int | None, width: float | None) -> int:
+    """Writes the configs; depth and width are those of the weights where they are on this machine."""
+    if not Path(weights).is_file():
+        print(*write_configs(folder, weights, depth=depth or 50, width=width or 1.0), sep="\n")
         print(f"{weights} is not on this machine: whether it fits was not checked")
         return 0
-    return _report(check_config(paths[0], read_pkl(weights)))
+    arrays = read_pkl(weights)
+    found_depth, found_width = depth_of(arrays), width_of(arrays)
+    if depth not in (None, found_depth) or width not in (None, found_width):
+        raise UserError(f"{weights} is a ResNet-{found_depth} of width {found_width:g}: leave out --depth and --width")
+    paths = write_configs(folder, str(Path(weights).resolve()), depth=found_depth, width=found_width)
+    print(*paths, sep="\n")
+    return _report(check_config(paths[0], arrays, weights))
 
 
 def _define_flags() -> None:
@@ -43,38 +48,23 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "weights", None, "The exported .pkl; --check then also says which of its arrays would not load."
     )
-    flags.DEFINE_integer("depth", 50, "Of the ResNet, for --write.")
-    flags.DEFINE_float("width", 1.0, "Of the ResNet, for --write.")
+    flags.DEFINE_integer("depth", None, "Of the ResNet, for --write where the weights are elsewhere; 50 by default.")
+    flags.DEFINE_float("width", None, "Likewise; 1 by default.")
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Flags, with misuse as one line and exit code 2."""
-    try:
-        rest = flags.FLAGS(argv)[1:]
-        if rest:
-            raise flags.Error(f"unexpected argument {rest[0]!r}: flags look like --check=CONFIG.yaml")
-        if bool(flags.FLAGS.check) == bool(flags.FLAGS.write):
-            raise flags.Error("give --check=CONFIG.yaml or --write=DIR")
-        if flags.FLAGS.write and not flags.FLAGS.weights:
-            raise flags.Error("--write=DIR needs --weights=FILE.pkl")
-    except flags.Error as error:
-        print(f"python -m univip_jax.detectron2: {error}; see --help", file=sys.stderr)
-        sys.exit(2)
-    return argv[:1]
+def _check_flags() -> None:
+    if bool(flags.FLAGS.check) == bool(flags.FLAGS.write):
+        raise flags.Error("give --check=CONFIG.yaml or --write=DIR")
+    if flags.FLAGS.write and not flags.FLAGS.weights:
+        raise flags.Error("--write=DIR needs --weights=FILE.pkl")
 
 
-def main(_: list[str]) -> None:
-    """Runs the command; a UserError becomes one line on stderr and exit code 1."""
+def _work() -> int:
     given = flags.FLAGS
-    try:
-        if given.write:
-            sys.exit(_write(given.write, given.weights, given.depth, given.width))
-        sys.exit(_report(check_config(given.check, read_pkl(given.weights) if given.weights else None)))
-    except UserError as error:
-        print(f"python -m univip_jax.detectron2: {error}", file=sys.stderr)
-        sys.exit(1)
+    if given.write:
+        return _write(Path(given.write), given.weights, given.depth, given.width)
+    return _report(check_config(given.check, read_pkl(given.weights) if given.weights else None, given.weights))
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main, flags_parser=_parse)
+    run("univip_jax.detectron2", _define_flags, (), _work, check=_check_flags, interrupted="run it again")

@@ -6,6 +6,7 @@ that leaves them trains without a word and ends some points lower. Wanted: the p
 
 import ast
 import os
+import reprlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ class Finding(NamedTuple):
     severity: str  # error or warning
 
     def __str__(self) -> str:
-        shown = repr(self.value) if len(repr(self.value)) <= 160 else f"{self.value!r:.157}..."
+        shown = reprlib.repr(self.value)  # aliases in YAML can make the whole exponentially long
         default = " (Detectron2's default)" if self.is_default else ""
         return f"{self.severity}: {self.key} is {shown}{default}, wanted {self.wanted!r}: {self.reason}"
 
@@ -58,6 +59,8 @@ RULES = (
     Rule("MODEL.RESNETS.NORM", "FrozenBN", "SyncBN", "statistics and scales must train on, over the batch of all GPUs"),
     Rule("MODEL.RESNETS.STRIDE_IN_1X1", True, False, "our weights have the stride in the 3x3 convolution"),
     Rule("MODEL.RESNETS.NUM_GROUPS", 1, 1, "our convolutions have no groups"),
+    Rule("MODEL.RESNETS.RES5_DILATION", 1, 1, "our last stage has no dilation, and another stride"),
+    Rule("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False] * 4, [False] * 4, "our convolutions are not deformable"),
     Rule("MODEL.BACKBONE.FREEZE_AT", 2, 0, "the stem and the first stages would not be fine-tuned"),
     Rule("MODEL.FPN.NORM", "", "SyncBN", f"FPN: {_NEW}", part="MODEL.BACKBONE.NAME"),
     Rule("MODEL.ROI_BOX_HEAD.NORM", "", "SyncBN", f"box head: {_NEW}", part="MODEL.BACKBONE.NAME"),
@@ -207,7 +210,7 @@ def _check_arrays(documents: list[dict], weights: Collection[str]) -> list[Findi
     """Arrays that would not load, by the names of a file or, where a mapping is given, by shape too."""
     names = {name for name in weights if not name.endswith(".num_batches_tracked")}
     if any(name.startswith("layer1.") for name in names):
-        reason = "no name of torchvision's loads; write the file by to_detectron2"
+        reason = "no name of torchvision's loads; write the file by --format=detectron2"
         return [Finding("MODEL.WEIGHTS", min(names), False, "res2.0.conv1.weight, ...", reason, "error")]
     depth, fits = _whole(documents, "MODEL.RESNETS.DEPTH"), depth_of(names)
     if fits not in (None, depth):
@@ -229,13 +232,16 @@ def _check_arrays(documents: list[dict], weights: Collection[str]) -> list[Findi
     ]
 
 
-def check_config(path: str | Path, weights_keys: Collection[str] | None = None) -> list[Finding]:
+def check_config(
+    path: str | Path, weights_keys: Collection[str] | None = None, weights_file: str | None = None
+) -> list[Finding]:
     """What in a Detectron2 YAML config would cost points with our weights; nothing of it is run.
 
     Args:
       path: the config; its `_BASE_` is read where it is on this disk, and named where not.
       weights_keys: the names in the weights file (Detectron2's); as a mapping to arrays, as `read_pkl` gives, widths
         and shapes are compared too.
+      weights_file: its name, which MODEL.WEIGHTS should have.
 
     Returns:
       Errors first, in the order of `RULES`. Raises UserError where a file cannot be read.
@@ -244,6 +250,10 @@ def check_config(path: str | Path, weights_keys: Collection[str] | None = None) 
     reason = "not on this disk: what it sets counts as Detectron2's default here"
     findings = [Finding("_BASE_", base, False, "a file beside the config", reason, "warning") for base in unread]
     findings += _check_rules(documents) + _check_backbone(documents) + _check_solver(documents)
+    named = _look_up(documents, "MODEL.WEIGHTS")[0]
+    if weights_file and named and Path(str(named)).name != Path(weights_file).name:
+        reason = "other weights would be loaded than those checked"
+        findings.append(Finding("MODEL.WEIGHTS", named, False, Path(weights_file).name, reason, "error"))
     if weights_keys is not None:
         findings += _check_arrays(documents, weights_keys)
     return sorted(findings, key=lambda finding: finding.severity)

@@ -102,18 +102,28 @@ def _stem(schedule: str, depth: int) -> str:
     return f"mask_rcnn_R_{depth}_FPN_{schedule}"
 
 
-def write_configs(folder: str | Path, weights: str, *, depth: int = 50, width: float = 1.0) -> list[Path]:
-    """Writes a config for every schedule; arguments as `mask_rcnn_config`. Returns the files."""
+def write_configs(
+    folder: str | Path, weights: str, *, depth: int = 50, width: float = 1.0, place: Path | None = None
+) -> list[Path]:
+    """Writes a config for every schedule; arguments as `mask_rcnn_config`. Returns the files.
+
+    Args:
+      place: the folder in which the files end, where that is not `folder`.
+
+    Raises:
+      UserError: there is such a file already, or it cannot be written.
+    """
     folder, paths = Path(folder), []
-    for schedule in SCHEDULES:
-        config = mask_rcnn_config(schedule, weights, depth=depth, width=width)
+    configs = {s: mask_rcnn_config(s, weights, depth=depth, width=width) for s in SCHEDULES}
+    for schedule, config in configs.items():
         path = folder / f"{_stem(schedule, depth)}.yaml"
-        command = f"# python tools/train_net.py --num-gpus 8 --config-file {path}\n"
+        command = f"# python tools/train_net.py --num-gpus 8 --config-file {(place or folder) / path.name}\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)
-            path.write_text(command + text, encoding="utf-8")
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(command + text)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
+            raise UserError(f"cannot write {path}: {error.strerror}; remove it, or choose another folder") from None
         paths.append(path)
     return paths

@@ -64,11 +64,6 @@ def from_detectron2(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {_ours(name): array for name, array in state.items()}
 
 
-def key_names(depth: int) -> dict[str, str]:
-    """torchvision's name to Detectron2's for every array of a ResNet of this depth."""
-    return {_ours(name): name for name in backbone_shapes(depth)}
-
-
 def backbone_shapes(depth: int, stem: int = 64, res2: int | None = None, inner: int = 64) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the backbone that Detectron2 builds.
 
@@ -120,6 +115,13 @@ def depth_of(names: Collection[str]) -> int | None:
     bottleneck = any(".conv3." in name for name in names)
     depths = [depth for depth, shape in BLOCKS.items() if shape == (tuple(map(len, found)), bottleneck)]
     return depths[0] if depths else None
+
+
+def width_of(state: Mapping[str, np.ndarray]) -> float:
+    """Times 64, the channels of the stem; UserError where there is none."""
+    if "stem.conv1.weight" not in state:
+        raise UserError("the weights hold no stem.conv1.weight: export them by --format=detectron2")
+    return len(state["stem.conv1.weight"]) / 64
 
 
 def widths_of(shapes: Mapping[str, tuple[int, ...]], widths: Widths) -> Widths:

@@ -21,7 +21,7 @@ from univip_jax.errors import UserError
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.sharding import by_batch, make_mesh, replicated
-from univip_jax.weight_files import read_backbone
+from univip_jax.weight_files import image_size_of, read_backbone
 
 RANDOM = "random"
 RESULTS = "results.json"
@@ -72,11 +72,11 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         if step is not None:
             raise UserError(f"{run} is a file of weights, without checkpoints: step={step} has no meaning there")
         architecture, variables, metadata = read_backbone(Path(run))
-        size, made_at = (metadata.get(field, "") for field in ("image_size", "step"))
+        made_at = metadata.get("step", "")
         return Encoder(
             architecture.make(),
             variables,
-            image_size=int(size) if size.isdecimal() else 224,
+            image_size=image_size_of(metadata),
             source=str(run),
             step=int(made_at) if made_at.isdecimal() else 0,
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from univip_jax.augment import DEVIATION, MEAN
 from univip_jax.evaluate.features import Encoder
-from univip_jax.export.formats import depth_of
+from univip_jax.export.formats import PRODUCER, has_class, resnet_depth
 
 _LOAD = {
     "torchvision": """model = torchvision.models.{backbone}()
@@ -25,29 +25,35 @@ features = function.call(images)  # uint8 [N, H, W, 3]; normalises by itself""",
 }
 
 
+_NO_CLASS = """# No library builds a {backbone} of width {width:g} by these names: load it into a ResNet of your own,
+# or export with --format=transformers, which has one of any depth and width."""
+
+
 def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: dict[str, str], parity: dict) -> None:
     """Writes Markdown with the front matter that model hubs read."""
     net = encoder.backbone
-    depth = depth_of(encoder)
-    load = _LOAD[kind].format(backbone=net.variant, file=out.name, stem=out.stem, depth=depth)
+    code = _NO_CLASS if kind == "torchvision" and not has_class(kind, encoder) else _LOAD[kind]
+    load = code.format(backbone=net.variant, width=net.width, file=out.name, stem=out.stem, depth=resnet_depth(encoder))
     consumers = ", ".join(f"{name} {version}" for name, version in parity["consumer"].items())
-    results = metadata.get("results", "none was named by --results")
+    ours = metadata.get("producer") == PRODUCER
+    trained = "pre-trained by UniVIP" if ours else "imported"
+    facts = ("run", "step", "config_sha256", "file", "file_sha256")
+    told = [f"{name} `{metadata[name]}`" for name in facts if name in metadata]
     path.write_text(
         f"""---
 license: {metadata["licence"]}
 library_name: {kind}
-tags: [feature-extraction, self-supervised, univip]
+tags: [feature-extraction{", self-supervised, univip" if ours else ""}]
 ---
-# {net.variant}, width {net.width:g}, pre-trained by UniVIP
+# {net.variant}, width {net.width:g}, {trained}
 
-A backbone without a classifier, trained without labels (UniVIP, CVPR 2022) by univip_jax.
+A backbone without a classifier. {_TRAINED if ours else _IMPORTED}
 
-- run: `{metadata["run"]}`, step {metadata["step"]}; sha256 of its config.json: `{metadata["config_sha256"]}`
+- {", ".join(told)}
 - images: RGB; mean {[round(float(v), 3) for v in MEAN]} and deviation {[round(float(v), 3) for v in DEVIATION]}
   of pixels in 0..1; trained on crops of {encoder.image_size} px
 - convolutions are padded as PyTorch does it, the stride of a bottleneck sits in its 3x3
-- batch norm holds the running statistics of pre-training
-- evaluations: {results}
+- evaluations: {metadata.get("results", "none was named by --results")}
 - parity: read back by {consumers}, outputs differ by at most {parity["largest_difference"]:.1e} of a stage's
   largest value (`{out.name}.parity.json`)
 
@@ -56,3 +62,7 @@ A backbone without a classifier, trained without labels (UniVIP, CVPR 2022) by u
 ```
 """
     )
+
+
+_TRAINED = "It was trained without labels by univip_jax (UniVIP, CVPR 2022); batch norm holds its running statistics."
+_IMPORTED = "univip_jax read it from a file of others (below) and did not train it."

@@ -1,6 +1,8 @@
 """Writing a backbone in each format."""
 
 import json
+import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from univip_jax.export import consumers
 from univip_jax.weights import to_flat, to_torch
 
 Metadata = dict[str, str]
+PRODUCER = "univip_jax"  # in the metadata of what it trained
 
 
 def write_torch_names(encoder: Encoder, out: Path, metadata: Metadata) -> None:
@@ -55,6 +58,9 @@ def write_transformers(encoder: Encoder, out: Path, metadata: Metadata) -> None:
         "image_std": DEVIATION.tolist(),
     }
     (out / consumers.PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
+    mode = (out / consumers.PROCESSOR).stat().st_mode
+    for file in out.iterdir():
+        file.chmod(mode)  # safetensors writes for its owner alone
 
 
 def write_onnx(encoder: Encoder, out: Path, metadata: Metadata) -> None:
@@ -63,6 +69,8 @@ def write_onnx(encoder: Encoder, out: Path, metadata: Metadata) -> None:
     function = consumers.torch_function(consumers.transformers_model(encoder.backbone, to_torch(encoder.variables)))
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     free = {0: torch.export.Dim("N"), 1: torch.export.Dim("H", min=32), 2: torch.export.Dim("W", min=32)}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its steps, and optional operators that we do not need
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     program = torch.onnx.export(
         function, (example,), dynamo=True, dynamic_shapes=(free,), input_names=["images"], output_names=["features"],
         verbose=False,
@@ -88,7 +96,7 @@ WRITERS: dict[str, Callable[[Encoder, Path, Metadata], Any]] = {
     "stablehlo": write_stablehlo,
 }
 _ANY_STEM = ("safetensors", "stablehlo")
-SUFFIXES = {
+OUT_SUFFIXES = {
     "torchvision": ".safetensors",
     "timm": ".safetensors",
     "safetensors": ".safetensors",
@@ -99,26 +107,33 @@ SUFFIXES = {
 }
 
 
-def depth_of(encoder: Encoder) -> int:
+def resnet_depth(encoder: Encoder) -> int:
     """50 of a ResNet-50."""
     return int(encoder.backbone.variant.removeprefix("resnet"))
 
 
+# Depths of which these libraries have a ready class or name, at width 1.
+_BUILT = {"torchvision": (18, 34, 50, 101, 152), "timm": (18, 34, 50, 101, 152, 200)}
+
+
+def has_class(name: str, encoder: Encoder) -> bool:
+    """Whether torchvision or timm builds this ResNet by its own name."""
+    return resnet_depth(encoder) in _BUILT[name] and encoder.backbone.width == 1
+
+
 def check_format(name: str, encoder: Encoder, out: Path) -> None:
     """Raises UserError where this backbone or this file name does not suit the format."""
-    if name not in WRITERS:
-        raise UserError(f"--format={name} is unknown; choose one of {', '.join(WRITERS)}")
     if encoder.backbone.stem != "imagenet" and name not in _ANY_STEM:
         raise UserError(
             f"--format={name}: {encoder.source} has model.stem={encoder.backbone.stem}, which no ResNet there has; "
             f"choose one of {', '.join(_ANY_STEM)}, or train with model.stem=imagenet"
         )
-    if name == "timm" and encoder.backbone.width != 1:
+    if name == "timm" and not has_class(name, encoder):
         raise UserError(
-            f"--format=timm: {encoder.source} has model.width={encoder.backbone.width:g}, and timm's ResNets are of "
-            "width 1; --format=transformers has a model of any width"
+            f"--format=timm: {encoder.source} is a {encoder.backbone.variant} of width {encoder.backbone.width:g}, "
+            "which timm does not build; --format=transformers has a model of any depth and width"
         )
     if name == "detectron2":  # says what it does not build
-        mask_rcnn_config("1x", str(out), depth=depth_of(encoder), width=encoder.backbone.width)
-    if SUFFIXES[name] and out.suffix != SUFFIXES[name]:
-        raise UserError(f"--out={out}: a file of --format={name} ends in {SUFFIXES[name]}")
+        mask_rcnn_config("1x", str(out), depth=resnet_depth(encoder), width=encoder.backbone.width)
+    if OUT_SUFFIXES[name] and out.suffix != OUT_SUFFIXES[name]:
+        raise UserError(f"--out={out}: a file of --format={name} ends in {OUT_SUFFIXES[name]}")

@@ -11,6 +11,7 @@ from univip_jax.evaluate.features import Encoder
 from univip_jax.export.consumers import CONSUMERS, jax_outputs
 
 TOLERANCE = 1e-4
+_SMALLEST = 1e-12  # of a stage's largest value: all zeros differ by nothing
 # Even and odd, square and not: what a mistake in padding or in flooring shows on.
 SIZES = ((224, 224), (225, 301))
 
@@ -25,11 +26,11 @@ def photos(height: int, width: int) -> np.ndarray:
 def compare(encoder: Encoder, kind: str, path: Path) -> dict:
     """Reads the file back by its consumer and compares: the report that becomes `FILE.parity.json`.
 
-    The difference of a stage is the largest absolute one, over the largest absolute value of that stage where that
-    is above 1: float32 has seven digits, and an untrained deep network's maps grow to hundreds.
+    The difference of a stage is the largest absolute one over the stage's largest absolute value: float32 has seven
+    digits, and maps of different networks and stages are of very different size.
 
     Raises:
-      UserError: a difference is above 1e-4, or not finite.
+      UserError: a difference is above 1e-4, or this network computes what is no number.
     """
     libraries, load = CONSUMERS[kind]
     ours, theirs = jax_outputs(encoder), load(path)
@@ -39,12 +40,15 @@ def compare(encoder: Encoder, kind: str, path: Path) -> dict:
         images = photos(*size)
         expected, found = ours(images), theirs(images)
         expected = expected[-len(found) :]  # some consumers show the features alone
+        if not all(np.isfinite(values).all() for values in expected):
+            raise UserError(f"{encoder.source} computes values that are not finite: its training diverged")
         differences[f"{size[0]}x{size[1]}"] = {
-            name: float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+            name: float(np.abs(a - b).max() / max(np.abs(a).max(), _SMALLEST))
             for name, a, b in zip(names[-len(found) :], expected, found, strict=True)
         }
-    largest = max(max(of_size.values()) for of_size in differences.values())
-    if not largest <= TOLERANCE:  # not a number is no parity either
+    # NumPy's maximum keeps what is not a number, Python's may lose it.
+    largest = float(np.max([list(of_size.values()) for of_size in differences.values()]))
+    if not largest <= TOLERANCE:
         raise UserError(
             f"--format={kind}: what {libraries[0]} computes from the file differs by {largest:.2g} from this network, "
             f"more than {TOLERANCE:g}: nothing was written; please report the run's config.json and these differences: "
