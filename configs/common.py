@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every_steps = 50
     config.checkpoint_every_steps = 1000  # COCO: about every 4 epochs
     config.keep_checkpoints = 3  # the newest
+    config.max_bad_steps = 10  # steps in a row that are not finite, and change nothing, before the run gives up
 
     config.data = ConfigDict()
     config.data.train = "data/coco"  # folder that `python -m data_prep --out` made

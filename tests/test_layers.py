@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module may import from its own line and from those above.
 LAYERS = [
     ["errors"],
+    ["digest", "monitor", "preemption"],
     ["types", "config", "views", "command", "detectron2.names", "detectron2.pickle_file", "feature_file"],
     ["data.records", "data.boxes", "models.resnet", "transport", "augment", "optim", "sharding", "metrics"],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses"],

@@ -1,7 +1,10 @@
 """The shipped config, shrunk, from photos to features: training, resume, evaluation, and what users get wrong."""
 
 import json
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,9 +16,12 @@ from configs import knn, linear
 from tests.small import prepare_photos, small_config, write_photos
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config
+from univip_jax.data.index import Index
+from univip_jax.data.records import open_dataset
 from univip_jax.errors import UserError
 from univip_jax.evaluate.knn import evaluate_knn
 from univip_jax.evaluate.linear import evaluate_linear
+from univip_jax.metrics import MetricsWriter
 from univip_jax.plan import make_plan
 from univip_jax.sharding import make_mesh, replicated
 from univip_jax.train import train
@@ -77,11 +83,77 @@ def test_resume_equals_an_undisturbed_run_bit_for_bit(run, data, tmp_path):
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "4")
     train(small_config(data), again)
-    expected, resumed = states(run, 4), states(again, 4)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert_equal_states(run, again, 4)
     lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def assert_equal_states(one: Path, other: Path, step: int) -> None:
+    expected, found = states(one, step), states(other, step)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_sigterm_saves_the_step_and_the_run_goes_on_from_it_bit_for_bit(run, data, tmp_path, monkeypatch, capsys):
+    """The signal comes after the first step of four, between two checkpoints."""
+    again, write = tmp_path / "again", MetricsWriter.write
+
+    def terminate(writer, step, metrics):
+        write(writer, step, metrics)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = small_config(data)
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricsWriter, "write", terminate)
+        train(config, again)
+    # The signal came while step 1 was reported: step 2 is the first after which the loop asks.
+    assert "SIGTERM: saving step 2 of 4" in capsys.readouterr().out
+    with Checkpoints(again) as checkpoints:
+        assert checkpoints.steps() == [2]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    train(config, again)
+    assert_equal_states(run, again, 4)
+
+
+def damage(folder: Path, step: int, every: int | None = None) -> None:
+    """Flips a bit in the middle of a checkpoint's largest file, or one in `every` byte of it."""
+    files = [path for path in (folder / "checkpoints" / str(step)).rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    for place in range(0, len(data), every) if every else [len(data) // 2]:
+        data[place] ^= 8
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gives_the_same_end(run, data, tmp_path, capsys):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    damage(again, 4)
+    train(small_config(data), again)
+    printed = capsys.readouterr()
+    assert "set aside as damaged-4" in printed.err and "going on from step 2" in printed.out
+    assert (again / "checkpoints" / "damaged-4").is_dir()
+    assert_equal_states(run, again, 4)
+
+
+def test_an_evaluation_of_a_damaged_checkpoint_is_refused(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    damage(again, 4, every=1000)
+    with pytest.raises(UserError, match=r"checkpoints/4 is damaged \(.*\); others are of steps \[2\]"):
+        univip_jax.load_encoder(again)
+    assert univip_jax.load_encoder(run).step == 4
+
+
+def test_where_no_checkpoint_is_whole_the_run_does_not_silently_begin_anew(run, data, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    damage(again, 4)
+    damage(again, 2)
+    with pytest.raises(UserError, match=r"no checkpoint of .* is whole: damaged-4, damaged-2 were set aside there"):
+        train(small_config(data), again)
+    assert sorted(p.name for p in (again / "checkpoints").iterdir()) == ["damaged-2", "damaged-4"]
 
 
 def test_a_finished_run_is_left_alone(run, data, capsys):
@@ -106,11 +178,25 @@ def test_another_data_set_is_refused(run, tmp_path):
         train(small_config(other), half)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data, tmp_path):
-    config = small_config(data)
+def test_steps_that_are_not_finite_change_nothing_and_end_the_run_when_they_are_too_many(data, tmp_path, capsys):
+    """The warm-up's first rate is 0; step 1 spoils the parameters, so that steps 2 and 3 are not finite."""
+    config, folder = small_config(data), tmp_path / "run"
     config.optimizer.lr = 1e38
-    with pytest.raises(UserError, match=r"step \d is not finite.*newest checkpoint"):
-        train(config, tmp_path / "run")
+    config.max_bad_steps = 2
+    with pytest.raises(UserError, match=r"step 3 is not finite: loss nan.*; it is the last of 2 in a row, and"):
+        train(config, folder)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "nothing of it was kept" in line]
+    assert [line.split()[1] for line in warned] == ["2"]
+    bundle = json.loads((folder / "not_finite.json").read_text())["steps"]
+    assert [step["step"] for step in bundle] == [2, 3]
+    index = Index(open_dataset(str(data)), config.seed, config.batch_size)
+    for step in bundle:
+        # Photos are 000.png, 001.png, ...; the order of the records is that of their names.
+        expected = [f"{record:03d}.png" for record in index.rows(step["step"]).records]
+        assert step["photos"] == expected and isinstance(step["metrics"]["train/loss"], str)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert "train/loss" in lines[1] and "train/loss" not in lines[2]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,22 @@
-"""Saving and restoring the state of a run: the only home of Orbax."""
+"""Saving and restoring the state of a run: the only home of Orbax.
 
+Every save carries a digest of each leaf, every restore verifies them: Orbax itself hands out a flipped bit silently.
+"""
+
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from univip_jax.errors import UserError
+from univip_jax.digest import digests
+from univip_jax.errors import DamagedCheckpoint, UserError
 from univip_jax.types import TrainState
 
 FOLDER = "checkpoints"
@@ -40,6 +47,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, meta: dict) -> None:
         """Begins to save the state after `step` steps; `meta` is JSON, read back by `restore`."""
+        meta = {**meta, "digests": digests(state)}
+        meta["sha256"] = _sha256(meta)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._manager.save(step, args=args, force=True)
@@ -58,27 +67,65 @@ class Checkpoints:
 
         Args:
           like: nested dicts by field and name, with shapes, as {'params': {'encoder': {...}}}.
+
+        Raises:
+          DamagedCheckpoint: it is not what was saved.
         """
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         args = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        return self._restore(step, ocp.args.Composite(state=args)).state
+        return self._restore(step, args)[0]
 
     def restore(self, step: int, like: Any, sharding: NamedSharding) -> tuple[TrainState, dict]:
         """The state after `step` steps, on the devices of `sharding`, and its `meta`.
 
         Args:
           like: a state, or its `jax.eval_shape`, with the shapes of the one that was saved.
+
+        Raises:
+          DamagedCheckpoint: it is not what was saved.
         """
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        restored = self._restore(step, args)
-        return restored.state, restored.meta
+        return self._restore(step, ocp.args.StandardRestore(like))
 
-    def _restore(self, step: int, args: ocp.args.Composite) -> ocp.args.Composite:
+    def set_aside(self, step: int) -> Path:
+        """Renames a checkpoint so that it counts no more, and nothing is lost; returns its new place."""
+        place = self.folder / f"damaged-{step}"
+        number = 1
+        while place.exists():
+            number += 1
+            place = self.folder / f"damaged-{step}-{number}"
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(place)
+        multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
+        return place
+
+    def _restore(self, step: int, state_args: Any) -> tuple[Any, dict]:
+        args = ocp.args.Composite(state=state_args, meta=ocp.args.JsonRestore())
         try:
-            return self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be read ({str(error).splitlines()[0]}): remove that "
-                "folder to go on from the one before"
+            restored = self._manager.restore(step, args=args)
+        except PermissionError as error:
+            raise UserError(f"checkpoint {self.folder / str(step)} may not be read: {error}") from error
+        except Exception as error:  # damaged bytes raise anything inside the readers of Orbax and TensorStore
+            raise self._damaged(
+                step, str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             ) from error
+        state, meta = restored.state, restored.meta
+        if not isinstance(meta, dict) or meta.get("sha256") != _sha256(meta):
+            raise self._damaged(step, "its description is not the one that was saved")
+        for name, found in digests(state).items():
+            if meta["digests"].get(name) != found:
+                raise self._damaged(step, f"{name} is not what was saved")
+        return state, meta
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        others = [other for other in self.steps() if other != step]
+        return DamagedCheckpoint(
+            f"checkpoint {self.folder / str(step)} is damaged ({reason}); others are of steps {others or 'none'}"
+        )
+
+
+def _sha256(meta: dict) -> str:
+    """Of all fields but itself."""
+    fields = {name: value for name, value in meta.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

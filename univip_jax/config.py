@@ -17,6 +17,7 @@ FREE_FIELDS = (
     "log_every_steps",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "max_bad_steps",
     "data.num_threads",
     "data.train",
 )

@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that names the thing, its value and the way out. Command lines print it to stderr
     without a traceback and exit with code 1.
     """
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or whose bits are not those that were saved."""

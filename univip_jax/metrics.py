@@ -33,7 +33,8 @@ class MetricsWriter:
         self._events = SummaryWriter(str(run), purge_step=start + 1 if start else None)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of JSON and one point a curve, after `step` steps."""
+        """One line of JSON and one point a curve, after `step` steps; without values that are not finite."""
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():

@@ -48,7 +48,7 @@ def make_plan(config: ConfigDict, num_images: int) -> Plan:
             "views.num_instances=0, but loss.scene_instance or loss.instance is above 0: set both to 0 "
             "(as the config argument table8=k0 does), or use instances"
         )
-    for field in ("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+    for field in ("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"):
         if config[field] < 1:
             raise UserError(f"{field}={config[field]} must be at least 1")
     steps_per_epoch = max(1, num_images // config.batch_size)

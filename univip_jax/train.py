@@ -1,22 +1,27 @@
 """The loop: time, disk, devices and logging; everything it calls is pure."""
 
 import contextlib
+import sys
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import write_config
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import make_batches, preview
+from univip_jax.data.pipeline import make_batches, photo_ids, preview
 from univip_jax.data.records import Dataset, open_dataset
-from univip_jax.errors import UserError
+from univip_jax.errors import DamagedCheckpoint, UserError
 from univip_jax.metrics import MetricsWriter, Progress
+from univip_jax.monitor import BadSteps, is_finite
 from univip_jax.plan import Plan, make_plan
+from univip_jax.preemption import Preemption
 from univip_jax.report import draw_batch
 from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, replicated
 from univip_jax.train_step import augment_views, make_train_step
@@ -28,9 +33,9 @@ _AHEAD = 2  # steps that may be queued on the device: more would only hold batch
 
 
 def train(config: ConfigDict, run: Path) -> None:
-    """Starts the run in folder `run`, or goes on from its newest checkpoint, to its end.
+    """Starts the run in folder `run`, or goes on from its newest checkpoint, to its end or to a SIGTERM.
 
-    Raises UserError for what a user can put right, a loss that is not finite among it.
+    Raises UserError for what a user can put right, too many steps in a row that are not finite among it.
     """
     dataset = open_dataset(config.data.train)
     mesh = make_mesh()
@@ -43,7 +48,7 @@ def train(config: ConfigDict, run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, config)
 
-    with Checkpoints(run, config.keep_checkpoints) as checkpoints:
+    with Preemption() as preemption, Checkpoints(run, config.keep_checkpoints) as checkpoints:
         start, state = _start_or_resume(plan, dataset, checkpoints, mesh)
         if start >= plan.total_steps:
             print(f"{run} is finished: {start} of {plan.total_steps} steps are done")
@@ -60,12 +65,15 @@ def train(config: ConfigDict, run: Path) -> None:
             num_threads=config.data.num_threads,
         )
         batches = (put_batch(mesh, batch) for batch in batches)
+        bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
         step_fn = _compile(plan, dataset, state, mesh, start)
+        save = partial(checkpoints.save, meta={"fingerprint": dataset.fingerprint})
         with contextlib.closing(MetricsWriter(run, start)) if primary else contextlib.nullcontext() as writer:
-            _loop(config, plan, start, state, batches, step_fn, checkpoints, writer, dataset.fingerprint)
+            _loop(config, plan, start, state, batches, step_fn, save, writer, preemption, bad_steps)
+        checkpoints.wait()
 
 
-def _loop(config, plan: Plan, start, state, batches, step_fn, checkpoints, writer, fingerprint) -> None:
+def _loop(config, plan: Plan, start, state, batches, step_fn, save, writer, preemption, bad_steps) -> None:
     """Steps `start` to the end; metrics of each step stay on the device until they are logged."""
     progress = Progress(start, plan.total_steps, plan.steps_per_epoch, plan.batch_size)
     window, running = [], deque()
@@ -76,51 +84,63 @@ def _loop(config, plan: Plan, start, state, batches, step_fn, checkpoints, write
         if len(running) > _AHEAD:
             running.popleft().block_until_ready()
 
-        last = step == plan.total_steps
-        save = last or step % config.checkpoint_every_steps == 0
-        if save or step % config.log_every_steps == 0:
-            values = _summarize(jax.device_get(window), first_step=step - len(window), checkpoints=checkpoints)
+        last, stop = step == plan.total_steps, preemption.reached(step)
+        due = last or stop or step % config.checkpoint_every_steps == 0
+        if due or step % config.log_every_steps == 0:
+            metrics = jax.device_get(window)
+            bad_steps.check(metrics, step - len(window), primary=writer is not None)
+            values = _summarize(metrics)
             rate = progress.rate(step)
             window = []
             if writer:
                 writer.write(step, {**values, "train/images_per_second": rate})
                 progress.report(step, rate, values)
-        if save:
-            checkpoints.save(step, state, {"fingerprint": fingerprint})
-    checkpoints.wait()
+        if due:
+            save(step, state)
+        if stop and not last:
+            print(f"SIGTERM: saving step {step} of {plan.total_steps}; the same command goes on from there", flush=True)
+            break
 
 
-def _summarize(window: list[dict], first_step: int, checkpoints: Checkpoints) -> dict[str, float]:
-    """Means of the losses over the steps since the last report, and the newest of the rest.
-
-    Raises UserError that names the first step, counted from 0, whose loss or gradient was not finite.
-    """
-    for step, metrics in enumerate(window, start=first_step):
-        if not (np.isfinite(metrics["train/loss"]) and np.isfinite(metrics["train/grad_norm"])):
-            checkpoints.wait()
-            good = checkpoints.steps()
-            raise UserError(
-                f"step {step} is not finite: loss {metrics['train/loss']}, gradient norm {metrics['train/grad_norm']}; "
-                f"the newest checkpoint is {good[-1] if good else 'none'}. Lower optimizer.lr, lengthen "
-                "optimizer.warmup_epochs or set model.dtype=float32, in another --workdir"
-            )
+def _summarize(window: list[dict]) -> dict[str, float]:
+    """Means of the losses over the finite steps since the last report, and the newest of the rest."""
     newest = {name: float(value) for name, value in window[-1].items()}
+    good = [metrics for metrics in window if is_finite(metrics)] or window
     losses = [name for name in newest if name.startswith("train/loss")]
-    return newest | {name: float(np.mean([m[name] for m in window])) for name in losses}
+    return newest | {name: float(np.mean([metrics[name] for metrics in good])) for name in losses}
 
 
 def _start_or_resume(plan: Plan, dataset: Dataset, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState]:
-    steps = checkpoints.steps()
-    if not steps:
+    if not checkpoints.steps():
         return 0, jax.jit(plan.init_state, out_shardings=replicated(mesh))()
-    state, meta = checkpoints.restore(steps[-1], jax.eval_shape(plan.init_state), replicated(mesh))
+    step, state, meta = _restore_newest_good(plan, checkpoints, mesh)
     if meta["fingerprint"] != dataset.fingerprint:
         raise UserError(
             f"{dataset.root} is not the data set that {checkpoints.folder.parent} was trained on (fingerprint "
             f"{dataset.fingerprint[:12]}, then {meta['fingerprint'][:12]}): name that one, or another --workdir"
         )
-    print(f"going on from step {steps[-1]}")
-    return steps[-1], state
+    print(f"going on from step {step}")
+    return step, state
+
+
+def _restore_newest_good(plan: Plan, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState, dict]:
+    """The newest checkpoint that is what was saved, on every host; damaged ones are set aside, with a message."""
+    like = jax.eval_shape(plan.init_state)
+    places = []
+    for step in reversed(checkpoints.steps()):
+        restored, damage = None, ""
+        try:
+            restored = checkpoints.restore(step, like, replicated(mesh))
+        except DamagedCheckpoint as error:
+            damage = str(error)
+        if min(multihost_utils.process_allgather(np.array([restored is not None]))) == 1:
+            return step, *restored
+        places.append(checkpoints.set_aside(step))
+        print(f"{damage or 'damaged on another host'}: set aside as {places[-1].name}", file=sys.stderr)
+    raise UserError(
+        f"no checkpoint of {checkpoints.folder.parent} is whole: {', '.join(place.name for place in places)} were set "
+        "aside there; restore them from a backup, or begin anew in another --workdir"
+    )
 
 
 def _check_proposals(dataset: Dataset, plan: Plan) -> None:

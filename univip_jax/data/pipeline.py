@@ -117,6 +117,14 @@ class Preview(NamedTuple):
     views: Batch  # without the batch's axis: scenes [2, S, S, 3], instances [K, I, I, 3]
 
 
+def photo_ids(dataset: Dataset, index: Index, step: int) -> list[str]:
+    """The ids of the photos in the global batch of `step`, in order."""
+    rows = index.rows(step)
+    places = zip((str(dataset.shards[shard].path) for shard in rows.shards), rows.offsets, strict=True)
+    found = (parse(read_record(tf.constant(path), tf.constant(offset, tf.int64))) for path, offset in places)
+    return [record["id"].numpy().decode() for record in found]
+
+
 def preview(dataset: Dataset, index: Index, spec: ViewSpec, step: int, count: int) -> list[Preview]:
     """The first `count` photos of the batch of `step`, exactly as training sees them."""
     load = tf.function(_load(dataset, index.seed, spec))
