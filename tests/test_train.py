@@ -116,14 +116,15 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_from_it_bit_for_bit(run, dat
     assert_equal_states(run, again, 4)
 
 
-def damage(folder: Path, step: int, every: int | None = None) -> None:
-    """Flips a bit in the middle of a checkpoint's largest file, or one in `every` byte of it."""
-    files = [path for path in (folder / "checkpoints" / str(step)).rglob("*") if path.is_file()]
-    path = max(files, key=lambda path: path.stat().st_size)
-    data = bytearray(path.read_bytes())
-    for place in range(0, len(data), every) if every else [len(data) // 2]:
-        data[place] ^= 8
-    path.write_bytes(data)
+def damage(folder: Path, step: int) -> None:
+    """Flips one bit in a hundred bytes of all that a checkpoint's arrays are stored in, whichever file holds which."""
+    files = [path for path in (folder / "checkpoints" / str(step)).rglob("d/*") if path.is_file()]
+    assert files
+    for path in files:
+        data = bytearray(path.read_bytes())
+        for place in range(len(data) // 2 % 100, len(data), 100):
+            data[place] ^= 8
+        path.write_bytes(data)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gives_the_same_end(run, data, tmp_path, capsys):
@@ -140,7 +141,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gives_the_same_end
 def test_an_evaluation_of_a_damaged_checkpoint_is_refused(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    damage(again, 4, every=1000)
+    damage(again, 4)
     with pytest.raises(UserError, match=r"checkpoints/4 is damaged \(.*\); others are of steps \[2\]"):
         univip_jax.load_encoder(again)
     assert univip_jax.load_encoder(run).step == 4

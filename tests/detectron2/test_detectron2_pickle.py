@@ -162,3 +162,16 @@ def test_what_detectron2_cannot_read_is_not_written(tmp_path, name, value, named
     with pytest.raises(UserError, match=named):
         write_pkl(tmp_path / name, {"a": value})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [b"numpy\nndarray", b"numpy\ndtype", b"_codecs\nencode", b"numpy.core.multiarray\n_reconstruct"]
+)
+def test_a_file_cannot_change_what_reads_it(tmp_path, name):
+    """BUILD with a slot state sets attributes on what a GLOBAL names."""
+    state = b"(N}X\x0c\x00\x00\x00__setstate__K\x01st"  # (None, {'__setstate__': 1})
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02c" + name + b"\n" + state + b"b.")
+    with pytest.raises(UserError, match=r"w\.pkl"):
+        read_pkl(tmp_path / "w.pkl")
+    write_pkl(tmp_path / "good.pkl", {"a": np.ones(3, np.float32)})
+    np.testing.assert_array_equal(read_pkl(tmp_path / "good.pkl")["a"], np.ones(3))

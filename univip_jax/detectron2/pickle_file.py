@@ -55,33 +55,58 @@ def _read_numbers(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     return array.astype(dtype.dtype.newbyteorder("="))
 
 
-def _reconstruct(*_: Any) -> _Array:
-    """Stands in for NumPy's function of that name: an array still without values."""
-    return _Array()
+class _MakeArray:
+    """Stands in for `ndarray` and for NumPy's `_reconstruct`: an array still without values.
+
+    This and the next ones are instances without attributes rather than classes and functions, whose own attributes
+    a file's BUILD instruction could set.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *_: Any) -> _Array:
+        return _Array()
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """Stands in for NumPy's function of that name, which protocol 5 uses."""
-    array = _Array()
-    array.value = _read_numbers(data, dtype, shape, order)
-    return array
+class _MakeDtype:
+    """Stands in for `dtype`."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> _Dtype:
+        return _Dtype(*arguments)
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for codecs.encode, by which protocols before 3 write bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"encoding {encoding!r}")
-    return text.encode("latin1")
+class _FromBuffer:
+    """Stands in for NumPy's `_frombuffer`, which protocol 5 uses."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+        array = _Array()
+        array.value = _read_numbers(data, dtype, shape, order)
+        return array
+
+
+class _Encode:
+    """Stands in for `codecs.encode`, by which protocols before 3 write bytes."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise ValueError(f"encoding {encoding!r}")
+        return text.encode("latin1")
 
 
 _STAND_INS = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 1
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 2
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy", "ndarray"): _MakeArray(),
+    ("numpy", "dtype"): _MakeDtype(),
+    ("_codecs", "encode"): _Encode(),
+    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),  # NumPy 1
+    ("numpy._core.multiarray", "_reconstruct"): _MakeArray(),  # NumPy 2
+    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
+    ("numpy._core.numeric", "_frombuffer"): _FromBuffer(),
 }
 
 
