@@ -7,6 +7,7 @@ import pickletools
 import numpy as np
 import pytest
 
+from univip_jax.detectron2 import pickle_file
 from univip_jax.detectron2.pickle_file import read_pkl, write_pkl
 from univip_jax.errors import UserError
 
@@ -164,14 +165,11 @@ def test_what_detectron2_cannot_read_is_not_written(tmp_path, name, value, named
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name", [b"numpy\nndarray", b"numpy\ndtype", b"_codecs\nencode", b"numpy.core.multiarray\n_reconstruct"]
-)
+@pytest.mark.parametrize("name", [b"_codecs\nencode", b"numpy.core.multiarray\n_reconstruct"])
 def test_a_file_cannot_change_what_reads_it(tmp_path, name):
     """BUILD with a slot state sets attributes on what a GLOBAL names."""
-    state = b"(N}X\x0c\x00\x00\x00__setstate__K\x01st"  # (None, {'__setstate__': 1})
+    state = b"(N}X\x06\x00\x00\x00markerK\x01st"  # (None, {'marker': 1})
     (tmp_path / "w.pkl").write_bytes(b"\x80\x02c" + name + b"\n" + state + b"b.")
     with pytest.raises(UserError, match=r"w\.pkl"):
         read_pkl(tmp_path / "w.pkl")
-    write_pkl(tmp_path / "good.pkl", {"a": np.ones(3, np.float32)})
-    np.testing.assert_array_equal(read_pkl(tmp_path / "good.pkl")["a"], np.ones(3))
+    assert not any(hasattr(stand_in, "marker") for stand_in in pickle_file._STAND_INS.values())
