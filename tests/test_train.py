@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -145,6 +146,21 @@ def test_an_evaluation_of_a_damaged_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"checkpoints/4 is damaged \(.*\); others are of steps \[2\]"):
         univip_jax.load_encoder(again)
     assert univip_jax.load_encoder(run).step == 4
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")])
+def test_a_disk_or_device_that_fails_sets_no_checkpoint_aside(run, data, tmp_path, monkeypatch, error):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "4")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises((UserError, jax.errors.JaxRuntimeError), match=r"cannot be read: .*Input/output|RESOURCE_EXH"):
+        train(small_config(data), again)
+    assert [path.name for path in (again / "checkpoints").iterdir()] == ["2"]
 
 
 def test_where_no_checkpoint_is_whole_the_run_does_not_silently_begin_anew(run, data, tmp_path):

@@ -104,12 +104,15 @@ class Checkpoints:
         args = ocp.args.Composite(state=state_args, meta=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
-        except PermissionError as error:
-            raise UserError(f"checkpoint {self.folder / str(step)} may not be read: {error}") from error
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # of the device, not of the file
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):  # a disk that does not answer is no damage yet
+                raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {error}") from error
+            raise self._damaged(step, f"{error.filename or error} is missing") from error
         except Exception as error:  # damaged bytes raise anything inside the readers of Orbax and TensorStore
-            raise self._damaged(
-                step, str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            ) from error
+            lines = str(error).strip().splitlines() or [repr(error)]
+            raise self._damaged(step, lines[0]) from error
         state, meta = restored.state, restored.meta
         if not isinstance(meta, dict) or meta.get("sha256") != _sha256(meta):
             raise self._damaged(step, "its description is not the one that was saved")
