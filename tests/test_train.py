@@ -19,7 +19,7 @@ from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config
 from univip_jax.data.index import Index
 from univip_jax.data.records import open_dataset
-from univip_jax.errors import UserError
+from univip_jax.errors import DamagedCheckpoint, UserError
 from univip_jax.evaluate.knn import evaluate_knn
 from univip_jax.evaluate.linear import evaluate_linear
 from univip_jax.metrics import MetricsWriter
@@ -161,6 +161,17 @@ def test_a_disk_or_device_that_fails_sets_no_checkpoint_aside(run, data, tmp_pat
     with pytest.raises((UserError, jax.errors.JaxRuntimeError), match=r"cannot be read: .*Input/output|RESOURCE_EXH"):
         train(small_config(data), again)
     assert [path.name for path in (again / "checkpoints").iterdir()] == ["2"]
+
+
+def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_set_aside(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        state = {"params": {"a": jax.numpy.ones(3)}}
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave({"fingerprint": "x"})}
+        checkpoints._manager.save(4, args=ocp.args.Composite(**items))
+        checkpoints.wait()
+        with pytest.raises(UserError, match=r"checkpoints/4 carries no digests: an older version") as error:
+            checkpoints.restore(4, state, replicated(make_mesh()))
+        assert not isinstance(error.value, DamagedCheckpoint)
 
 
 def test_where_no_checkpoint_is_whole_the_run_does_not_silently_begin_anew(run, data, tmp_path):

@@ -114,6 +114,11 @@ class Checkpoints:
             lines = str(error).strip().splitlines() or [repr(error)]
             raise self._damaged(step, lines[0]) from error
         state, meta = restored.state, restored.meta
+        if isinstance(meta, dict) and not meta.keys() & {"digests", "sha256"}:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} carries no digests: an older version saved it; use that one, "
+                "or begin anew in another --workdir"
+            )
         if not isinstance(meta, dict) or meta.get("sha256") != _sha256(meta):
             raise self._damaged(step, "its description is not the one that was saved")
         for name, found in digests(state).items():
