@@ -38,12 +38,14 @@ HOMES = {
     "dm_pix": ("univip_jax/augment.py",),
 }
 FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]
+# Parsed before any test runs: CPython 3.11's parser may fail where another thread parses too.
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 
 def imports(path: Path) -> set[str]:
     """Full names of the modules that a file imports, late imports included."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
