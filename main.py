@@ -7,10 +7,13 @@ from pathlib import Path
 # XLA reads it when it is imported; its start-up notes hide what a user needs to read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from univip_jax import goodput  # noqa: F401, I001 (imported first: it notes when the process began)
+
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from univip_jax.compile_cache import keep_compiled
 from univip_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)
@@ -55,10 +58,11 @@ def _run(_: list[str]) -> None:
             from univip_jax.evaluate.linear import evaluate_linear as task
         else:
             raise UserError(f"task={config.task!r} is unknown; there are train, knn and linear")
+        keep_compiled(workdir)
         task(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(
             "\ninterrupted; the same command goes on from the newest checkpoint",

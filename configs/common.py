@@ -36,12 +36,23 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_steps = 0  # if above 0, the length of the run instead of num_epochs
     config.log_every_steps = 50
     config.checkpoint_every_steps = 1000  # COCO: about every 4 epochs
-    config.keep_checkpoints = 3  # the newest
+    config.keep_checkpoints = 3  # the newest; the best one by `knn` stays too
+    config.keep_every_steps = 0  # each checkpoint of a multiple of it stays; 0: none
     config.max_bad_steps = 10  # steps in a row that are not finite, and change nothing, before the run gives up
+    config.stall_seconds = 600.0  # s without a step (and 10 x the median step) until the process is ended; 0: never
+    config.allow_changes = ""  # fields, joined by commas, that may differ from those of the run that goes on
 
     config.data = ConfigDict()
     config.data.train = "data/coco"  # folder that `python -m data_prep --out` made
     config.data.num_threads = 0  # that decode and crop on this host; 0: as many as it has cores
+
+    config.knn = ConfigDict()  # on a labelled set, while the run goes on
+    config.knn.every_steps = 0  # 0: never
+    config.knn.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
+    config.knn.test = ""
+    config.knn.k = 20  # neighbours
+    config.knn.temperature = 0.07
+    config.knn.batch_size = 256
 
     config.views = ConfigDict()
     config.views.scene_size = 224  # px, side of a scene view

@@ -69,11 +69,32 @@ def test_write_config_refuses_another_run_by_the_field_s_name(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
+def test_a_field_may_be_changed_on_purpose_by_its_name_and_no_other_with_it(tmp_path, capsys):
+    config = coco.get_config()
+    write_config(tmp_path, config)
+    config.loss.scale, config.allow_changes = 1.0, "optimizer.lr, loss.scale"
+    write_config(tmp_path, config)
+    assert "changed on purpose: loss.scale was 2.0 and is now 1.0" in capsys.readouterr().out
+    assert read_config(tmp_path).loss.scale == 1.0
+    config.seed = 1
+    with pytest.raises(UserError, match=r"seed was 0 and is now 1.*--config\.allow_changes=seed"):
+        write_config(tmp_path, config)
+
+
+def test_the_labelled_set_of_a_running_k_nn_may_change(tmp_path):
+    config = coco.get_config()
+    write_config(tmp_path, config)
+    config.knn.every_steps, config.knn.train = 10, "elsewhere"
+    write_config(tmp_path, config)
+    assert read_config(tmp_path).knn.train == "elsewhere"
+
+
 @pytest.mark.parametrize("name", FREE_FIELDS)
 def test_write_config_accepts_another_value_of_a_free_field(tmp_path, name):
     config = coco.get_config()
     write_config(tmp_path, config)
-    new = "elsewhere" if name == "data.train" else 77
+    old = flatten(config)[name]
+    new = "elsewhere" if isinstance(old, str) else type(old)(77)
     config.update_from_flattened_dict({name: new})
     write_config(tmp_path, config)
     assert flatten(read_config(tmp_path))[name] == new

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from univip_jax.digest import digests
-from univip_jax.sharding import make_mesh
+from univip_jax.errors import DivergedReplicas
+from univip_jax.sharding import make_mesh, replicated
 
 
 def by_hand(leaf: np.ndarray) -> str:
@@ -46,3 +47,19 @@ def test_a_sharding_changes_nothing():
     leaf = np.random.default_rng(0).normal(size=(8, 7)).astype(np.float32)
     sharded = jax.device_put(leaf, jax.NamedSharding(mesh, PartitionSpec("data")))
     assert digests([sharded]) == digests([leaf]) == {"0": by_hand(leaf)}
+
+
+def test_a_device_that_holds_other_bits_is_named():
+    """One bit of one copy: the runtime believes that all are equal, and a save would keep whichever comes first."""
+    mesh = make_mesh()
+    copies = [LEAF.copy() for _ in range(mesh.size)]
+    like = [jax.device_put(copy, device) for copy, device in zip(copies, mesh.devices, strict=True)]
+    whole = jax.make_array_from_single_device_arrays(LEAF.shape, replicated(mesh), like)
+    assert digests({"a": whole, "b": whole}, all_processes=True)["b"] == by_hand(LEAF)
+    copies[2].view(np.uint32)[0, 0] ^= 1
+    like[2] = jax.device_put(copies[2], mesh.devices[2])
+    diverged = jax.make_array_from_single_device_arrays(LEAF.shape, replicated(mesh), like)
+    with pytest.raises(
+        DivergedReplicas, match=r"device 2 holds other bits than device 0 in 1 of 2 arrays \(b, \.\.\.\)"
+    ):
+        digests({"a": whole, "b": diverged})

@@ -15,7 +15,7 @@ from PIL import Image
 from small import small_config, write_photos
 
 from univip_jax import command, extract, feature_file
-from univip_jax.checkpoint import Checkpoints
+from univip_jax.checkpoint import Checkpoints, Retention
 from univip_jax.config import to_spec, write_config
 from univip_jax.data.labelled import centre_batches, centre_crop, open_labelled
 from univip_jax.errors import UserError
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     backbone = make_backbone(to_spec(ModelSpec, small_config(folder), "model"))
     init = jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
     zero = jnp.zeros((), jnp.int32)
-    with Checkpoints(folder, keep=2) as checkpoints:
+    with Checkpoints(folder, Retention(2)) as checkpoints:
         for step in (1, 2):
             variables = init(jax.random.key(step))
             tree = {kind: {"encoder": {"backbone": variables[kind]}} for kind in variables}

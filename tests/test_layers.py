@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module may import from its own line and from those above.
 LAYERS = [
     ["errors"],
-    ["digest", "monitor", "preemption"],
+    ["digest", "monitor", "preemption", "goodput", "watchdog", "compile_cache"],
     ["types", "config", "views", "command", "detectron2.names", "detectron2.pickle_file", "feature_file"],
     ["data.records", "data.boxes", "models.resnet", "transport", "augment", "optim", "sharding", "metrics"],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses"],
@@ -19,9 +19,10 @@ LAYERS = [
     ["train_state", "data.pipeline", "data.labelled", "detectron2.__main__"],
     ["train_step", "checkpoint"],
     ["plan", "evaluate.features"],
-    ["report", "evaluate.knn", "evaluate.linear", "extract", "import_weights", "export.consumers"],
-    ["train", "export.formats", "export.parity"],
-    ["export.card"],
+    ["report", "resume", "evaluate.knn", "evaluate.linear", "extract", "import_weights", "export.consumers"],
+    ["evaluate.during", "export.formats", "export.parity"],
+    ["run_log", "export.card"],
+    ["train"],
     ["export.__main__"],
 ]
 HOMES = {

@@ -15,7 +15,7 @@ from PIL import Image
 import univip_jax
 from configs import knn, linear
 from tests.small import prepare_photos, small_config, write_photos
-from univip_jax.checkpoint import Checkpoints
+from univip_jax.checkpoint import Checkpoints, Retention
 from univip_jax.config import read_config
 from univip_jax.data.index import Index
 from univip_jax.data.records import open_dataset
@@ -164,7 +164,7 @@ def test_a_disk_or_device_that_fails_sets_no_checkpoint_aside(run, data, tmp_pat
 
 
 def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_set_aside(tmp_path):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, Retention(1)) as checkpoints:
         state = {"params": {"a": jax.numpy.ones(3)}}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave({"fingerprint": "x"})}
         checkpoints._manager.save(4, args=ocp.args.Composite(**items))

@@ -5,6 +5,8 @@ Every save carries a digest of each leaf, every restore verifies them: Orbax its
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,37 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
-from orbax.checkpoint.checkpoint_managers import LatestN
 
 from univip_jax.digest import digests
-from univip_jax.errors import DamagedCheckpoint, UserError
+from univip_jax.errors import DamagedCheckpoint, TransientError, UserError
 from univip_jax.types import TrainState
 
 FOLDER = "checkpoints"
 
 
+@dataclass
+class Retention:
+    """Which checkpoints stay: the newest ones, each whose step is a multiple of `every`, and `best`. Orbax's policy."""
+
+    newest: int
+    every: int = 0  # steps; 0: none
+    best: int | None = None  # a step, set as evaluations tell it
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint, oldest first."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.newest :], self.best}
+        return [step in kept or bool(self.every and step % self.every == 0) for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of a run's folder. Saves are asynchronous; close it, or leave its `with`, to wait for them."""
 
-    def __init__(self, run: Path, keep: int | None = None):
-        """Keeps the newest `keep`; None opens the folder for reading."""
+    def __init__(self, run: Path, keep: Retention | None = None):
+        """None opens the folder for reading."""
         self.folder = Path(run).resolve() / FOLDER
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=LatestN(keep), read_only=keep is None, create=keep is not None
+            preservation_policy=keep, read_only=keep is None, create=keep is not None
         )
         if keep is None and not self.folder.is_dir():
             raise UserError(f"{run} has no {FOLDER}: it is no run, or ended before its first checkpoint")
@@ -46,21 +62,40 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, meta: dict) -> None:
-        """Begins to save the state after `step` steps; `meta` is JSON, read back by `restore`."""
-        meta = {**meta, "digests": digests(state)}
+        """Begins to save the state after `step` steps; `meta` is JSON, read back by `restore`.
+
+        Raises:
+          UserError: this save, or the one before, could not be written; older checkpoints are untouched.
+          DivergedReplicas: the devices do not hold the same state; nothing is saved.
+        """
+        meta = {**meta, "digests": digests(state, all_processes=True)}
         meta["sha256"] = _sha256(meta)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._manager.save(step, args=args, force=True)
         except (OSError, ValueError) as error:
-            raise UserError(f"checkpoint {self.folder / str(step)} cannot be written: {error}") from error
+            raise self._unwritten(error) from error
+
+    def check(self) -> None:
+        """Raises UserError where the save that was begun last has failed by now."""
+        try:
+            self._manager.check_for_errors()
+        except (OSError, ValueError) as error:
+            raise self._unwritten(error) from error
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises UserError where it failed."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise UserError(f"a checkpoint in {self.folder} cannot be written: {error}") from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())
+        return UserError(
+            f"a checkpoint cannot be written to {self.folder}: {reason}; free space or restore the disk, then the same "
+            "command goes on from the newest one that was"
+        )
 
     def restore_part(self, step: int, like: Any) -> Any:
         """Those leaves of the state after `step` steps that `like` names, as host arrays.
@@ -108,7 +143,7 @@ class Checkpoints:
             raise  # of the device, not of the file
         except OSError as error:
             if not isinstance(error, FileNotFoundError):  # a disk that does not answer is no damage yet
-                raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {error}") from error
+                raise TransientError(f"checkpoint {self.folder / str(step)} cannot be read: {error}") from error
             raise self._damaged(step, f"{error.filename or error} is missing") from error
         except Exception as error:  # damaged bytes raise anything inside the readers of Orbax and TensorStore
             lines = str(error).strip().splitlines() or [repr(error)]

@@ -17,10 +17,14 @@ FREE_FIELDS = (
     "log_every_steps",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "keep_every_steps",
     "max_bad_steps",
+    "stall_seconds",
+    "allow_changes",
     "data.num_threads",
     "data.train",
 )
+_FREE_SECTION = "knn."
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -54,20 +58,29 @@ def flatten(config: ConfigDict) -> dict:
     return flat
 
 
+def allowed_changes(config: ConfigDict) -> set[str]:
+    """The fields that `allow_changes` names; `data.train` stands for the data set's contents."""
+    return {name.strip() for name in config.allow_changes.split(",")}
+
+
 def write_config(run: Path, config: ConfigDict) -> None:
     """Writes `config.json`, or checks that the one in the folder belongs to the same run.
 
-    Raises UserError that names the first field whose value differs.
+    Raises UserError that names the first field whose value differs and that `allow_changes` does not name.
     """
     path = run / CONFIG
     if path.exists():
         old, new = flatten(read_config(run)), flatten(config)
         for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name) and name not in FREE_FIELDS:
+            if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTION):
+                continue
+            change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+            if name not in allowed_changes(config):
                 raise UserError(
-                    f"{run} is a run of another config: {name} was {old.get(name)!r} and is now {new.get(name)!r}; "
-                    "choose another --workdir, or give the old value to go on with this run"
+                    f"{run} is a run of another config: {change}; choose another --workdir, give the old value to go "
+                    f"on with this run, or change it on purpose by --config.allow_changes={name}"
                 )
+            print(f"changed on purpose: {change}")
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
     temporary.replace(path)

@@ -1,13 +1,28 @@
-"""The one exception for what a user can put right."""
+"""The exceptions for what a user can put right, or a second try."""
 
 
 class UserError(Exception):
     """Something that a user can put right: a flag, a path, a file, a data set.
 
     The message is one line that names the thing, its value and the way out. Command lines print it to stderr
-    without a traceback and exit with code 1.
+    without a traceback and exit with `exit_code`.
     """
+
+    exit_code = 1
+
+
+class TransientError(UserError):
+    """Something that may be gone when the same command is run again: a disk that did not answer, a device that erred.
+
+    `supervise` and schedulers restart on its exit code, EX_TEMPFAIL of sysexits.h.
+    """
+
+    exit_code = 75
 
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read, or whose bits are not those that were saved."""
+
+
+class DivergedReplicas(TransientError):
+    """Devices that should hold the same state hold different bits."""

@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from univip_jax.checkpoint import Checkpoints
+from univip_jax.checkpoint import Checkpoints, Retention
 from univip_jax.command import run as run_command
 from univip_jax.config import write_config
 from univip_jax.errors import UserError
@@ -59,7 +59,7 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
         with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}-") as made:
             folder = Path(made) / "run"
             folder.mkdir()
-            with Checkpoints(folder, keep=1) as checkpoints:
+            with Checkpoints(folder, Retention(1)) as checkpoints:
                 state = {kind: {"encoder": {"backbone": tree}} for kind, tree in variables.items()}
                 checkpoints.save(0, jax.tree.map(jax.numpy.asarray, state), {"imported": path.name})
                 checkpoints.wait()

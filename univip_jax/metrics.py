@@ -21,14 +21,23 @@ def duration(seconds: float) -> str:
     return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
 
 
+def read_metrics(run: Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`, without one that was cut off."""
+    path = run / METRICS
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step(line) < math.inf]
+
+
 class MetricsWriter:
     """Appends to the files of a run's folder. `start` is the step the run goes on from: later lines are dropped."""
 
     def __init__(self, run: Path, start: int):
         self._path = run / METRICS
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
-            self._path.write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line in read_metrics(run) if line["step"] <= start]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+            temporary.replace(self._path)
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(run), purge_step=start + 1 if start else None)
 
@@ -49,8 +58,8 @@ class MetricsWriter:
 def _step(line: str) -> float:
     """The step of a line of metrics.jsonl; infinity for a line that was cut off."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 

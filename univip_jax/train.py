@@ -1,7 +1,6 @@
 """The loop: time, disk, devices and logging; everything it calls is pure."""
 
 import contextlib
-import sys
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -12,20 +11,25 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from univip_jax.checkpoint import Checkpoints
-from univip_jax.config import write_config
+from univip_jax.checkpoint import Checkpoints, Retention
+from univip_jax.compile_cache import seal_compiled
+from univip_jax.config import allowed_changes, to_spec, write_config
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import make_batches, photo_ids, preview
 from univip_jax.data.records import Dataset, open_dataset
-from univip_jax.errors import DamagedCheckpoint, UserError
-from univip_jax.metrics import MetricsWriter, Progress
-from univip_jax.monitor import BadSteps, is_finite
+from univip_jax.errors import UserError
+from univip_jax.evaluate.during import KnnDuringTraining, KnnSpec
+from univip_jax.goodput import Goodput
+from univip_jax.monitor import BadSteps
 from univip_jax.plan import Plan, make_plan
 from univip_jax.preemption import Preemption
 from univip_jax.report import draw_batch
-from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, replicated
+from univip_jax.resume import start_or_resume
+from univip_jax.run_log import RunLog
+from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch
 from univip_jax.train_step import augment_views, make_train_step
 from univip_jax.types import Batch, TrainState
+from univip_jax.watchdog import Watchdog
 
 FIRST_BATCH = "first_batch.png"
 _PICTURED = 4  # photos of the first batch that are drawn
@@ -35,7 +39,9 @@ _AHEAD = 2  # steps that may be queued on the device: more would only hold batch
 def train(config: ConfigDict, run: Path) -> None:
     """Starts the run in folder `run`, or goes on from its newest checkpoint, to its end or to a SIGTERM.
 
-    Raises UserError for what a user can put right, too many steps in a row that are not finite among it.
+    Raises:
+      UserError: what a user can put right, too many steps in a row that are not finite among it.
+      TransientError: what may be gone when the same run is started again.
     """
     dataset = open_dataset(config.data.train)
     mesh = make_mesh()
@@ -44,103 +50,102 @@ def train(config: ConfigDict, run: Path) -> None:
     plan = make_plan(config, dataset.num_records)
     _check_proposals(dataset, plan)
     primary = jax.process_index() == 0
+    knn_spec = to_spec(KnnSpec, config, "knn")
+    knn = (
+        KnnDuringTraining(knn_spec, plan.step.model, plan.views.scene_size)
+        if knn_spec.every_steps and primary
+        else None
+    )
     if primary:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, config)
+    goodput = Goodput(run if primary else None)
+    retention = Retention(config.keep_checkpoints, config.keep_every_steps)
 
-    with Preemption() as preemption, Checkpoints(run, config.keep_checkpoints) as checkpoints:
-        start, state = _start_or_resume(plan, dataset, checkpoints, mesh)
+    with (
+        Preemption() as preemption,
+        Watchdog(config.stall_seconds) as watchdog,
+        Checkpoints(run, retention) as checkpoints,
+    ):
+        with goodput.spend("restore"):
+            other_data = "data.train" in allowed_changes(config)
+            start, state = start_or_resume(plan, dataset, checkpoints, mesh, allow_other_data=other_data)
         if start >= plan.total_steps:
             print(f"{run} is finished: {start} of {plan.total_steps} steps are done")
             return
         if primary and start == 0:
             _draw_first_batch(dataset, index, plan, run / FIRST_BATCH)
-        batches = make_batches(
-            dataset,
-            index,
-            plan.views,
-            rows=rows,
-            start=start,
-            stop=plan.total_steps,
-            num_threads=config.data.num_threads,
-        )
-        batches = (put_batch(mesh, batch) for batch in batches)
+        with goodput.spend("compile"):
+            step_fn = _compile(plan, dataset, state, mesh, start)
+            seal_compiled(run)
+        evaluate_every = knn_spec.every_steps or plan.total_steps + 1
         bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
-        step_fn = _compile(plan, dataset, state, mesh, start)
-        save = partial(checkpoints.save, meta={"fingerprint": dataset.fingerprint})
-        with contextlib.closing(MetricsWriter(run, start)) if primary else contextlib.nullcontext() as writer:
-            _loop(config, plan, start, state, batches, step_fn, save, writer, preemption, bad_steps)
-        checkpoints.wait()
-
-
-def _loop(config, plan: Plan, start, state, batches, step_fn, save, writer, preemption, bad_steps) -> None:
-    """Steps `start` to the end; metrics of each step stay on the device until they are logged."""
-    progress = Progress(start, plan.total_steps, plan.steps_per_epoch, plan.batch_size)
-    window, running = [], deque()
-    for step, batch in enumerate(batches, start=start + 1):
-        state, metrics = step_fn(state, batch)
-        window.append(metrics)
-        running.append(metrics["train/loss"])
-        if len(running) > _AHEAD:
-            running.popleft().block_until_ready()
-
-        last, stop = step == plan.total_steps, preemption.reached(step)
-        due = last or stop or step % config.checkpoint_every_steps == 0
-        if due or step % config.log_every_steps == 0:
-            metrics = jax.device_get(window)
-            bad_steps.check(metrics, step - len(window), primary=writer is not None)
-            values = _summarize(metrics)
-            rate = progress.rate(step)
-            window = []
-            if writer:
-                writer.write(step, {**values, "train/images_per_second": rate})
-                progress.report(step, rate, values)
-        if due:
-            save(step, state)
-        if stop and not last:
-            print(f"SIGTERM: saving step {step} of {plan.total_steps}; the same command goes on from there", flush=True)
-            break
-
-
-def _summarize(window: list[dict]) -> dict[str, float]:
-    """Means of the losses over the finite steps since the last report, and the newest of the rest."""
-    newest = {name: float(value) for name, value in window[-1].items()}
-    good = [metrics for metrics in window if is_finite(metrics)] or window
-    losses = [name for name in newest if name.startswith("train/loss")]
-    return newest | {name: float(np.mean([metrics[name] for metrics in good])) for name in losses}
-
-
-def _start_or_resume(plan: Plan, dataset: Dataset, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState]:
-    if not checkpoints.steps():
-        return 0, jax.jit(plan.init_state, out_shardings=replicated(mesh))()
-    step, state, meta = _restore_newest_good(plan, checkpoints, mesh)
-    if meta["fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{dataset.root} is not the data set that {checkpoints.folder.parent} was trained on (fingerprint "
-            f"{dataset.fingerprint[:12]}, then {meta['fingerprint'][:12]}): name that one, or another --workdir"
+        threads = config.data.num_threads
+        batches = make_batches(
+            dataset, index, plan.views, rows=rows, start=start, stop=plan.total_steps, num_threads=threads
         )
-    print(f"going on from step {step}")
-    return step, state
+        if preemption.reached(start):
+            print(f"SIGTERM before step {start + 1}; the same command goes on from there", flush=True)
+            return
 
+        with contextlib.closing(RunLog(run if primary else None, start, plan, goodput)) as log:
 
-def _restore_newest_good(plan: Plan, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState, dict]:
-    """The newest checkpoint that is what was saved, on every host; damaged ones are set aside, with a message."""
-    like = jax.eval_shape(plan.init_state)
-    places = []
-    for step in reversed(checkpoints.steps()):
-        restored, damage = None, ""
-        try:
-            restored = checkpoints.restore(step, like, replicated(mesh))
-        except DamagedCheckpoint as error:
-            damage = str(error)
-        if min(multihost_utils.process_allgather(np.array([restored is not None]))) == 1:
-            return step, *restored
-        places.append(checkpoints.set_aside(step))
-        print(f"{damage or 'damaged on another host'}: set aside as {places[-1].name}", file=sys.stderr)
-    raise UserError(
-        f"no checkpoint of {checkpoints.folder.parent} is whole: {', '.join(place.name for place in places)} were set "
-        "aside there; restore them from a backup, or begin anew in another --workdir"
-    )
+            def evaluate(step: int) -> None:
+                watchdog.pause()
+                with goodput.spend("evaluate"):
+                    if knn:
+                        log.evaluated(step, knn(state))
+                    multihost_utils.sync_global_devices("evaluated")
+                retention.best = log.best()
+                watchdog.resume()
+
+            def save(step: int) -> None:
+                watchdog.pause()
+                with goodput.spend("save"):
+                    checkpoints.save(step, state, {"fingerprint": dataset.fingerprint})
+                watchdog.resume()
+
+            retention.best = log.best()
+            goodput.train_from_now(log.trained_seconds)
+            if start and start % evaluate_every == 0 and not log.is_evaluated(start):
+                evaluate(start)  # it was interrupted
+            window, running = [], deque()
+            watchdog.resume()
+            for step in range(start + 1, plan.total_steps + 1):
+                with goodput.spend("data"):
+                    batch = put_batch(mesh, next(batches))
+                state, metrics = step_fn(state, batch)
+                window.append(metrics)
+                running.append(metrics["train/loss"])
+                if len(running) > _AHEAD:
+                    running.popleft().block_until_ready()
+                watchdog.step()
+
+                last, stop = step == plan.total_steps, preemption.reached(step)
+                to_evaluate = step % evaluate_every == 0
+                to_save = last or stop or to_evaluate or step % config.checkpoint_every_steps == 0
+                if to_save or step % config.log_every_steps == 0:
+                    metrics = jax.device_get(window)
+                    bad_steps.check(metrics, step - len(window), primary=primary)
+                    log.report(step, metrics)
+                    checkpoints.check()
+                    window = []
+                if to_save:
+                    save(step)
+                if to_evaluate and not stop:
+                    evaluate(step)
+                if stop and not last:
+                    print(
+                        f"SIGTERM: saving step {step} of {plan.total_steps}; the same command goes on from there",
+                        flush=True,
+                    )
+                    break
+            watchdog.pause()
+            with goodput.spend("save"):
+                checkpoints.wait()
+            goodput.write()
+            if primary:
+                print(goodput.summary())
 
 
 def _check_proposals(dataset: Dataset, plan: Plan) -> None:

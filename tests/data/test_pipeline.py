@@ -1,15 +1,19 @@
 """`batch(step)` is a pure function: hosts, threads and the step it starts from do not enter."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.small import BATCH, prepare_photos, small_config, write_photos
 from univip_jax.config import to_spec
+from univip_jax.data import pipeline
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import make_batches, preview
 from univip_jax.data.records import open_dataset
+from univip_jax.errors import TransientError, UserError
 from univip_jax.views import ViewSpec
 
 STEPS = 5  # over the end of the first epoch, which has 3
@@ -79,3 +83,46 @@ def test_the_preview_shows_what_training_sees(dataset, spec, expected):
         boxes, region = photo.geometry.instances, photo.geometry.region
         assert (boxes[:, :2] >= region[:2] - 1e-5).all()
         assert (boxes[:, 2:] <= region[2:] + 1e-5).all()
+
+
+@pytest.mark.parametrize("place", ["length", "payload", "cut"])
+def test_a_damaged_record_is_named_when_its_batch_comes_and_not_before(dataset, spec, expected, tmp_path, place):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset.root, copy)
+    broken = open_dataset(copy)
+    index = Index(broken, seed=3, batch_size=BATCH)
+    _, records, shards, offsets = index.rows(1)
+    path, offset = broken.shards[shards[5]].path, offsets[5]
+    data = bytearray(path.read_bytes())
+    if place == "cut":
+        last = np.flatnonzero(offsets == offsets[shards == shards[5]].max())[0]
+        offset, records = offsets[last], records[[last] * BATCH]
+        del data[offset + 40 :]
+    else:
+        data[offset + (0 if place == "length" else 40)] ^= 1
+    path.write_bytes(data)
+    found = make_batches(broken, index, spec, num_threads=2)
+    if place != "cut":  # that may cut records of the first batch too
+        np.testing.assert_array_equal(next(found).scenes, expected[0].scenes)
+    with pytest.raises(
+        UserError, match=rf"of the 8 photos of step \d are damaged: record .* of {path}.*--check={copy}"
+    ) as error:
+        list(itertools.islice(found, 2))
+    assert not isinstance(error.value, TransientError)
+    if place != "cut":
+        assert f"1 of the 8 photos of step 1 are damaged: record {records[5]}, at byte {offset} of" in str(error.value)
+
+
+def test_a_record_that_reads_well_the_second_time_asks_for_another_start(dataset, spec, monkeypatch):
+    """The disk fails while the pipeline reads, and no more when the records are looked at."""
+    real, calls = pipeline.crop, []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        with tf.control_dependencies([tf.debugging.Assert(False, ["the disk sleeps"])]):
+            return real(*arguments)
+
+    monkeypatch.setattr(pipeline, "crop", fail)
+    with pytest.raises(TransientError, match="step 0 could not be read, but its records can be read again"):
+        batches(dataset, spec)
+    assert calls

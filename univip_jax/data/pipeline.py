@@ -1,5 +1,6 @@
 """From a prepared data set to batches of uint8 crops: read by offset, decode once, cut, in the order of the index."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jaxtyping import Int
 from univip_jax.data.crops import crop, instance_boxes, naive_boxes, scene_pair
 from univip_jax.data.index import Index
 from univip_jax.data.records import Dataset, decode_image, parse
+from univip_jax.errors import TransientError, UserError
 from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 
@@ -83,6 +85,10 @@ def make_batches(
     Args:
       rows: the rows of the global batch that this host feeds; all of them by default.
       num_threads: threads that decode and crop; 0 for as many as there are cores.
+
+    Raises:
+      UserError: a record of the batch is damaged; it is named. None is left out: that would change the run.
+      TransientError: a record could not be read, but can be read again.
     """
     rows = np.arange(index.batch_size) if rows is None else rows
 
@@ -106,7 +112,37 @@ def make_batches(
         .prefetch(2)
         .with_options(options)
     )
-    return batches.as_numpy_iterator()
+    iterator = batches.as_numpy_iterator()
+    for step in itertools.count(start):
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            raise _name_damage(dataset, index, step, rows, error) from error
+
+
+def _name_damage(dataset: Dataset, index: Index, step: int, rows: np.ndarray, error: tf.errors.OpError) -> UserError:
+    """Which records of a step's batch made it fail."""
+    _, records, shards, offsets = index.rows(step)
+    damaged = []
+    for row in rows:
+        try:
+            path, offset = str(dataset.shards[shards[row]].path), tf.constant(offsets[row], tf.int64)
+            decode_image(parse(read_record(tf.constant(path), offset))["encoded"])
+        except tf.errors.OpError as reason:
+            place = f"record {records[row]}, at byte {offsets[row]} of {path}"
+            damaged.append(f"{place} ({reason.message.splitlines()[0]})")
+    if not damaged:
+        return TransientError(
+            f"the batch of step {step} could not be read, but its records can be read again: "
+            f"{error.message.splitlines()[0]}; the same command goes on from the newest checkpoint"
+        )
+    return UserError(
+        f"{len(damaged)} of the {len(rows)} photos of step {step} are damaged: {'; '.join(damaged[:3])}. "
+        f"python -m data_prep --check={dataset.root} finds all; delete those shards and run the data_prep command "
+        "that made them, which gives the same bytes, then the same training command goes on"
+    )
 
 
 class Preview(NamedTuple):

@@ -31,7 +31,7 @@ class Encoder:
     """Callable: uint8 images [N, H, W, 3] to float32 features [N, F], by running statistics, in float32.
 
     Attributes:
-      backbone: the network;  variables: its `params` and `batch_stats`.
+      backbone: the network;  variables: its `params` and `batch_stats`;  jitted: `apply`, compiled once.
       image_size: side of the scenes it was trained on, px; 224 where a file of weights does not say.
       source: the run's folder, the file of weights, or `random`;  step: of its checkpoint, 0 where unknown.
     """
@@ -39,7 +39,7 @@ class Encoder:
     def __init__(self, backbone: ResNet, variables: Any, *, image_size: int, source: str, step: int):
         self.backbone, self.variables = backbone, variables
         self.image_size, self.source, self.step = image_size, source, step
-        self._jitted = jax.jit(self.apply)
+        self.jitted = jax.jit(self.apply)
 
     def apply(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
         """The pure function behind the call, to be part of another jitted one."""
@@ -48,14 +48,15 @@ class Encoder:
     def __call__(self, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
-        return self._jitted(self.variables, images)
+        return self.jitted(self.variables, images)
 
     def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
         """What leaves the four stages (res2 to res5), a pure function as `apply`; their global mean is the features."""
         return stage_maps(self.backbone, variables, normalize_pixels(images))
 
 
-def _float32_backbone(spec: ModelSpec) -> ResNet:
+def float32_backbone(spec: ModelSpec) -> ResNet:
+    """The network of a run, computing in float32 whatever it is trained in."""
     return make_backbone(replace(spec, dtype="float32"))
 
 
@@ -83,7 +84,7 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     config = read_config(Path(run))
     if "model" not in config or "views" not in config:
         raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
-    backbone = _float32_backbone(to_spec(ModelSpec, config, "model"))
+    backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     with Checkpoints(Path(run)) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step is not None and step not in steps):
@@ -100,7 +101,7 @@ def open_encoder(config: ConfigDict) -> Encoder:
     """The encoder of `config.pretrained`: a run, a file of weights, or `random`: an untrained `config.model`."""
     if config.pretrained != RANDOM:
         return load_encoder(config.pretrained)
-    backbone = _float32_backbone(to_spec(ModelSpec, config, "model"))
+    backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     variables = _initial_variables(backbone, config.seed)
     return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)
 
@@ -116,7 +117,6 @@ def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: i
     """Features of every photo's centre crop; each batch is split over the local devices."""
     mesh = make_mesh(jax.local_devices())
     sharding, variables = by_batch(mesh), jax.device_put(encoder.variables, replicated(mesh))
-    function = jax.jit(encoder.apply)
     batch_size = max(batch_size, len(jax.local_devices())) // len(jax.local_devices()) * len(jax.local_devices())
     batches: Iterator[LabelledBatch] = centre_batches(labelled, image_size, batch_size)
     features, labels = [], []
@@ -125,7 +125,7 @@ def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: i
             count = len(batch.labels)
             # The last batch is filled up, so that one program serves all.
             padded = np.concatenate([batch.images, np.zeros((batch_size - count, *batch.images.shape[1:]), np.uint8)])
-            features.append(np.asarray(function(variables, jax.device_put(padded, sharding)))[:count])
+            features.append(np.asarray(encoder.jitted(variables, jax.device_put(padded, sharding)))[:count])
             labels.append(batch.labels)
             bar.update(count)
     return Features(np.concatenate(features), np.concatenate(labels))

@@ -1,5 +1,6 @@
 """k-NN on frozen features (METHOD: `knn`; Wu et al. 2018): cosine similarity, votes weighted by exp(s / T)."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from univip_jax.data.labelled import open_labelled
+from univip_jax.data.labelled import Labelled, open_labelled
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import extract, open_encoder, write_results
+from univip_jax.evaluate.features import Features, extract, open_encoder, write_results
 from univip_jax.transport import normalize
 
 _CHUNK = 256  # test photos compared at once
@@ -50,30 +51,45 @@ def knn_predict(
     return np.concatenate(jax.device_get(chunks))
 
 
+def open_pair(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:
+    """Both labelled sets; UserError where their classes differ, or one of `k` is more than there are photos to vote."""
+    labelled, held_out = open_labelled(train), open_labelled(test)
+    if labelled.classes != held_out.classes:
+        raise UserError(
+            f"{labelled.name} and {held_out.name} have different classes: {labelled.classes[:5]}, "
+            f"{held_out.classes[:5]}"
+        )
+    for neighbours in k:
+        if neighbours > labelled.num_images:
+            raise UserError(
+                f"k={neighbours} is more than the {labelled.num_images} photos of {labelled.name}; lower it: "
+                "--config.k=(20,)"
+            )
+    return labelled, held_out
+
+
+def knn_top1(train: Features, test: Features, k: int, temperature: float) -> float:
+    """Percent of the test features that their neighbours' vote gives the right class."""
+    classes = int(train.labels.max()) + 1
+    predicted = knn_predict(*train, test.features, k=k, temperature=temperature, num_classes=classes)
+    return 100 * float(np.mean(predicted == test.labels))
+
+
+def effective_rank(features: Float[np.ndarray, "N F"]) -> float:
+    """RankMe (Garrido et al. 2023): exp of the entropy of the singular values; a collapse shows as a few."""
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    share = values / max(values.sum(), 1e-300) + 1e-7
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
 def evaluate_knn(config: ConfigDict, workdir: Path) -> None:
     """Writes `results.json`: top-1 in percent for each k; `top1` is that of the first."""
     encoder = open_encoder(config)
     size = config.image_size or encoder.image_size
-    train, test = open_labelled(config.data.train), open_labelled(config.data.test)
-    if train.classes != test.classes:
-        raise UserError(f"{train.name} and {test.name} have different classes: {train.classes[:5]}, {test.classes[:5]}")
-    for k in config.k:
-        if k > train.num_images:
-            raise UserError(
-                f"k={k} is more than the {train.num_images} photos of {train.name}; lower it: --config.k=(20,)"
-            )
+    train, test = open_pair(config.data.train, config.data.test, config.k)
     train_features = extract(encoder, train, size, config.batch_size)
     test_features = extract(encoder, test, size, config.batch_size)
-    top1 = {}
-    for k in config.k:
-        predicted = knn_predict(
-            *train_features,
-            test_features.features,
-            k=k,
-            temperature=config.temperature,
-            num_classes=len(train.classes),
-        )
-        top1[f"top1_k{k}"] = 100 * float(np.mean(predicted == test_features.labels))
+    top1 = {f"top1_k{k}": knn_top1(train_features, test_features, k, config.temperature) for k in config.k}
     results = {
         "protocol": "knn",
         "top1": next(iter(top1.values())),

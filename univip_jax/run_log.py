@@ -1,0 +1,60 @@
+"""What a run writes down as it goes: metrics, progress, evaluations, goodput; and what it wrote before."""
+
+from pathlib import Path
+
+import numpy as np
+
+from univip_jax.evaluate.during import TOP1
+from univip_jax.goodput import Goodput
+from univip_jax.metrics import MetricsWriter, Progress, read_metrics
+from univip_jax.monitor import is_finite
+from univip_jax.plan import Plan
+
+
+class RunLog:
+    """The log of a run that goes on from `start`; lines of later steps, which are done again, are dropped."""
+
+    def __init__(self, run: Path | None, start: int, plan: Plan, goodput: Goodput):
+        """None writes nothing, as all processes but the first do."""
+        self._progress = Progress(start, plan.total_steps, plan.steps_per_epoch, plan.batch_size)
+        self._goodput = goodput
+        self._writer = MetricsWriter(run, start) if run else None
+        lines = read_metrics(run) if run else []
+        self._top1 = {line["step"]: line[TOP1] for line in lines if TOP1 in line}
+        self.trained_seconds = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
+
+    def report(self, step: int, window: list[dict]) -> None:
+        """Writes and prints the metrics of the steps since the last report, up to `step`."""
+        values, rate = _summarize(window), self._progress.rate(step)
+        if self._writer:
+            self._writer.write(step, {**values, "train/images_per_second": rate, **self._goodput.write()})
+            self._progress.report(step, rate, values)
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes and prints the metrics of an evaluation after `step` steps."""
+        self._top1[step] = metrics[TOP1]
+        if self._writer:
+            self._writer.write(step, metrics)
+        values = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+        print(f"step {step}: {values}; the best is of step {self.best()}", flush=True)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether an evaluation after `step` steps is written down."""
+        return step in self._top1
+
+    def best(self) -> int | None:
+        """The step of the best evaluation, the first of equals; None before any."""
+        return max(self._top1, key=self._top1.get, default=None)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._writer:
+            self._writer.close()
+
+
+def _summarize(window: list[dict]) -> dict[str, float]:
+    """Means of the losses over the finite steps since the last report, and the newest of the rest."""
+    newest = {name: float(value) for name, value in window[-1].items()}
+    good = [metrics for metrics in window if is_finite(metrics)] or window
+    losses = [name for name in newest if name.startswith("train/loss")]
+    return newest | {name: float(np.mean([metrics[name] for metrics in good])) for name in losses}
