@@ -12,7 +12,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Several tests train the same network: each step is compiled once. The folder is this session's: nothing in it is old.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="univip_jax_tests_")
 
+import numpy as np
+import pytest
 from jaxtyping import install_import_hook
+from PIL import Image
 
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
@@ -21,3 +24,36 @@ _HOOK = install_import_hook(
     [f"univip_jax.{room}" for room in ("models", "augment", "transport", "losses", "train_step")],
     "beartype.beartype",
 )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """24 painted photos, prepared."""
+    from tests.small import prepare_photos, write_photos  # late: after the hook
+
+    root = tmp_path_factory.mktemp("data")
+    write_photos(root / "photos", 24)
+    return prepare_photos(root / "photos", root / "prepared")
+
+
+@pytest.fixture(scope="session")
+def run(data, tmp_path_factory):
+    """A finished run of 4 steps with checkpoints after 2 and 4; tests work on copies."""
+    from tests.small import small_config
+    from univip_jax.train import train
+
+    folder = tmp_path_factory.mktemp("run")
+    train(small_config(data), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory):
+    """Two classes, told apart by brightness, 12 photos each."""
+    root, rng = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 150)):
+        (root / name).mkdir()
+        for index in range(12):
+            pixels = rng.integers(low, low + 100, (40, 52, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root

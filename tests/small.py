@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import coco
 from data_prep import prepare, shards
+from univip_jax.checkpoint import Checkpoints
+from univip_jax.config import read_config
+from univip_jax.plan import make_plan
+from univip_jax.sharding import make_mesh, replicated
+from univip_jax.types import TrainState
 
 BATCH = 8
 
@@ -51,3 +57,18 @@ def small_config(data: Path, row: str = "table7=e") -> ConfigDict:
     config.model.projection = 16
     config.optimizer.warmup_epochs = 0.5
     return config
+
+
+def state_after(run: Path, step: int) -> TrainState:
+    """The state in a checkpoint of a run on the 24 photos of the fixture `data`."""
+    like = jax.eval_shape(make_plan(read_config(run), 24).init_state)
+    with Checkpoints(run) as checkpoints:
+        state, _ = checkpoints.restore(step, like, replicated(make_mesh()))
+    return jax.device_get(state)
+
+
+def assert_equal_states(one: Path, other: Path, step: int) -> None:
+    """Bit for bit."""
+    expected, found = state_after(one, step), state_after(other, step)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))

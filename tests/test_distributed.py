@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from tests.small import prepare_photos, small_config, write_photos
+from tests.small import small_config
 from univip_jax import load_encoder
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.train import train
@@ -51,13 +50,6 @@ def wait_for(condition, processes: list[subprocess.Popen], logs: Path) -> None:
 def metrics(run: Path) -> list[dict]:
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_photos(root / "photos", 24)
-    return prepare_photos(root / "photos", root / "prepared")
 
 
 def test_two_processes_are_one_run_and_stop_together_at_a_sigterm_to_one(data, tmp_path):

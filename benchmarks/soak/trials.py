@@ -1,0 +1,250 @@
+"""Trials: each hurts a training in one way, again and again, and compares it with one that was left alone."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.soak.training import COMPILED, Training
+
+
+def compare(training: Training, reference: Training, seen: Counter) -> None:
+    """Whether the newest checkpoint and all losses are bit for bit those of the undisturbed training."""
+    if saved := training.saved():
+        step = saved[-1]
+        same = step not in reference.saved() or training.digests(step) == reference.digests(step)
+        seen["states identical" if same else "STATES THAT DIFFER"] += 1
+    expected = reference.losses()
+    differing = [step for step, loss in training.losses().items() if loss != expected[step]]
+    seen["LOSSES THAT DIFFER"] += len(differing)
+
+
+def kill_again_and_again(
+    training: Training, reference: Training, count: int, wait: Callable[[Training], bool], seconds: list[float]
+) -> Counter:
+    """`count` times: starts it, waits for the moment, `kill -9`; then lets it end. `seconds` takes those to go on."""
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "unreadable newest": 0, "acknowledged lost": 0})
+    while seen["kills"] < count:
+        before, step = training.saved(), training.newest_step()
+        output = len(training.output())
+        training.start()
+        if not wait(training):
+            seen["ended before the kill"] += 1
+            if training.process.returncode:
+                raise RuntimeError(training.output()[-2000:])
+            compare(training, reference, seen)
+            training.begin_anew()
+            continue
+        acknowledged = training.saved()
+        training.kill()
+        seen["kills"] += 1
+        printed = training.output()[output:]
+        if "going on from step" in printed:
+            resumed = int(printed.split("going on from step ")[1].split()[0])
+            seen["most steps lost"] = max(seen["most steps lost"], step - resumed)
+            seen["unreadable newest"] += before[-1] != resumed
+        seen["acknowledged lost"] += not set(acknowledged) <= set(training.saved())
+        compare(training, reference, seen)
+        if training.newest_step() > step and "compiling" in printed:
+            seen["went on"] += 1
+    seconds.append(seconds_to_first_step(training))
+    training.process.wait()
+    compare(training, reference, seen)
+    final = max(reference.saved())
+    seen["final state identical"] = int(training.digests(final) == reference.digests(final))
+    return seen
+
+
+def seconds_to_first_step(training: Training) -> float:
+    """Starts it; from there to its first new step."""
+    before = training.newest_step()
+    training.start()
+    training.wait_for(lambda: training.newest_step() > before, "step")
+    return time.monotonic() - training.started
+
+
+def at_random(rng: random.Random, longest: float) -> Callable[[Training], bool]:
+    """A moment up to `longest` seconds after the start: imports, restoring, compiling, steps and saves."""
+
+    def wait(training: Training) -> bool:
+        end = training.started + rng.uniform(0.0, longest)
+        return training.wait_for(lambda: time.monotonic() > end, "moment")
+
+    return wait
+
+
+def inside_a_save(rng: random.Random) -> Callable[[Training], bool]:
+    """A moment while a checkpoint is being written."""
+
+    def wait(training: Training) -> bool:
+        saves = rng.randrange(1, 4)
+        for _ in range(saves):
+            if not training.wait_for(lambda: not training.saving(), "end of a save", every=0.002):
+                return False
+            if not training.wait_for(training.saving, "save", every=0.002):
+                return False
+        time.sleep(rng.uniform(0.0, 0.05))
+        return training.process.poll() is None
+
+    return wait
+
+
+def sigterm(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
+    """SIGTERM at random moments: exit code 0 once it listens, and no step is done twice."""
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "steps lost": 0})
+    slowest = 0.0
+    while seen["signals"] < count:
+        output = len(training.output())
+        training.start()
+        if not at_random(rng, longest)(training):
+            compare(training, reference, seen)
+            training.begin_anew()
+            continue
+        begun = time.monotonic()
+        code = training.stop()
+        slowest = max(slowest, time.monotonic() - begun)
+        seen["signals"] += 1
+        seen["exit code 0" if code == 0 else f"before it listened (code {code})"] += 1
+        step = training.newest_step()
+        seen["steps lost"] += step - max(training.saved(), default=0)
+        printed = training.output()[output:]
+        phase = "saving a step" if "SIGTERM: saving" in printed else "before the first step" if code == 0 else "imports"
+        seen[f"while {phase}"] += 1
+        compare(training, reference, seen)
+    seen["seconds from signal to exit, at most"] = round(slowest, 1)
+    return seen
+
+
+def kill_ranks(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
+    """`kill -9` of a random rank under the supervisor, which ends the others and starts all again."""
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
+    stopping: list[float] = []
+    training.start()
+    while seen["kills"] < count:
+        ended = not training.wait_for(lambda: len(training.rank_ids()) == training.ranks, "ranks")
+        if not ended:
+            ended = not at_random(rng, longest)(training)
+        if ended:
+            if training.process.returncode:
+                raise RuntimeError(training.output()[-3000:])
+            compare(training, reference, seen)
+            training.begin_anew()
+            training.start()
+            continue
+        ranks = training.rank_ids()
+        if len(ranks) < training.ranks:
+            continue
+        os.kill(rng.choice(ranks), signal.SIGKILL)
+        begun = time.monotonic()
+        training.wait_for(lambda old=set(ranks): not old & set(training.rank_ids()), "end of the other ranks")
+        stopping.append(time.monotonic() - begun)
+        seen["kills"] += 1
+        compare(training, reference, seen)
+        training.started = time.monotonic()
+    training.process.wait()
+    compare(training, reference, seen)
+    final = max(reference.saved())
+    seen["final state identical"] = int(training.digests(final) == reference.digests(final))
+    seen["seconds until the others stopped, median"] = round(sorted(stopping)[len(stopping) // 2], 2)
+    seen["seconds until the others stopped, at most"] = round(max(stopping), 2)
+    return seen
+
+
+def stalls(training: Training, data: Path, count: int) -> Counter:
+    """Seconds from a stall to the end of the process, which then goes on: stopped, or with a stuck loader."""
+    seen: Counter = Counter()
+    for kind in ("stopped", "stuck loader"):
+        found = []
+        for _ in range(count):
+            training.start()
+            begun_at = training.newest_step()
+            training.wait_for(lambda old=begun_at: training.newest_step() > old + 2, "steps")
+            if kind == "stopped":
+                begun = time.monotonic()
+                training.process.send_signal(signal.SIGSTOP)
+                training.process.wait()
+            else:
+                begun = _starve(training, data)
+            found.append(time.monotonic() - begun)
+        seen[f"{kind}: seconds until it was ended"] = " ".join(f"{seconds:.1f}" for seconds in sorted(found))
+    seen["stacks written"] = training.output().count("Current thread")
+    return seen
+
+
+def _starve(training: Training, data: Path) -> float:
+    """Puts pipes that nobody writes to in place of the shards, until the process is ended; when that began."""
+    shards = sorted(data.glob("*.tfrecord"))
+    for shard in shards:
+        aside = shard.with_suffix(".aside")
+        shard.rename(aside)
+        os.mkfifo(shard)
+    begun = time.monotonic()
+    try:
+        training.process.wait()
+    finally:
+        for shard in shards:
+            shard.unlink()
+            shard.with_suffix(".aside").rename(shard)
+    return begun
+
+
+def damage_files(folder: Path, rng: random.Random) -> str:
+    """Flips a bit of, cuts or deletes one file below `folder`, half of the times a large one; says which."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    weights = [path.stat().st_size if rng.random() < 0.5 else 1 for path in files]
+    path = rng.choices(files, weights)[0]
+    kind = rng.choice(["flip", "flip", "cut", "delete"])
+    data = bytearray(path.read_bytes())
+    if kind == "delete":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(data[: rng.randrange(len(data))])
+    else:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+    return f"{kind} {path.relative_to(folder)}"
+
+
+def faults(training: Training, reference: Training, minutes: float, rng: random.Random) -> Counter:
+    """All of it at random for some minutes, under the supervisor; then it is left to end."""
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
+    end = time.monotonic() + 60 * minutes
+    training.start()
+    while time.monotonic() < end:
+        kind = rng.choice(["kill", "stop", "sigterm", "damaged checkpoint", "damaged program"])
+        moment = time.monotonic() + rng.uniform(2.0, 30.0)
+        ended = not training.wait_for(lambda m=moment: time.monotonic() > m and bool(training.rank_ids()), "moment")
+        if ended:
+            if training.process.returncode:
+                raise RuntimeError(training.output()[-3000:])
+            compare(training, reference, seen)
+            seen["trainings that ended"] += 1
+            training.begin_anew()
+            training.start()
+            continue
+        victim = rng.choice(training.rank_ids() or [0])
+        if not victim:
+            continue
+        seen[f"faults: {kind}"] += 1
+        if kind == "sigterm":
+            seen[f"exit code {training.stop()} after sigterm"] += 1
+            compare(training, reference, seen)
+            training.start()
+            continue
+        if kind == "damaged checkpoint" and (saved := training.saved()):
+            damage_files(training.folder / "checkpoints" / str(saved[-1]), rng)
+        if kind == "damaged program" and list((training.folder / COMPILED).glob("*-cache")):
+            damage_files(training.folder / COMPILED, rng)
+        os.kill(victim, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
+        training.wait_for(lambda v=victim: v not in training.rank_ids(), "end of the rank")
+        expected = reference.losses()
+        seen["LOSSES THAT DIFFER"] += sum(loss != expected[step] for step, loss in training.losses().items())
+    if training.process.wait():
+        raise RuntimeError(training.output()[-3000:])
+    compare(training, reference, seen)
+    seen["checkpoints set aside"] = training.output().count("set aside as")
+    seen["restarts by the supervisor"] = training.output().count("restart")
+    return seen
