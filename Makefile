@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-export lint
+.PHONY: demo test test-export soak lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -33,3 +33,7 @@ $(VENV)/installed-export: requirements-export.txt $(VENV)/installed-test
 $(VENV)/installed-test: requirements-test.txt requirements.txt $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
 	touch $@ $(VENV)/installed
+
+MINUTES ?= 10
+soak: $(VENV)/installed
+	$(BIN)/python -m benchmarks.soak --minutes=$(MINUTES)

@@ -67,7 +67,7 @@ def train(config: ConfigDict, run: Path) -> None:
         Watchdog(config.stall_seconds) as watchdog,
         Checkpoints(run, retention) as checkpoints,
     ):
-        with goodput.spend("restore"):
+        with goodput.spend("restore" if checkpoints.steps() else "compile"):
             other_data = "data.train" in allowed_changes(config)
             start, state = start_or_resume(plan, dataset, checkpoints, mesh, allow_other_data=other_data)
         if start >= plan.total_steps:

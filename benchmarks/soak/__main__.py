@@ -1,6 +1,6 @@
 """Hurts trainings and compares them, bit for bit, with one that was left alone.
 
-    python -m benchmarks.soak --minutes=30 [--trials=kill,save,sigterm,ranks2,ranks4,stalls,disk,faults] [--count=50]
+    python -m benchmarks.soak --minutes=30 [--trials=kill,save,...] [--count=50]
 
 Needs no accelerator and no data: scenes of digits, a network of 8 to 64 channels on CPU devices. One row a trial; what
 is written in capitals must be 0. Exit code 1 where it is not.
@@ -18,10 +18,14 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.soak import trials
-from benchmarks.soak.training import Training
+from benchmarks.soak.damage import damage_again_and_again
+from benchmarks.soak.training import COMPILED, Training
 from demo.scenes import write_photos
 
-TRIALS = ("kill", "save", "sigterm", "ranks2", "ranks4", "stalls", "disk", "faults")
+TRIALS = (
+    *("kill", "save", "sigterm", "stalls", "disk", "damage", "memory", "elastic", "elastic64"),
+    *("ranks2", "ranks4", "faults"),
+)
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "How long faults of all kinds are thrown at random (trial `faults`).")
 _TRIALS = flags.DEFINE_list("trials", list(TRIALS), f"Which trials, of {', '.join(TRIALS)}.")
 _COUNT = flags.DEFINE_integer("count", 50, "Interruptions a trial; of ranks and stalls a fraction.", 1)
@@ -64,25 +68,44 @@ def _disk(training: Training, reference: Training) -> Counter:
     return seen
 
 
-def _try(name: str, root: Path, data: Path, reference: Training, longest: float, warm: list[float]) -> Counter:
-    """One trial in a folder of its own; `longest` is about the time of a start and some saves."""
+def _elastic(root: Path, data: Path, float64: bool) -> Counter:
+    """1 x 4 devices, 2 x 2, 1 x 2, 1 x 1, against 1 x 4 all along."""
+    settings = {"steps": 80, "interval": 10, "float64": float64}
+    reference = Training(root / "undisturbed", data, devices=4, **settings)
+    reference.finish()
+    topologies = ({"devices": 4}, {"ranks": 2, "devices": 2}, {"devices": 2}, {"devices": 1})
+    stages = [Training(root / "elastic", data, **settings, **topology) for topology in topologies]
+    return trials.elastic(stages, reference)
+
+
+def _try(name: str, root: Path, data: Path, reference: Training, warm: list[float]) -> Counter:
+    """One trial in a folder of its own, with the programs that the undisturbed training compiled."""
     rng = random.Random(f"{_SEED.value} {name}")
     settings = {"steps": _STEPS.value, "interval": _INTERVAL.value, "ranks": reference.ranks}
     training = Training(root / name, data, **settings, stall=5.0 if name in ("stalls", "faults") else 60.0)
-    count = _COUNT.value
+    shutil.copytree(reference.folder / COMPILED, training.folder / COMPILED)
+    warm.append(trials.seconds_to_first_step(training))
+    training.kill() if not training.ranks else training.stop()
+    count, longest = _COUNT.value, 1.5 * warm[-1]  # a start and some saves
     if name == "kill":
-        return trials.kill_again_and_again(training, reference, count, trials.at_random(rng, longest), warm)
+        return trials.kill_again_and_again(training, reference, count, trials.at_random(rng, longest))
     if name == "save":
-        return trials.kill_again_and_again(training, reference, count, trials.inside_a_save(rng), warm)
+        return trials.kill_again_and_again(training, reference, count, trials.inside_a_save(rng))
     if name == "sigterm":
         return trials.sigterm(training, reference, max(1, count * 2 // 5), rng, longest)
+    if name == "damage":
+        return damage_again_and_again(reference.folder, data, root / name, 4 * count, rng)
+    if name == "memory":
+        return trials.memory(Training(root / "long", data, **settings | {"steps": 8 * _STEPS.value}))
+    if name in ("elastic", "elastic64"):
+        return _elastic(root / name, data, float64=name == "elastic64")
     if name == "stalls":
         return trials.stalls(training, data, max(1, count // 10))
     if name == "disk":
         return _disk(training, reference)
     if name == "faults":
         return trials.faults(training, reference, _MINUTES.value, rng)
-    return trials.kill_ranks(training, reference, max(1, count * 2 // 5), rng, 1.5 * longest)
+    return trials.kill_ranks(training, reference, max(1, count * 2 // 5), rng, longest)
 
 
 def main(_: list[str]) -> None:
@@ -92,21 +115,19 @@ def main(_: list[str]) -> None:
     root = Path(_WORKDIR.value or tempfile.mkdtemp(prefix="soak")).resolve()
     root.mkdir(parents=True, exist_ok=True)
     data, warm, failed = _prepare(root), [], False
-    references: dict[int, tuple[Training, float]] = {}
+    references: dict[int, Training] = {}
     try:
         for name in _TRIALS.value:
             ranks = {"ranks2": 2, "ranks4": 4, "faults": 1}.get(name, 0)
             if ranks not in references:
-                references[ranks] = _undisturbed(root, data, ranks)
-                print(f"undisturbed, {ranks} ranks: {references[ranks][1]:.1f} s to the first step, cold", flush=True)
-            reference, cold = references[ranks]
+                references[ranks], cold = _undisturbed(root, data, ranks)
+                print(f"undisturbed, {ranks or 'no'} ranks: {cold:.1f} s to the first step, cold", flush=True)
+            reference = references[ranks]
             begun = time.monotonic()
-            seen = _try(name, root, data, reference, 1.5 * cold, warm)
+            seen = _try(name, root, data, reference, warm)
             figures = "; ".join(f"{what} {value}" for what, value in seen.items())
-            print(f"{name:8} {time.monotonic() - begun:5.0f} s  {figures}", flush=True)
+            print(f"{name:8} {time.monotonic() - begun:5.0f} s  {figures}; warm start {warm[-1]:.1f} s", flush=True)
             failed |= any(value for what, value in seen.items() if what.isupper())
-        if warm:
-            print(f"warm start, everything compiled: {', '.join(f'{seconds:.1f}' for seconds in warm)} s to a step")
     finally:
         if not _WORKDIR.value:
             shutil.rmtree(root, ignore_errors=True)

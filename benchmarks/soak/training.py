@@ -19,9 +19,25 @@ _TIMEOUT = 900  # s, for what should take seconds
 class Training:
     """`main.py` on a small config in a folder of its own, alone or as ranks under `univip_jax.supervise`."""
 
-    def __init__(self, folder: Path, data: Path, *, steps: int, interval: int, ranks: int = 0, stall: float = 60.0):
-        """`ranks` 0 is one process without a supervisor; each rank has one CPU device."""
-        self.folder, self.interval, self.ranks = folder, interval, ranks
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        *,
+        steps: int,
+        interval: int,
+        ranks: int = 0,
+        devices: int = 1,
+        stall: float = 60.0,
+        float64: bool = False,
+    ):
+        """`ranks` 0 is one process without a supervisor; each process has `devices` CPU devices."""
+        self.folder, self.ranks = folder, ranks
+        self._environment = {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": str(int(float64)),
+            "XLA_FLAGS": f"--xla_disable_hlo_passes=algsimp --xla_force_host_platform_device_count={devices}",
+        }
         self._command = [sys.executable, "main.py", "--config=configs/demo.py", f"--workdir={folder}"]
         fields = {
             "data.train": data,
@@ -32,6 +48,7 @@ class Training:
             "checkpoint_every_steps": interval,
             "keep_every_steps": interval,  # all, to be compared
             "stall_seconds": stall,
+            "model.dtype": "float64" if float64 else "float32",
         }
         self._command += [f"--config.{name}={value}" for name, value in fields.items()]
         if ranks:
@@ -46,10 +63,11 @@ class Training:
         command = self._command
         if file_size_limit is not None:
             command = ["sh", "-c", f'ulimit -f {2 * file_size_limit}; exec "$@"', "sh", *command]
-        # Beside other work a GPU's or many cores would only make the trials differ from machine to machine.
-        environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_disable_hlo_passes=algsimp", **os.environ}
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("a") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **self._environment}, stdout=log, stderr=subprocess.STDOUT
+            )
         self.started = time.monotonic()
         return self.process
 

@@ -1,5 +1,6 @@
 """Trials: each hurts a training in one way, again and again, and compares it with one that was left alone."""
 
+import contextlib
 import os
 import random
 import signal
@@ -8,6 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.soak.damage import damage_one
 from benchmarks.soak.training import COMPILED, Training
 
 
@@ -23,9 +27,9 @@ def compare(training: Training, reference: Training, seen: Counter) -> None:
 
 
 def kill_again_and_again(
-    training: Training, reference: Training, count: int, wait: Callable[[Training], bool], seconds: list[float]
+    training: Training, reference: Training, count: int, wait: Callable[[Training], bool]
 ) -> Counter:
-    """`count` times: starts it, waits for the moment, `kill -9`; then lets it end. `seconds` takes those to go on."""
+    """`count` times: starts it, waits for the moment, `kill -9`; then lets it end."""
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "unreadable newest": 0, "acknowledged lost": 0})
     while seen["kills"] < count:
         before, step = training.saved(), training.newest_step()
@@ -50,8 +54,7 @@ def kill_again_and_again(
         compare(training, reference, seen)
         if training.newest_step() > step and "compiling" in printed:
             seen["went on"] += 1
-    seconds.append(seconds_to_first_step(training))
-    training.process.wait()
+    training.finish()
     compare(training, reference, seen)
     final = max(reference.saved())
     seen["final state identical"] = int(training.digests(final) == reference.digests(final))
@@ -191,23 +194,6 @@ def _starve(training: Training, data: Path) -> float:
     return begun
 
 
-def damage_files(folder: Path, rng: random.Random) -> str:
-    """Flips a bit of, cuts or deletes one file below `folder`, half of the times a large one; says which."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    weights = [path.stat().st_size if rng.random() < 0.5 else 1 for path in files]
-    path = rng.choices(files, weights)[0]
-    kind = rng.choice(["flip", "flip", "cut", "delete"])
-    data = bytearray(path.read_bytes())
-    if kind == "delete":
-        path.unlink()
-    elif kind == "cut":
-        path.write_bytes(data[: rng.randrange(len(data))])
-    else:
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-    return f"{kind} {path.relative_to(folder)}"
-
-
 def faults(training: Training, reference: Training, minutes: float, rng: random.Random) -> Counter:
     """All of it at random for some minutes, under the supervisor; then it is left to end."""
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
@@ -235,9 +221,9 @@ def faults(training: Training, reference: Training, minutes: float, rng: random.
             training.start()
             continue
         if kind == "damaged checkpoint" and (saved := training.saved()):
-            damage_files(training.folder / "checkpoints" / str(saved[-1]), rng)
+            damage_one(training.folder / "checkpoints" / str(saved[-1]), rng)
         if kind == "damaged program" and list((training.folder / COMPILED).glob("*-cache")):
-            damage_files(training.folder / COMPILED, rng)
+            damage_one(training.folder / COMPILED, rng)
         os.kill(victim, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
         training.wait_for(lambda v=victim: v not in training.rank_ids(), "end of the rank")
         expected = reference.losses()
@@ -248,3 +234,38 @@ def faults(training: Training, reference: Training, minutes: float, rng: random.
     seen["checkpoints set aside"] = training.output().count("set aside as")
     seen["restarts by the supervisor"] = training.output().count("restart")
     return seen
+
+
+def elastic(stages: list[Training], reference: Training) -> Counter:
+    """One training, each stage of it on other devices, killed after its share of the checkpoints."""
+    seen: Counter = Counter()
+    total = max(reference.saved())
+    for number, stage in enumerate(stages, start=1):
+        stage.start()
+        goal = total * number // len(stages)
+        if number < len(stages) and stage.wait_for(lambda s=stage, g=goal: s.saved()[-1:] >= [g], "checkpoint"):
+            stage.stop()
+        elif stage.process.wait():
+            raise RuntimeError(stage.output()[-3000:])
+    expected, found = reference.losses(), stages[-1].losses()
+    seen["steps that differ in number"] = len(expected.keys() ^ found.keys())
+    differences = [abs(found[step][0] - expected[step][0]) for step in sorted(expected)]
+    seen["largest difference of a loss"] = float(f"{max(differences):.2g}")
+    seen["median"] = float(f"{sorted(differences)[len(differences) // 2]:.2g}")
+    return seen
+
+
+def memory(training: Training) -> Counter:
+    """What resident memory grows by over the second half of an undisturbed training."""
+    samples = []
+    training.start()
+    while training.process.poll() is None:
+        time.sleep(1.0)
+        with contextlib.suppress(OSError, IndexError):  # it has just ended
+            status = Path(f"/proc/{training.process.pid}/status").read_text()
+            samples.append((training.newest_step(), int(status.split("VmRSS:")[1].split()[0]) / 1024))
+    half = [sample for sample in samples if sample[0] > samples[-1][0] / 2]
+    slope = np.polyfit(*np.array(half).T, 1)[0]
+    return Counter(
+        {"steps": samples[-1][0], "MB in the end": round(half[-1][1]), "MB per 1000 steps": round(1000 * slope, 2)}
+    )
