@@ -1,6 +1,7 @@
 """A restart finds the programs that were compiled, and none that was damaged."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +44,12 @@ def compiled(tmp_path_factory):
     return folder, value
 
 
-def test_a_second_start_compiles_nothing(compiled):
+def test_a_second_start_compiles_nothing_even_if_the_run_was_moved(compiled, tmp_path):
     folder, value = compiled
-    again, hits, _ = run(folder)
-    assert again == value and hits >= 1
+    shutil.copytree(folder, tmp_path / "moved")
+    for place in (folder, tmp_path / "moved"):
+        again, hits, _ = run(place)
+        assert again == value and hits >= 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "unsealed"])

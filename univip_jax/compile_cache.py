@@ -27,6 +27,8 @@ def keep_compiled(run: Path) -> None:
             if known.get(path.name) != _sha256(path):
                 path.unlink()
     jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+    # XLA's own caches would be unverified, and their paths part of each key: a run that is moved would compile anew.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def seal_compiled(run: Path) -> None:

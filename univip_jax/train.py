@@ -103,6 +103,7 @@ def train(config: ConfigDict, run: Path) -> None:
                 watchdog.pause()
                 with goodput.spend("save"):
                     checkpoints.save(step, state, {"fingerprint": dataset.fingerprint})
+                    seal_compiled(run)  # the first save and evaluation compile too
                 watchdog.resume()
 
             retention.best = log.best()
