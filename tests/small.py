@@ -59,6 +59,13 @@ def small_config(data: Path, row: str = "table7=e") -> ConfigDict:
     return config
 
 
+def long_config(data: Path) -> ConfigDict:
+    """BYOL for longer than any test waits, with a checkpoint after every second step."""
+    config = small_config(data, "table7=a")
+    config.num_steps = 1000
+    return config
+
+
 def state_after(run: Path, step: int) -> TrainState:
     """The state in a checkpoint of a run on the 24 photos of the fixture `data`."""
     like = jax.eval_shape(make_plan(read_config(run), 24).init_state)

@@ -90,13 +90,16 @@ def train(config: ConfigDict, run: Path) -> None:
 
         with contextlib.closing(RunLog(run if primary else None, start, plan, goodput)) as log:
 
+            def first_process_says(value: int) -> int:
+                """The log is of the first process alone, but all must agree on what follows from it."""
+                return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
             def evaluate(step: int) -> None:
                 watchdog.pause()
                 with goodput.spend("evaluate"):
                     if knn:
                         log.evaluated(step, knn(state))
-                    multihost_utils.sync_global_devices("evaluated")
-                retention.best = log.best()
+                    retention.best = first_process_says(log.best() or 0)
                 watchdog.resume()
 
             def save(step: int) -> None:
@@ -106,10 +109,11 @@ def train(config: ConfigDict, run: Path) -> None:
                     seal_compiled(run)  # the first save and evaluation compile too
                 watchdog.resume()
 
-            retention.best = log.best()
             goodput.train_from_now(log.trained_seconds)
-            if start and start % evaluate_every == 0 and not log.is_evaluated(start):
-                evaluate(start)  # it was interrupted
+            if start and knn_spec.every_steps:
+                retention.best = first_process_says(log.best() or 0)
+                if start % evaluate_every == 0 and not first_process_says(log.is_evaluated(start)):
+                    evaluate(start)  # it was interrupted
             window, running = [], deque()
             watchdog.resume()
             for step in range(start + 1, plan.total_steps + 1):
