@@ -11,9 +11,19 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module may import from its own line and from those above.
 LAYERS = [
     ["errors"],
-    ["digest", "monitor", "preemption", "goodput", "watchdog", "compile_cache"],
+    ["digest", "monitor", "preemption", "goodput", "watchdog", "compile_cache", "ranks"],
     ["types", "config", "views", "command", "detectron2.names", "detectron2.pickle_file", "feature_file"],
-    ["data.records", "data.boxes", "models.resnet", "transport", "augment", "optim", "sharding", "metrics"],
+    [
+        "data.records",
+        "data.boxes",
+        "models.resnet",
+        "transport",
+        "augment",
+        "optim",
+        "sharding",
+        "metrics",
+        "supervise",
+    ],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses"],
     ["models.univip", "detectron2.configs", "weight_files"],
     ["train_state", "data.pipeline", "data.labelled", "detectron2.__main__"],
