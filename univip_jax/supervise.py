@@ -2,8 +2,8 @@
 
 Starts the command, or several ranks of it, and starts it again when it dies: the command itself goes on from the
 newest checkpoint in its --workdir. The exit code is 0 when the run is finished, or saved after a SIGTERM. Codes 1
-and 2 are mistakes that a restart would repeat, and end it at once. Anything else, a signal or the 75 of what may be gone at
-a second try, is tried again until --max_restarts restarts in a row have brought no new checkpoint.
+and 2 are mistakes that a restart would repeat, and end it at once. Anything else, a signal or the 75 of what may be
+gone at a second try, is tried again until --max_restarts restarts in a row have brought no new checkpoint.
 
 When a rank dies the others are killed at once, not asked by SIGTERM: that asks them to agree on a step and save it,
 which they cannot without the dead one, and all that they hold is in the checkpoint or is computed again. The rank that
