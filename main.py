@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 # XLA reads it when it is imported; its start-up notes hide what a user needs to read.
@@ -15,6 +16,8 @@ from ml_collections import config_flags
 
 from univip_jax.compile_cache import keep_compiled
 from univip_jax.errors import UserError
+
+_SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: not a mistake of the user's, so a supervisor tries again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: config, checkpoints, metrics, results.")
@@ -62,13 +65,25 @@ def _run(_: list[str]) -> None:
         task(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command goes on from the newest checkpoint",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        print("\ninterrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        _end(130)
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # XLA's word
+            print("error: out of memory on the device: lower --config.batch_size, or use more devices", file=sys.stderr)
+            _end(1)
+        traceback.print_exc()
+        _end(_SOFTWARE_ERROR)
+
+
+def _end(code: int) -> None:
+    """Ends with an exit code; one of several processes at once, where JAX would first wait minutes for the others."""
+    if _DISTRIBUTED.value:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

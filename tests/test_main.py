@@ -29,3 +29,22 @@ def test_mistakes_are_one_line(tmp_path, arguments, code, message):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_a_traceback_is_no_mistake_of_the_users_and_ends_one_of_several_processes_at_once(tmp_path, distributed):
+    """jax.distributed waits for the others at exit; the second of these two never comes."""
+    config = tmp_path / "config.py"
+    config.write_text("from configs import coco\n\ndef get_config():\n    return coco.get_config()\n")
+    code = (
+        "import sys, runpy, univip_jax.train as t, jax\n"
+        "def fail(config, run): raise RuntimeError('as nobody thought of')\n"
+        "t.train = fail\n"
+        "jax.distributed.initialize = lambda *_: __import__('atexit').register(lambda: __import__('time').sleep(300))\n"
+        "sys.argv = ['main.py'] + sys.argv[1:]\n"
+        "runpy.run_path('main.py', run_name='__main__')\n"
+    )
+    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", *["--distributed"] * distributed]
+    result = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert result.returncode == 70
+    assert "RuntimeError: as nobody thought of" in result.stderr

@@ -43,7 +43,7 @@ def call(name: str, work: Callable[[], int | None], interrupted: str) -> None:
     try:
         sys.exit(work())
     except UserError as error:
-        fail(name, error, 1)
+        fail(name, error, error.exit_code)
     except MemoryError:
         fail(name, "out of memory: choose a smaller --batch_size, where there is one, or a larger machine", 1)
     except KeyboardInterrupt:
