@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +11,12 @@ import cv2
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from data_prep import filters, photos, selective_search
+from data_prep import filters, photos, selective_search, verdict
 from data_prep.sources import Annotations, PhotoFile
+from data_prep.writing import appearing, sha256_of, write_whole
 from univip_jax.data import boxes, records
-from univip_jax.errors import UserError
 
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
-TMP_NAME = re.compile(r"(photos-\d{5}-of-\d{5}\.(tfrecord|json)|manifest\.json|rejected\.jsonl)\.[0-9a-f]{32}\.tmp")
 
 
 class Settings(NamedTuple):
@@ -67,7 +64,7 @@ def finished(spec: ShardSpec) -> dict | None:
     try:
         sidecar = json.loads(spec.path.with_suffix(".json").read_bytes())
         good = sidecar["spec_hash"] == spec_hash(spec) and sidecar["bytes"] == spec.path.stat().st_size
-        good &= sidecar.keys() >= {"sha256", "num_records", "offsets", "num_boxes", "rejected"}
+        good &= sidecar.keys() >= {"sha256", "num_records", "offsets", "verdict", "rejected"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return sidecar if good else None
@@ -82,7 +79,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
 
     Returns:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
-        record), num_boxes (proposals of each record), rejected ([{id, reason}]), spec_hash.
+        record), verdict (see `verdict.of_shard`), rejected ([{id, reason}]), spec_hash.
 
     Raises:
         UserError: the shard cannot be written.
@@ -91,10 +88,9 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
         return sidecar
     spec.path.with_suffix(".json").unlink(missing_ok=True)  # from here on it would vouch for another shard
     rejected: list[dict] = []
-    num_boxes: list[int] = []
-    tmp = tmp_path(spec.path)
-    try:
-        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, num_boxes))
+    counts: list[verdict.Counts] = []
+    with appearing(spec.path) as tmp:
+        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts))
         sidecar = {
             "version": records.FORMAT_VERSION,
             "shard": spec.path.name,
@@ -102,28 +98,25 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
             "bytes": tmp.stat().st_size,
             "sha256": sha256_of(tmp),
             "offsets": offsets,
-            "num_boxes": num_boxes,
+            "verdict": verdict.of_shard(counts),
             "rejected": rejected,
             "spec_hash": spec_hash(spec),
         }
-        os.replace(tmp, spec.path)
-    finally:
-        tmp.unlink(missing_ok=True)
     write_whole(spec.path.with_suffix(".json"), json.dumps(sidecar, sort_keys=True) + "\n")
     return sidecar
 
 
 def _serialized(
-    spec: ShardSpec, on_photo: Callable[[], object], rejected: list[dict], num_boxes: list[int]
+    spec: ShardSpec, on_photo: Callable[[], object], rejected: list[dict], counts: list[verdict.Counts]
 ) -> Iterator[bytes]:
-    """The shard's records; fills `rejected` and `num_boxes` on the way."""
+    """The shard's records; fills `rejected` and `counts` on the way."""
     for photo in spec.photos:
         try:
             record = make_record(photo, spec.annotations.get(photo.image_id), spec.settings)
         except photos.Rejected as error:
             rejected.append({"id": photo.image_id, "reason": str(error)})
         else:
-            num_boxes.append(len(record.proposals))
+            counts.append(verdict.of_photo(record.proposals, record.objects, record.height, record.width))
             yield records.serialize(record)
         on_photo()
 
@@ -181,7 +174,7 @@ def _objects(annotations: Annotations | None, height: int, width: int) -> tuple[
 def spec_hash(spec: ShardSpec) -> str:
     """Sha256 (hex) of what decides the bytes: photos (name, size), annotations, settings, versions."""
     digest = hashlib.sha256()
-    facts = [records.FORMAT_VERSION, library_versions(), spec.settings._asdict()]
+    facts = [records.FORMAT_VERSION, library_versions(), spec.settings._asdict(), selective_search.SEARCH_PARAMETERS]
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for photo in spec.photos:
         digest.update(f"\n{photo.image_id}\t{photo.num_bytes}\t".encode())
@@ -189,33 +182,3 @@ def spec_hash(spec: ShardSpec) -> str:
             digest.update(f"{annotations.height} {annotations.width} ".encode())
             digest.update(annotations.boxes_xywh_px.tobytes() + annotations.labels.tobytes())
     return digest.hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """Sha256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tmp_path(path: Path) -> Path:
-    """A name next to `path` that no other process writes to."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that it is seen whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    tmp = tmp_path(path)
-    try:
-        with open(tmp, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): free space or rights, then run again") from error
-    finally:
-        tmp.unlink(missing_ok=True)
