@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before the import, which tells of optional parts that nothing here uses.
-logging.getLogger("apache_beam.io.gcp").setLevel(logging.ERROR)
-
 import apache_beam
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
@@ -21,6 +18,8 @@ from data_prep.runners import Task
 from data_prep.writing import temporary
 from univip_jax.data import records
 from univip_jax.errors import UserError
+
+_LOCAL = ("DirectRunner", "FnApiRunner")
 
 
 def run(task: Task, specs: Sequence[Any], out: Path, options: Sequence[str], num_workers: int) -> None:
@@ -33,25 +32,28 @@ def run(task: Task, specs: Sequence[Any], out: Path, options: Sequence[str], num
     Raises:
         UserError: from the task, or the pipeline failed.
     """
-    with temporary(out / "specs") as path:
-        offsets = _write(path, specs)
-        try:
-            with apache_beam.Pipeline(options=_pipeline_options(options, num_workers)) as pipeline:
-                # Reshuffled, or runners fuse the steps and one worker does all.
-                spread = pipeline | apache_beam.Create(offsets) | apache_beam.Reshuffle()
-                spread | apache_beam.ParDo(_Process(task, str(path)))
-        except Exception as error:  # each runner has its own, with the worker's traceback as text
-            raise UserError(_in_one_line(error)) from error
-
-
-def _pipeline_options(options: Sequence[str], num_workers: int) -> PipelineOptions:
     parsed = PipelineOptions(list(options))
+    if local := parsed.view_as(StandardOptions).runner in (None, *_LOCAL):
+        # Worker's tracebacks come back with the exception; on a cluster, the log also says where to look.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        parsed.view_as(WorkerOptions).default_sdk_harness_log_level = "CRITICAL"
     if parsed.view_as(StandardOptions).runner is None:
         parsed.view_as(StandardOptions).runner = "DirectRunner"
         parsed.view_as(DirectOptions).direct_running_mode = "multi_processing"
         parsed.view_as(DirectOptions).direct_num_workers = num_workers
-        parsed.view_as(WorkerOptions).default_sdk_harness_log_level = "ERROR"
-    return parsed
+    with temporary(out / "specs") as path:
+        offsets = _write(path, specs)
+        try:
+            with apache_beam.Pipeline(options=parsed) as pipeline:
+                # Reshuffled, or runners fuse the steps and one worker does all.
+                spread = pipeline | apache_beam.Create(offsets) | apache_beam.Reshuffle()
+                spread | apache_beam.ParDo(_Process(task, str(path)))
+        except Exception as error:  # each runner has its own, with the worker's traceback as text
+            if found := re.search(r"UserError: ([^\n]+)", str(error)):
+                raise UserError(re.sub(r" \[while running .*", "", found[1])) from error
+            if local:
+                raise
+            raise UserError(f"Apache Beam's pipeline failed ({error!r:.300}): its runner's log says more") from error
 
 
 def _write(path: Path, specs: Sequence[Any]) -> list[int]:
@@ -78,11 +80,3 @@ class _Process(apache_beam.DoFn):
             file.seek(offset)
             spec = pickle.load(file)  # of our own launcher
         self._task(spec, Metrics.counter("data_prep", "photos").inc)
-
-
-def _in_one_line(error: Exception) -> str:
-    """A UserError of a worker in its own words, anything else by its last line."""
-    text = str(error).strip() or type(error).__name__
-    if found := re.search(r"UserError: ([^\n]+)", text):
-        return re.sub(r" \[while running .*", "", found[1])
-    return f"Apache Beam's pipeline failed ({text.splitlines()[-1]}): see its runner's log"

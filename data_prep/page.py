@@ -92,9 +92,9 @@ def draw_sheet(photos: list[dict[str, np.ndarray]]) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for place, photo in enumerate(photos):
         x, y = place % _COLUMNS * step, place // _COLUMNS * (step + line)
-        name = photo["id"].decode("utf-8", "replace")
+        name = "".join(letter if letter.isprintable() else "?" for letter in photo["id"].decode("utf-8", "replace"))
         caption = f"{len(photo['proposals'])} boxes  {name if len(name) <= 30 else '...' + name[-27:]}"
-        draw.text((x, y), caption.encode("latin-1", "replace").decode("latin-1"), fill=_INK, font=font)
+        draw.text((x, y), caption, fill=_INK, font=font)
         picture = _draw_photo(photo)
         sheet.paste(picture, (x, y + line))
     return sheet

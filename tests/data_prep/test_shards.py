@@ -49,14 +49,14 @@ def test_the_sidecar_describes_the_shard(photo_folder, tmp_path):
     assert sidecar["bytes"] == len(contents) and sidecar["sha256"] == hashlib.sha256(contents).hexdigest()
     assert [entry["id"] for entry in sidecar["rejected"]] == ["deep/er/10.jpg"]
     assert sidecar["rejected"][0]["reason"].startswith("damaged")
-    assert sidecar["num_records"] == len(sidecar["offsets"]) == len(sidecar["num_boxes"]) == 7
+    assert sidecar["num_records"] == len(sidecar["offsets"]) == len(sidecar["verdict"]["num_boxes"]) == 7
     shard = records.Shard(spec.path, 7, np.array(sidecar["offsets"]))
     parsed = [records.parse(one) for one in records.read_shard(shard)]
     assert [one["id"].numpy().decode() for one in parsed] == [
         photo.image_id for photo in spec.photos if photo.image_id != "deep/er/10.jpg"
     ]
-    assert [len(one["proposals"]) for one in parsed] == sidecar["num_boxes"]
-    assert all(2 <= number <= 20 for number in sidecar["num_boxes"])
+    assert [len(one["proposals"]) for one in parsed] == sidecar["verdict"]["num_boxes"]
+    assert all(2 <= number <= 20 for number in sidecar["verdict"]["num_boxes"])
 
 
 def test_an_interruption_leaves_nothing_half_written(photo_folder, tmp_path):
