@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 _SMALLEST_SIDE_PX = 4  # below, there are no regions to merge
 
 # OpenCV's `base_k`, `inc_k` (scales of the segmentation) and `sigma` (its blur, px of the copy). OpenCV's own, 150, 150
-# and 0.8, are made for full size: on a small copy they blur small objects away (docs/benchmarks.md).
-SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.6}
+# and 0.8, are made for full size: on a small copy, small objects are lost in them (docs/benchmarks.md).
+SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.4}
 
 
 def selective_search(
