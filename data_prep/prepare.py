@@ -1,45 +1,49 @@
-"""A folder of photos to a finished data set, step by step."""
+"""Photos to a finished data set, step by step."""
 
 import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep import imported, runners, shards
 from data_prep import manifest as manifests
-from data_prep import runners, shards, sources
+from data_prep.inputs import Inputs, load
 
 
 class Request(NamedTuple):
     """What the command line asks for."""
 
-    images: Path
+    inputs: Inputs
     out: Path
-    annotations: Path | None
     settings: shards.Settings
     num_workers: int
+    max_rejected: float = 0.1  # share of the photos
 
 
 def prepare(request: Request) -> str:
     """Prepares the data set, or finishes what an interrupted run began, and returns a summary for people.
 
     Raises:
-        UserError: see `sources`, `manifest` and `runners`.
+        UserError: see `inputs`, `manifest` and `runners`.
     """
     started = time.monotonic()
-    found = sources.find_photos(request.images)
-    annotations = sources.read_annotations(request.annotations, found) if request.annotations else {}
-    description = manifests.describe(found, request.annotations, request.settings)
+    loaded = load(request.inputs, request.settings, request.out)
+    description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
         return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
-    plan = shards.plan_shards(request.out, found, annotations, request.settings)
+    plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
     manifests.make_room(request.out, plan)
+    if loaded.index:
+        loaded.index.keep(request.out)
+    for line in imported.describe(loaded.report or {}):
+        print(line, flush=True)
     pending = [spec for spec in plan if shards.finished(spec) is None]
     if len(pending) < len(plan):
         print(f"{len(plan) - len(pending)} of {len(plan)} shards are done already", flush=True)
     num_photos = sum(len(spec.photos) for spec in pending)
     new = dict(zip((s.path for s in pending), _run(pending, num_photos, request.num_workers), strict=True))
     sidecars = [new.get(spec.path) or shards.finished(spec) for spec in plan]
-    manifest = manifests.write(request.out, sidecars, description)
+    manifest = manifests.write(request.out, sidecars, description, request.max_rejected)
     cores = max(1, min(request.num_workers, len(pending)))
     return _summary(request.out, manifest, sidecars, num_photos, time.monotonic() - started, cores)
 

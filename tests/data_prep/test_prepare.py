@@ -7,6 +7,7 @@ import pytest
 from painted import paint
 
 from data_prep import check, prepare, shards, sources
+from data_prep.inputs import Inputs
 from univip_jax.data import records
 from univip_jax.errors import UserError
 
@@ -14,7 +15,8 @@ SETTINGS = shards.Settings("selective_search", 400, 16, 20)
 
 
 def request_for(images, out, num_workers=1, annotations=None, settings=SETTINGS):
-    return prepare.Request(Path(images), Path(out), annotations, settings, num_workers)
+    inputs = Inputs((Path(images),), (annotations,) if annotations else ())
+    return prepare.Request(inputs, Path(out), settings, num_workers)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def contents(folder):
 def test_two_workers_write_the_bytes_of_one(photo_folder, prepared, tmp_path):
     prepare.prepare(request_for(photo_folder, tmp_path, num_workers=2))
     assert contents(tmp_path) == contents(prepared[0])
-    assert len(contents(tmp_path)) == 8  # 3 shards, 3 sidecars, manifest, rejected
+    assert len(contents(tmp_path)) == 9  # 3 shards, 3 sidecars, index, manifest, rejected
 
 
 def test_the_manifest_counts(prepared):
@@ -89,7 +91,7 @@ def test_another_request_does_not_overwrite_a_finished_data_set(photo_folder, pr
 
 def test_a_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg: not an image"):
+    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):
         prepare.prepare(request_for(tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
 
