@@ -80,7 +80,9 @@ def describe(report: dict[str, Any]) -> list[str]:
         ("images_without_photo", "images of the file are no photos here"),
     ]
     return [
-        f"{report[key]} {what} (first: {', '.join(report['first_' + key])})" for key, what in kinds if report.get(key)
+        f"{report[key]} {what} (first: {', '.join(map(repr, report['first_' + key]))})"
+        for key, what in kinds
+        if report.get(key)
     ]
 
 

@@ -39,8 +39,8 @@ def test_coco_results_are_matched_by_the_jsons_file_names_and_sorted_by_score(tm
         "first_images_without_photo": ["77"],
     }
     assert imported.describe(found.report) == [
-        "1 photos have no boxes in the file (first: folder/none.jpg)",
-        "1 images of the file are no photos here (first: 77)",
+        "1 photos have no boxes in the file (first: 'folder/none.jpg')",
+        "1 images of the file are no photos here (first: '77')",
     ]
 
 
