@@ -76,7 +76,8 @@ def check_shard(spec: CheckSpec, on_photo: Callable[[], object]) -> tuple[list[s
             found, parsed = record_problems(serialized)
             problems += [f"{where} {problem}" for problem in found]
             if not found:
-                counts.append(verdict.of_photo(*(parsed[key] for key in ("proposals", "objects", "height", "width"))))
+                objects = parsed["objects"][~parsed["is_crowd"]]
+                counts.append(verdict.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
             position += len(serialized) + records.FRAME_BYTES
             on_photo()
         if len(counts) != shard.num_records and not problems:

@@ -5,10 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep import filters, page, verdict
+from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
 from data_prep.shards import SHARD_NAME, Settings, ShardSpec, library_versions
-from data_prep.sources import PhotoFile, photos_digest
-from data_prep.writing import sha256_of, write_whole
+from data_prep.sources import photos_digest
+from data_prep.writing import write_whole
 from univip_jax.data import records
 from univip_jax.errors import UserError
 
@@ -16,19 +17,19 @@ REJECTED = "rejected.jsonl"
 _PACE_SHARDS = 64  # the newest finished ones tell how long the others will take
 
 
-def describe(found: list[PhotoFile], annotations: Path | None, settings: Settings) -> dict:
+def describe(loaded: Loaded, settings: Settings) -> dict:
     """What was asked for, as the manifest keeps it: equal for equal requests wherever the photos lie."""
-    return {
-        "photos": {"num": len(found), "sha256": photos_digest(found)},
+    description = {
+        "photos": {"num": len(loaded.photos), "sha256": photos_digest(loaded.photos)},
         "settings": {
-            "source": "images",
+            **loaded.facts,
             **settings._asdict(),
             **SEARCH_PARAMETERS,
             "max_aspect": filters.MAX_ASPECT,
             "max_iou": filters.MAX_IOU,
-            "annotations_sha256": sha256_of(annotations) if annotations else None,
         },
     }
+    return description | ({"import": loaded.report} if loaded.report else {})
 
 
 def finished(out: Path, description: dict) -> dict | None:
@@ -79,18 +80,25 @@ def make_room(out: Path, plan: list[ShardSpec]) -> None:
         raise UserError(f"--out={out} cannot be used ({error.strerror}): give a folder that can be written") from error
 
 
-def compose(out: Path, sidecars: list[dict], description: dict) -> dict:
+def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: float) -> dict:
     """Writes `rejected.jsonl` and returns the manifest, which is written last, by `write`.
 
     Raises:
-        UserError: not one photo could be used.
+        UserError: not one photo could be used, or a larger share than `max_rejected` could not: the shards stay.
     """
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected))
     if not any(sidecar["num_records"] for sidecar in sidecars):
         raise UserError(
-            f"none of the {len(rejected)} photos can be used (first: {rejected[0]['id']}: "
+            f"none of the {len(rejected)} photos can be used (first: {rejected[0]['id']!r}: "
             f"{rejected[0]['reason']}): see {out / REJECTED}, then give another --images"
+        )
+    num_photos = len(rejected) + sum(sidecar["num_records"] for sidecar in sidecars)
+    if len(rejected) > max_rejected * num_photos:
+        raise UserError(
+            f"{len(rejected)} of {num_photos} photos ({len(rejected) / num_photos:.1%}) cannot be used, more than "
+            f"--max_rejected={max_rejected:g} allows (first: {rejected[0]['id']!r}: {rejected[0]['reason']}): see "
+            f"{out / REJECTED}; mend them, or run again with a larger --max_rejected, the finished shards are kept"
         )
     return of_shards(sidecars) | description | {"libraries": library_versions()}
 

@@ -1,22 +1,23 @@
-"""A folder of photos to a finished data set, step by step."""
+"""Photos to a finished data set, step by step."""
 
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
-from data_prep import page, runners, shards, sources, writing
+from data_prep.inputs import Inputs, load
 from univip_jax.errors import UserError
 
 
 class Request(NamedTuple):
     """What the command line asks for."""
 
-    images: Path
+    inputs: Inputs
     out: Path
-    annotations: Path | None
     settings: shards.Settings
     num_workers: int
+    max_rejected: float = 0.1  # share of the photos
     task_index: int = 0  # of num_tasks that share the shards, on any machines
     num_tasks: int = 1
     beam_options: tuple[str, ...] | None = None  # Apache Beam's pipeline options; None: processes of this machine
@@ -26,21 +27,24 @@ def prepare(request: Request) -> str:
     """Prepares the data set, or finishes what an interrupted run began, and returns a summary for people.
 
     Raises:
-        UserError: see `sources`, `manifest`, `writing` and `runners`.
+        UserError: see `inputs`, `manifest`, `writing` and `runners`.
     """
-    found = sources.find_photos(request.images)
-    annotations = sources.read_annotations(request.annotations, found) if request.annotations else {}
-    description = manifests.describe(found, request.annotations, request.settings)
+    loaded = load(request.inputs, request.settings, request.out)
+    description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
         return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
-    plan = shards.plan_shards(request.out, found, annotations, request.settings)
+    plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
     manifests.make_room(request.out, plan)
     with writing.kept(request.out, shared=request.num_tasks > 1):
         writing.sweep(request.out)
+        if loaded.index:
+            loaded.index.keep(request.out)
+        for line in imported.describe(loaded.report or {}):
+            print(line, flush=True)
         sidecars, pace = _fill(request, plan)
         if num_missing := sidecars.count(None):
             return _others(request, plan, sidecars, num_missing)
-        manifest = manifests.compose(request.out, sidecars, description)
+        manifest = manifests.compose(request.out, sidecars, description, request.max_rejected)
         said = manifests.verdict_lines(manifest)
         page.write_page(request.out, manifest, said)
         manifests.write(request.out, manifest)

@@ -18,7 +18,7 @@ SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 
 
 
 def selective_search(
-    pixels: UInt8[np.ndarray, "H W 3"], search_max_side: int, generator: np.random.Generator
+    pixels: UInt8[np.ndarray, "H W 3"], search_max_side: int, generator: np.random.Generator, mode: str = "fast"
 ) -> Float[np.ndarray, "N 4"]:
     """Candidate boxes of a photo, without duplicates, in an order drawn by `generator`.
 
@@ -26,6 +26,7 @@ def selective_search(
         pixels: RGB photo.
         search_max_side: the search runs on a copy whose long side is at most this (px); 0: full size.
         generator: decides the order; give `photo_generator` of the photo.
+        mode: `fast`, or `quality`: more colour spaces and scales, several times slower.
 
     Returns:
         Boxes yxyx in pixels of the photo, float64; none for a photo that is too small to search.
@@ -37,7 +38,10 @@ def selective_search(
         return np.zeros([0, 4])
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(copy[..., ::-1]))  # OpenCV wants BGR
-    search.switchToSelectiveSearchFast(*SEARCH_PARAMETERS.values())
+    if mode == "quality":
+        search.switchToSelectiveSearchQuality()
+    else:
+        search.switchToSelectiveSearchFast(*SEARCH_PARAMETERS.values())
     x, y, box_width, box_height = np.asarray(search.process(), np.float64).reshape(-1, 4).T
     boxes_yxyx_px = np.unique(np.stack([y, x, y + box_height, x + box_width], axis=-1), axis=0)  # sorted, no duplicates
     scale_y, scale_x = height / copy.shape[0], width / copy.shape[1]

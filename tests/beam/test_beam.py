@@ -8,6 +8,7 @@ import pytest
 from painted import paint
 
 from data_prep import beam, prepare, shards
+from data_prep.inputs import Inputs
 from univip_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,13 @@ def photo_folder(tmp_path_factory):
 
 
 def prepared(images, out, **how):
-    request = prepare.Request(images, out, None, SETTINGS, **({"num_workers": 1} | how))
+    request = prepare.Request(Inputs((images,)), out, SETTINGS, **({"num_workers": 1} | how))
     return prepare.prepare(request), {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 def test_all_runners_write_the_same_bytes(photo_folder, tmp_path):
     _, inline = prepared(photo_folder, tmp_path / "inline")
-    assert len(inline) == 9 and b"not an image" in inline["rejected.jsonl"]
+    assert len(inline) == 10 and b"not an image" in inline["rejected.jsonl"]
     assert prepared(photo_folder, tmp_path / "pool", num_workers=2)[1] == inline
     for index in (1, 0):
         said, array = prepared(photo_folder, tmp_path / "array", task_index=index, num_tasks=2)

@@ -4,11 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.small import BATCH, prepare_photos, small_config, write_photos
 from univip_jax.config import to_spec
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import make_batches, preview
+from univip_jax.data.pipeline import choose_views, make_batches, preview
 from univip_jax.data.records import open_dataset
 from univip_jax.views import ViewSpec
 
@@ -79,3 +80,11 @@ def test_the_preview_shows_what_training_sees(dataset, spec, expected):
         boxes, region = photo.geometry.instances, photo.geometry.region
         assert (boxes[:, :2] >= region[:2] - 1e-5).all()
         assert (boxes[:, 2:] <= region[2:] + 1e-5).all()
+
+
+def test_annotated_views_leave_crowds_out(dataset):
+    spec = to_spec(ViewSpec, small_config(dataset.root, "table8=annotated"), "views")
+    boxes = np.float32([[0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1], [0.2, 0.2, 0.8, 0.8]])
+    record = {"height": 100, "width": 120, "objects": boxes, "is_crowd": tf.constant([False, True, False])}
+    assert spec.proposals == "annotated"
+    np.testing.assert_array_equal(choose_views(record, tf.constant([0, 0], tf.int64), spec).proposals, boxes[[0, 2]])

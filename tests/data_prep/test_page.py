@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep import page, prepare, shards
+from data_prep.inputs import Inputs
 
 
 def images(html):
@@ -17,7 +18,7 @@ def images(html):
 
 def test_the_page_stands_alone_and_shows_every_photo_of_a_small_set(photo_folder, tmp_path):
     settings = shards.Settings("naive", 0, 16, 20)
-    said = prepare.prepare(prepare.Request(photo_folder, tmp_path, None, settings, num_workers=1))
+    said = prepare.prepare(prepare.Request(Inputs((photo_folder,)), tmp_path, settings, num_workers=1))
     html = (tmp_path / page.PAGE).read_text()
     assert str(tmp_path / page.PAGE) in said
     assert all(line in html for line in said.splitlines() if line.startswith(("boxes a photo", "photos: 19 of 20")))

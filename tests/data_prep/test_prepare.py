@@ -8,6 +8,7 @@ import pytest
 from painted import paint
 
 from data_prep import check, prepare, shards, sources, writing
+from data_prep.inputs import Inputs
 from univip_jax.data import records
 from univip_jax.errors import UserError
 
@@ -15,7 +16,8 @@ SETTINGS = shards.Settings("selective_search", 400, 16, 20)
 
 
 def request_for(images, out, num_workers=1, annotations=None, settings=SETTINGS):
-    return prepare.Request(Path(images), Path(out), annotations, settings, num_workers)
+    inputs = Inputs((Path(images),), (annotations,) if annotations else ())
+    return prepare.Request(inputs, Path(out), settings, num_workers)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def contents(folder):
 def test_two_workers_write_the_bytes_of_one(photo_folder, prepared, tmp_path):
     prepare.prepare(request_for(photo_folder, tmp_path, num_workers=2))
     assert contents(tmp_path) == contents(prepared[0])
-    assert len(contents(tmp_path)) == 9  # 3 shards, 3 sidecars, manifest, rejected, page
+    assert len(contents(tmp_path)) == 10  # 3 shards, 3 sidecars, index, manifest, rejected, page
 
 
 def test_a_job_array_writes_the_bytes_of_one_and_any_task_may_run_again(photo_folder, prepared, tmp_path):
@@ -65,7 +67,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, pr
     with pytest.raises(UserError, match=r"No space left on device.*free space"):
         prepare.prepare(request_for(photo_folder, tmp_path))
     done = contents(tmp_path)
-    assert done == {name: data for name, data in contents(prepared[0]).items() if name in done} and len(done) == 4
+    assert done == {name: data for name, data in contents(prepared[0]).items() if name in done} and len(done) == 5
     monkeypatch.undo()
     prepare.prepare(request_for(photo_folder, tmp_path))
     assert contents(tmp_path) == contents(prepared[0])
@@ -127,7 +129,7 @@ def test_another_request_does_not_overwrite_a_finished_data_set(photo_folder, pr
 
 def test_a_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg: not an image"):
+    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):
         prepare.prepare(request_for(tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
 

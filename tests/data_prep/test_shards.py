@@ -8,6 +8,7 @@ import pytest
 from painted import paint
 
 from data_prep import shards, sources
+from data_prep.annotations import Annotations
 from data_prep.photos import Rejected
 from univip_jax.data import records
 
@@ -102,7 +103,7 @@ def test_proposals_are_fractions_of_the_photo_and_keep_the_smallest_side(tmp_pat
 
 
 def test_annotated_boxes_are_stored_and_can_be_the_proposals(tmp_path):
-    annotations = sources.Annotations(
+    annotations = Annotations(
         np.array([[12.0, 24.0, 60.0, 48.0], [200.0, 10.0, 5.0, 5.0]]), np.array([3, 4]), height=96, width=120
     )
     record = shards.make_record(photo_file(tmp_path), annotations, SETTINGS._replace(proposals="annotated"))
@@ -115,11 +116,11 @@ def test_annotations_of_a_larger_copy_fit_and_of_a_turned_one_are_refused(tmp_pa
     photo = photo_file(tmp_path)
     settings = SETTINGS._replace(proposals="none")
     boxes_xywh_px, labels = np.array([[24.0, 48.0, 120.0, 96.0]]), np.array([3])
-    record = shards.make_record(photo, sources.Annotations(boxes_xywh_px, labels, 192, 240), settings)
+    record = shards.make_record(photo, Annotations(boxes_xywh_px, labels, 192, 240), settings)
     np.testing.assert_allclose(record.objects, [[0.25, 0.1, 0.75, 0.6]], rtol=1e-6)
     assert record.proposals.shape == (0, 4)
     with pytest.raises(Rejected, match="another size: 96 x 120, photo 120 x 96"):
-        shards.make_record(photo, sources.Annotations(boxes_xywh_px, labels, 120, 96), settings)
+        shards.make_record(photo, Annotations(boxes_xywh_px, labels, 120, 96), settings)
 
 
 def test_naive_boxes_depend_on_the_photo_alone(tmp_path):
