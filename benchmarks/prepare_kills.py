@@ -1,6 +1,6 @@
 """Kills `python -m data_prep` at random moments and compares with an undisturbed run.
 
-python benchmarks/prepare_kills.py --images=DIR [--num_photos=100] [--num_kills=20] [--seed=0]
+python benchmarks/prepare_kills.py --images=DIR [--num_photos=100] [--num_kills=20] [--seed=0] [flags of data_prep]
 
 Each kill is a SIGKILL to the command and its workers, at a moment drawn evenly from half the time that the undisturbed
 run took after its first file; the same command then goes on. A data set that gets finished before the kills are used up
@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def start(photos: Path, out: Path) -> subprocess.Popen:
+def start(photos: Path, out: Path, flags: list[str]) -> subprocess.Popen:
     """The command in a process group of its own, so that a kill reaches its workers too."""
-    command = [sys.executable, "-m", "data_prep", f"--images={photos}", f"--out={out}"]
+    command = [sys.executable, "-m", "data_prep", f"--images={photos}", f"--out={out}", *flags]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet)
 
@@ -56,21 +56,21 @@ def main() -> None:
     parser.add_argument("--num_photos", type=int, default=100)
     parser.add_argument("--num_kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args, flags = parser.parse_known_args()
     moments = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
         photos, quiet, killed = (Path(scratch) / name for name in ("photos", "quiet", "killed"))
         photos.mkdir()
         for path in sorted(args.images.iterdir())[: args.num_photos]:
             (photos / path.name).symlink_to(path.resolve())
-        process = start(photos, quiet)
+        process = start(photos, quiet, flags)
         wait_for_work(process, quiet)
         started = time.monotonic()
         process.wait()
         seconds = time.monotonic() - started
         kills = left = sets = 0
         while kills < args.num_kills:
-            process = start(photos, killed)
+            process = start(photos, killed, flags)
             wait_for_work(process, killed)
             time.sleep(moments.uniform(0, seconds / 2))
             if process.poll() is None:
@@ -82,7 +82,7 @@ def main() -> None:
                 compare(killed, quiet)
                 sets += 1
                 shutil.rmtree(killed)
-        start(photos, killed).wait()
+        start(photos, killed, flags).wait()
         compare(killed, quiet)
     print(f"{kills} kills, {left} left half-written files; {sets + 1} data sets, each of the undisturbed run's bytes")
 

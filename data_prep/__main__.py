@@ -89,6 +89,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _check_request() -> None:
     """Raises flags.Error for flags that do not go together."""
+    for path in (_OUT.value or "", *(_IMAGES.value or ())):
+        if "://" in path:
+            raise flags.Error(f"{path} is no folder: mount the bucket, or copy the photos to a disk")
     if _SOURCE.value == "tfds":
         if not (_DATASET.value and _SPLIT.value and _OUT.value):
             raise flags.Error("--source=tfds needs --dataset=NAME, --split=SPLIT and --out=DIR")

@@ -49,8 +49,9 @@ def run(task: Task, specs: Sequence[Any], out: Path, options: Sequence[str], num
                 spread = pipeline | apache_beam.Create(offsets) | apache_beam.Reshuffle()
                 spread | apache_beam.ParDo(_Process(task, str(path)))
         except Exception as error:  # each runner has its own, with the worker's traceback as text
-            if found := re.search(r"UserError: ([^\n]+)", str(error)):
-                raise UserError(re.sub(r" \[while running .*", "", found[1])) from error
+            said = str(error) if isinstance(error, UserError) else "".join(re.findall(r"UserError: .+", str(error))[:1])
+            if said:
+                raise UserError(re.sub(r"^.*UserError: | \[while running .*", "", said)) from error
             if local:
                 raise
             raise UserError(f"Apache Beam's pipeline failed ({error!r:.300}): its runner's log says more") from error

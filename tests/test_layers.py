@@ -31,6 +31,7 @@ HOMES = {
     "ott": ("univip_jax/transport.py",),
     "orbax": ("univip_jax/checkpoint.py",),
     "cv2": ("data_prep/",),
+    "apache_beam": ("data_prep/beam.py",),
     "pyarrow": ("univip_jax/feature_file.py",),
     "safetensors": ("univip_jax/weight_files.py", "univip_jax/export/"),
     "torch": ("univip_jax/weight_files.py", "univip_jax/export/"),

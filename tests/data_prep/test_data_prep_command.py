@@ -113,6 +113,7 @@ def test_what_ends_a_run_from_outside_is_one_line(tmp_path, capsys, monkeypatch,
         (["a"], "unexpected argument 'a'"),
         (["--images=a", "--out=b", "--", "--project=c"], "unexpected argument '--project=c'"),
         (["--images=a", "--out=b", "--task_index=4", "--num_tasks=4"], "--task_index=4 must be below --num_tasks=4"),
+        (["--images=a", "--out=gs://b/c"], "gs://b/c is no folder"),
         (["--images=a", "--out=b", "--runner=beam", "--num_tasks=2"], "shares the work by itself"),
     ],
 )
