@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-export soak lint
+.PHONY: demo test test-export test-beam soak lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -14,6 +14,9 @@ test: $(VENV)/installed-test
 test-export: $(VENV)/installed-export
 	$(BIN)/python -m pytest tests/export
 
+test-beam: $(VENV)-beam/installed
+	$(VENV)-beam/bin/python -m pytest tests/beam
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -21,6 +24,12 @@ lint: $(VENV)/installed-test
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+
+# An environment of its own: Beam wants older versions than requirements.txt has.
+$(VENV)-beam/installed: requirements-beam.txt
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet -r requirements-beam.txt $$(grep ^pytest== requirements-test.txt)
+	touch $@
 
 $(VENV)/installed: requirements.txt $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import manifest as manifests
-from data_prep import runners
-from data_prep.shards import sha256_of
+from data_prep import runners, verdict
+from data_prep.writing import sha256_of
 from univip_jax.data import boxes, records
 from univip_jax.errors import UserError
 
@@ -20,60 +20,84 @@ class CheckSpec(NamedTuple):
     entry: dict  # the shard's entry in the manifest
 
 
-def check_dataset(root: Path, num_workers: int) -> tuple[dict, list[str]]:
-    """The manifest, and one line for each problem of the data set, with its place; none where it is whole.
+class Checked(NamedTuple):
+    """What a check found."""
+
+    manifest: dict  # with the figures of the records as read; of an unfinished data set: of its finished shards
+    problems: list[str]  # a line each, with the place; none where it is whole
+    left: str  # what is left to do, in words; empty where the data set is finished
+
+
+def check_dataset(root: Path, num_workers: int) -> Checked:
+    """Reads every byte, and counts anew what the manifest says of the proposals.
 
     Raises:
-        UserError: no data set in `root`, not finished, of another format version, or its manifest is damaged.
+        UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
     """
-    manifest = records.read_manifest(root)
+    unfinished = manifests.unfinished(root)
+    manifest, left = unfinished or (records.read_manifest(root), "")
     specs = [CheckSpec(root, entry) for entry in manifest["shards"]]
     results = runners.run(check_shard, specs, manifest["num_records"], num_workers)
-    problems = [problem for result in results for problem in result]
+    problems = [problem for found, _ in results for problem in found]
+    if not left:
+        problems += _rejected_problems(root, manifest)
+    if not problems:
+        counted = verdict.of_dataset(counts for _, counts in results)
+        problems = [
+            f"{root / records.MANIFEST}: proposals {name} is {said}, the records say {counted.get(name)}"
+            for name, said in manifest.get("proposals", {}).items()
+            if counted.get(name) != said
+        ]
+        manifest = manifest | {"proposals": counted}
+    return Checked(manifest, problems, left)
+
+
+def _rejected_problems(root: Path, manifest: dict) -> list[str]:
     rejected = root / manifests.REJECTED
     if not rejected.is_file():
-        problems.append(f"{rejected} is missing")
-    elif (lines := rejected.read_bytes().count(b"\n")) != manifest.get("num_rejected"):
-        problems.append(f"{rejected} has {lines} lines, the manifest says {manifest.get('num_rejected')}")
-    return manifest, problems
+        return [f"{rejected} is missing"]
+    if (lines := rejected.read_bytes().count(b"\n")) != manifest.get("num_rejected"):
+        return [f"{rejected} has {lines} lines, the manifest says {manifest.get('num_rejected')}"]
+    return []
 
 
-def check_shard(spec: CheckSpec, on_photo: Callable[[], object]) -> list[str]:
-    """One line for each problem of the shard: size, checksums, offsets, and every record in it."""
+def check_shard(spec: CheckSpec, on_photo: Callable[[], object]) -> tuple[list[str], dict]:
+    """One line for each problem of the shard: size, checksums, offsets, and every record in it; and its verdict."""
+    problems, counts = [], []
     try:
         shard = records.read_sidecar(spec.root, spec.entry)
-    except UserError as error:
-        return [str(error)]
-    problems = []
-    if sha256_of(shard.path) != spec.entry["sha256"]:
-        problems.append(f"{shard.path}: its sha256 is not the manifest's, bytes have changed")
-    position = index = 0
-    try:
+        if sha256_of(shard.path) != spec.entry["sha256"]:
+            problems.append(f"{shard.path}: its sha256 is not the manifest's, bytes have changed")
+        position = 0
         for index, serialized in enumerate(records.read_shard(shard)):
             where = f"{shard.path}: record {index}"
             if index < shard.num_records and shard.offsets[index] != position:
                 problems.append(f"{where} is at byte {position}, the sidecar says {shard.offsets[index]}")
-            problems += [f"{where} {problem}" for problem in record_problems(serialized)]
+            found, parsed = record_problems(serialized)
+            problems += [f"{where} {problem}" for problem in found]
+            if not found:
+                objects = parsed["objects"][~parsed["is_crowd"]]
+                counts.append(verdict.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
             position += len(serialized) + records.FRAME_BYTES
             on_photo()
+        if len(counts) != shard.num_records and not problems:
+            problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
     except UserError as error:
-        return [*problems, str(error)]
-    if (num_read := index + 1 if position else 0) != shard.num_records:
-        problems.append(f"{shard.path}: has {num_read} records, the manifest says {shard.num_records}")
-    return problems
+        problems.append(str(error))
+    return problems, verdict.of_shard(counts)
 
 
-def record_problems(serialized: bytes) -> list[str]:
-    """What is wrong with one record, beginning with its photo's id where it has one."""
+def record_problems(serialized: bytes) -> tuple[list[str], dict]:
+    """What is wrong with one record, beginning with its photo's id where it has one; and the record, parsed."""
     try:
         parsed = {key: value.numpy() for key, value in records.parse(serialized).items()}
     except Exception:  # TensorFlow's own, which this room does not import
-        return ["is not a record of a photo"]
+        return ["is not a record of a photo"], {}
     name = parsed["id"].decode("utf-8", "replace")
     try:
         height, width, _ = records.decode_image(parsed["encoded"]).shape
     except Exception as error:
-        return [f"({name}): the image does not decode ({type(error).__name__})"]
+        return [f"({name}): the image does not decode ({type(error).__name__})"], parsed
     problems = []
     if (height, width) != (parsed["height"], parsed["width"]):
         problems.append(f"says {parsed['height']} x {parsed['width']} px, the image is {height} x {width}")
@@ -83,4 +107,4 @@ def record_problems(serialized: bytes) -> list[str]:
             problems.append(f"{key} {first} is not a box in [0, 1]: {parsed[key][first].tolist()}")
     if len(parsed["objects"]) != len(parsed["labels"]):
         problems.append(f"has {len(parsed['objects'])} objects but {len(parsed['labels'])} labels")
-    return [f"({name}): {problem}" for problem in problems]
+    return [f"({name}): {problem}" for problem in problems], parsed

@@ -1,39 +1,35 @@
 """The data set as a whole: what is in the output folder already, `manifest.json` and `rejected.jsonl`."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from data_prep import filters
-from data_prep.shards import (
-    SHARD_NAME,
-    TMP_NAME,
-    Settings,
-    ShardSpec,
-    library_versions,
-    sha256_of,
-    write_whole,
-)
-from data_prep.sources import PhotoFile, photos_digest
+from data_prep import filters, page, verdict
+from data_prep.inputs import Loaded
+from data_prep.selective_search import SEARCH_PARAMETERS
+from data_prep.shards import SHARD_NAME, Settings, ShardSpec, library_versions
+from data_prep.sources import photos_digest
+from data_prep.writing import write_whole
 from univip_jax.data import records
 from univip_jax.errors import UserError
 
 REJECTED = "rejected.jsonl"
+_PACE_SHARDS = 64  # the newest finished ones tell how long the others will take
 
 
-def describe(found: list[PhotoFile], annotations: Path | None, settings: Settings) -> dict:
+def describe(loaded: Loaded, settings: Settings) -> dict:
     """What was asked for, as the manifest keeps it: equal for equal requests wherever the photos lie."""
-    return {
-        "photos": {"num": len(found), "sha256": photos_digest(found)},
+    description = {
+        "photos": {"num": len(loaded.photos), "sha256": photos_digest(loaded.photos)},
         "settings": {
-            "source": "images",
+            **loaded.facts,
             **settings._asdict(),
+            **SEARCH_PARAMETERS,
             "max_aspect": filters.MAX_ASPECT,
             "max_iou": filters.MAX_IOU,
-            "annotations_sha256": sha256_of(annotations) if annotations else None,
         },
     }
+    return description | ({"import": loaded.report} if loaded.report else {})
 
 
 def finished(out: Path, description: dict) -> dict | None:
@@ -56,6 +52,8 @@ def finished(out: Path, description: dict) -> dict | None:
                     f"--out={out} holds a finished data set of other {section} ({name}="
                     f"{there[section].get(name)}, asked for is {value}): choose another --out or delete it"
                 )
+    if not all((out / name).is_file() for name in (REJECTED, page.PAGE)):
+        return None
     try:
         return records.open_dataset(out).manifest
     except UserError:
@@ -63,7 +61,7 @@ def finished(out: Path, description: dict) -> dict | None:
 
 
 def make_room(out: Path, plan: list[ShardSpec]) -> None:
-    """Creates `out`, removes what interrupted runs left half written.
+    """Creates `out` where there is none.
 
     Raises:
         UserError: it cannot be created, or holds shards of another set of photos.
@@ -78,43 +76,81 @@ def make_room(out: Path, plan: list[ShardSpec]) -> None:
                     f"--out={out} holds {name} of an unfinished run over another number of photos "
                     f"(this run has {len(plan)} shards): choose another --out or delete it"
                 )
-        for name in filter(TMP_NAME.fullmatch, names):
-            (out / name).unlink()
     except OSError as error:
         raise UserError(f"--out={out} cannot be used ({error.strerror}): give a folder that can be written") from error
 
 
-def write(out: Path, sidecars: list[dict], description: dict) -> dict:
-    """Writes `rejected.jsonl` and, last, `manifest.json`, and returns the manifest.
+def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: float) -> dict:
+    """Writes `rejected.jsonl` and returns the manifest, which is written last, by `write`.
 
     Raises:
-        UserError: not one photo could be used.
+        UserError: not one photo could be used, or a larger share than `max_rejected` could not: the shards stay.
     """
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected))
-    num_boxes = np.array([n for sidecar in sidecars for n in sidecar["num_boxes"]], np.int64)
-    if not len(num_boxes):
+    if not any(sidecar["num_records"] for sidecar in sidecars):
         raise UserError(
-            f"none of the {len(rejected)} photos can be used (first: {rejected[0]['id']}: "
+            f"none of the {len(rejected)} photos can be used (first: {rejected[0]['id']!r}: "
             f"{rejected[0]['reason']}): see {out / REJECTED}, then give another --images"
         )
-    manifest = {
+    num_photos = len(rejected) + sum(sidecar["num_records"] for sidecar in sidecars)
+    if len(rejected) > max_rejected * num_photos:
+        raise UserError(
+            f"{len(rejected)} of {num_photos} photos ({len(rejected) / num_photos:.1%}) cannot be used, more than "
+            f"--max_rejected={max_rejected:g} allows (first: {rejected[0]['id']!r}: {rejected[0]['reason']}): see "
+            f"{out / REJECTED}; mend them, or run again with a larger --max_rejected, the finished shards are kept"
+        )
+    return of_shards(sidecars) | description | {"libraries": library_versions()}
+
+
+def write(out: Path, manifest: dict) -> None:
+    """Writes `manifest.json`: from here on the data set is finished."""
+    write_whole(out / records.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def unfinished(root: Path) -> tuple[dict, str] | None:
+    """What the manifest would say of the shards that are finished, and what is left to do in words.
+
+    None where there is a manifest, or not one finished shard.
+    """
+    if (root / records.MANIFEST).exists():
+        return None
+    paths = sorted(path for path in root.glob("*.json") if SHARD_NAME.fullmatch(path.name))
+    sidecars = [json.loads(path.read_bytes()) for path in paths]
+    if not any(sidecar["num_records"] for sidecar in sidecars):
+        return None
+    num_shards = int(paths[0].stem.split("-")[-1])
+    left = f"unfinished: {len(sidecars)} of {num_shards} shards are done"
+    times = sorted(path.stat().st_mtime for path in paths)[-_PACE_SHARDS:]
+    if len(times) > 1 and times[-1] > times[0]:
+        seconds = (num_shards - len(sidecars)) * (times[-1] - times[0]) / (len(times) - 1)
+        left += f", about {seconds / 3600:.1f} h are left at the pace of the newest {len(times)}"
+    return of_shards(sidecars), left
+
+
+def of_shards(sidecars: list[dict]) -> dict:
+    """What the manifest says of the shards; at least one must hold a record."""
+    rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
+    return {
         "version": records.FORMAT_VERSION,
         "fingerprint": records.fingerprint(sidecar["sha256"] for sidecar in sidecars),
-        "num_records": len(num_boxes),
+        "num_records": sum(sidecar["num_records"] for sidecar in sidecars),
         "num_rejected": len(rejected),
-        **description,
-        "libraries": library_versions(),
-        "proposals": {
-            "mean": round(float(num_boxes.mean()), 3),
-            "min": int(num_boxes.min()),
-            "max": int(num_boxes.max()),
-            "share_below_4": round(float((num_boxes < 4).mean()), 4),
-        },
+        "rejected": dict(Counter(entry["reason"].split(":")[0] for entry in rejected).most_common()),
+        "proposals": verdict.of_dataset(sidecar["verdict"] for sidecar in sidecars),
         "shards": [
             {"name": sidecar["shard"], **{key: sidecar[key] for key in ("num_records", "bytes", "sha256")}}
             for sidecar in sidecars
         ],
     }
-    write_whole(out / records.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    return manifest
+
+
+def verdict_lines(manifest: dict) -> list[str]:
+    """The verdict on a data set in words: photos, boxes, recall."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.get("rejected", {}).items())
+    num_photos = manifest["num_records"] + manifest["num_rejected"]
+    rejected = f"{manifest['num_rejected']} rejected" + (f" ({reasons}; see {REJECTED})" if reasons else "")
+    return [
+        f"photos: {manifest['num_records']} of {num_photos} used, {rejected}",
+        *verdict.lines(manifest["proposals"]),
+    ]

@@ -28,14 +28,23 @@ class StoredPhoto(NamedTuple):
 
     encoded: bytes  # JPEG or PNG
     pixels: UInt8[np.ndarray, "H W 3"]  # RGB
+    found_height: int  # px, as encoded in the file: before it was turned upright and made smaller
+    found_width: int  # px
+    orientation: int = 1  # EXIF's, 1 to 8: how the pixels as found were turned; 1: not at all
 
 
-def read_photo(found: bytes) -> StoredPhoto:
+def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
     """Decodes a photo and decides what is stored.
 
-    JPEG and PNG of 8 bit RGB or grey that need no EXIF rotation are stored as they are. Everything else is
-    encoded again: PNG (palette, alpha, 16 bit, ...) as RGB PNG, other formats (CMYK JPEG, WebP, TIFF, ...) as
-    JPEG of quality 95. Alpha is dropped, of several frames the first is taken.
+    JPEG and PNG of RGB or grey that need no EXIF rotation are stored as they are. Everything else is encoded again:
+    PNG (palette, alpha, grey of 16 bit, ...) as RGB PNG, without loss; other formats, which TensorFlow does not read in
+    training (WebP, TIFF, CMYK JPEG) or only as large files (BMP, GIF), as JPEG of quality 95: photos, whose lossless
+    copies are several times larger, and a quality at which what JPEG changes is far below what augmentation does. Alpha
+    is dropped, of several frames the first is taken.
+
+    Args:
+        found: the file's bytes.
+        max_side: a photo whose long side is longer (px) is stored as a JPEG of that long side; 0: all are kept.
 
     Raises:
         Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which
@@ -52,7 +61,7 @@ def read_photo(found: bytes) -> StoredPhoto:
         if image.width * image.height > MAX_PIXELS:
             raise Rejected(f"too large: {image.width} x {image.height} is over {MAX_PIXELS // 10**6} megapixels")
         try:
-            stored = _store(image, found)
+            stored = _store(image, found, max_side)
         except (Rejected, MemoryError):
             raise
         except Exception as error:
@@ -61,18 +70,29 @@ def read_photo(found: bytes) -> StoredPhoto:
     return stored
 
 
-def _store(image: Image.Image, found: bytes) -> StoredPhoto:
+def _store(image: Image.Image, found: bytes, max_side: int) -> StoredPhoto:
+    found_width, found_height = image.size
+    orientation = _orientation(image)
+    if image.format == "TIFF" and orientation >= 5:  # Pillow turns TIFF by itself, and says so beforehand
+        found_width, found_height = found_height, found_width
+    facts = found_height, found_width, orientation
+    shrink = 0 < max_side < max(image.size)
+    if shrink:
+        # A JPEG is decoded at a half, a quarter or an eighth where that is still twice what is wanted.
+        image.draft(None, tuple(-(-2 * side * max_side // max(image.size)) for side in image.size))
     image.load()
-    rotated = _orientation(image) != 1
     # MPO: a JPEG with more pictures behind the first, as telephones write it.
-    if image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L") and not rotated:
-        return StoredPhoto(found, np.asarray(_to_rgb(image)))
-    encoded_format = "PNG" if image.format == "PNG" else "JPEG"
-    rgb = _to_rgb(ImageOps.exif_transpose(image) if rotated else image)
+    as_found = image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L") and orientation == 1
+    if as_found and not shrink:
+        return StoredPhoto(found, np.asarray(_to_rgb(image)), *facts)
+    encoded_format = "PNG" if image.format == "PNG" and not shrink else "JPEG"
+    rgb = _to_rgb(ImageOps.exif_transpose(image) if orientation != 1 else image)
+    if shrink:
+        rgb.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     rgb.save(buffer, encoded_format, **({"quality": _JPEG_QUALITY} if encoded_format == "JPEG" else {}))
     # Proposals come from the pixels that training will see, after JPEG has changed them.
-    return StoredPhoto(buffer.getvalue(), np.asarray(Image.open(buffer)))
+    return StoredPhoto(buffer.getvalue(), np.asarray(Image.open(buffer).convert("RGB")), *facts)
 
 
 def _orientation(image: Image.Image) -> int:

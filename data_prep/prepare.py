@@ -1,68 +1,93 @@
-"""A folder of photos to a finished data set, step by step."""
+"""Photos to a finished data set, step by step."""
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
-from data_prep import runners, shards, sources
+from data_prep.inputs import Inputs, load
+from univip_jax.errors import UserError
 
 
 class Request(NamedTuple):
     """What the command line asks for."""
 
-    images: Path
+    inputs: Inputs
     out: Path
-    annotations: Path | None
     settings: shards.Settings
     num_workers: int
+    max_rejected: float = 0.1  # share of the photos
+    task_index: int = 0  # of num_tasks that share the shards, on any machines
+    num_tasks: int = 1
+    beam_options: tuple[str, ...] | None = None  # Apache Beam's pipeline options; None: processes of this machine
 
 
 def prepare(request: Request) -> str:
     """Prepares the data set, or finishes what an interrupted run began, and returns a summary for people.
 
     Raises:
-        UserError: see `sources`, `manifest` and `runners`.
+        UserError: see `inputs`, `manifest`, `writing` and `runners`.
     """
-    started = time.monotonic()
-    found = sources.find_photos(request.images)
-    annotations = sources.read_annotations(request.annotations, found) if request.annotations else {}
-    description = manifests.describe(found, request.annotations, request.settings)
+    loaded = load(request.inputs, request.settings, request.out)
+    description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
         return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
-    plan = shards.plan_shards(request.out, found, annotations, request.settings)
+    plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
     manifests.make_room(request.out, plan)
-    pending = [spec for spec in plan if shards.finished(spec) is None]
-    if len(pending) < len(plan):
-        print(f"{len(plan) - len(pending)} of {len(plan)} shards are done already", flush=True)
-    num_photos = sum(len(spec.photos) for spec in pending)
-    new = dict(zip((s.path for s in pending), _run(pending, num_photos, request.num_workers), strict=True))
-    sidecars = [new.get(spec.path) or shards.finished(spec) for spec in plan]
-    manifest = manifests.write(request.out, sidecars, description)
-    cores = max(1, min(request.num_workers, len(pending)))
-    return _summary(request.out, manifest, sidecars, num_photos, time.monotonic() - started, cores)
+    with writing.kept(request.out, shared=request.num_tasks > 1):
+        writing.sweep(request.out)
+        if loaded.index:
+            loaded.index.keep(request.out)
+        for line in imported.describe(loaded.report or {}):
+            print(line, flush=True)
+        sidecars, pace = _fill(request, plan)
+        if num_missing := sidecars.count(None):
+            return _others(request, plan, sidecars, num_missing)
+        manifest = manifests.compose(request.out, sidecars, description, request.max_rejected)
+        said = manifests.verdict_lines(manifest)
+        page.write_page(request.out, manifest, said)
+        manifests.write(request.out, manifest)
+    head = f"{manifest['num_records']} records in {request.out}"
+    return "\n".join([head, *said, pace, f"plots and photos: {request.out / page.PAGE}", _next_command(request.out)])
 
 
-def _run(pending: list[shards.ShardSpec], num_photos: int, num_workers: int) -> list[dict]:
-    return runners.run(shards.process_shard, pending, num_photos, num_workers) if pending else []
+def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | None], str]:
+    """Does this task's unfinished shards.
+
+    Returns:
+        The sidecar of each shard, None where another task has not done its own yet; and the pace in words.
+    """
+    started = time.monotonic()
+    sidecars = {spec.path: shards.finished(spec) for spec in plan}
+    mine = [spec for spec in plan[request.task_index :: request.num_tasks] if sidecars[spec.path] is None]
+    if num_done := len(plan) - list(sidecars.values()).count(None):
+        print(f"{num_done} of {len(plan)} shards are done already", flush=True)
+    num_photos = sum(len(spec.photos) for spec in mine)
+    if mine and request.beam_options is not None:
+        from data_prep import beam  # late: Apache Beam is not among the requirements
+
+        beam.run(shards.process_shard, mine, request.out, request.beam_options, request.num_workers)
+    elif mine:
+        runners.run(shards.process_shard, mine, num_photos, request.num_workers)
+    # Read again: the disk says what is done, whoever did it.
+    sidecars |= {spec.path: shards.finished(spec) for spec in plan if sidecars[spec.path] is None}
+    if lost := [spec.path for spec in mine if sidecars[spec.path] is None]:
+        raise UserError(f"{lost[0]} is not there after the run: --out must be one folder that all workers see")
+    seconds = time.monotonic() - started
+    cores = max(1, min(request.num_workers, len(mine)))
+    where = "by Beam" if request.beam_options is not None else f"on {cores} core{'s' * (cores > 1)}"
+    rate = "" if request.beam_options is not None else f": {num_photos / seconds / cores:.2f} photos/s/core"
+    return list(sidecars.values()), f"{num_photos} photos in {seconds:.1f} s {where}{rate}"
 
 
-def _summary(out: Path, manifest: dict, sidecars: list[dict], num_photos: int, seconds: float, cores: int) -> str:
-    """The data set in figures, and what to do next; `num_photos` were processed in this run."""
-    reasons = Counter(entry["reason"].split(":")[0] for sidecar in sidecars for entry in sidecar["rejected"])
-    rejected = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    proposals = manifest["proposals"]
-    lines = [
-        f"{manifest['num_records']} records in {out}",
-        f"rejected: {manifest['num_rejected']}" + (f" ({rejected}; see {manifests.REJECTED})" if rejected else ""),
-        f"boxes a photo: {proposals['mean']:.1f} in the mean, {proposals['min']} to {proposals['max']}; "
-        f"{proposals['share_below_4']:.1%} of the photos have fewer than 4",
-        f"{num_photos} photos in {seconds:.1f} s on {cores} core{'s' * (cores > 1)}: "
-        f"{num_photos / seconds / cores:.2f} photos/s/core",
-        _next_command(out),
-    ]
-    return "\n".join(lines)
+def _others(request: Request, plan: list[shards.ShardSpec], sidecars: list[dict | None], num_missing: int) -> str:
+    """What a task says that is done before the others."""
+    num_photos = sum(len(spec.photos) for spec, sidecar in zip(plan, sidecars, strict=True) if sidecar is None)
+    return (
+        f"task {request.task_index} of {request.num_tasks} is done; {num_missing} of {len(plan)} shards "
+        f"({num_photos} photos) are left to other tasks: the last of them writes the manifest. Any task may run again"
+    )
 
 
 def _next_command(out: Path) -> str:

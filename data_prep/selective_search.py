@@ -12,9 +12,13 @@ from jaxtyping import Float, UInt8
 
 _SMALLEST_SIDE_PX = 4  # below, there are no regions to merge
 
+# OpenCV's `base_k`, `inc_k` (scales of the segmentation) and `sigma` (its blur, px of the copy). OpenCV's own, 150, 150
+# and 0.8, are made for full size: on a small copy, small objects are lost in them (docs/benchmarks.md).
+SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.4}
+
 
 def selective_search(
-    pixels: UInt8[np.ndarray, "H W 3"], search_max_side: int, generator: np.random.Generator
+    pixels: UInt8[np.ndarray, "H W 3"], search_max_side: int, generator: np.random.Generator, mode: str = "fast"
 ) -> Float[np.ndarray, "N 4"]:
     """Candidate boxes of a photo, without duplicates, in an order drawn by `generator`.
 
@@ -22,6 +26,7 @@ def selective_search(
         pixels: RGB photo.
         search_max_side: the search runs on a copy whose long side is at most this (px); 0: full size.
         generator: decides the order; give `photo_generator` of the photo.
+        mode: `fast`, or `quality`: more colour spaces and scales, several times slower.
 
     Returns:
         Boxes yxyx in pixels of the photo, float64; none for a photo that is too small to search.
@@ -33,7 +38,10 @@ def selective_search(
         return np.zeros([0, 4])
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(copy[..., ::-1]))  # OpenCV wants BGR
-    search.switchToSelectiveSearchFast()
+    if mode == "quality":
+        search.switchToSelectiveSearchQuality()
+    else:
+        search.switchToSelectiveSearchFast(*SEARCH_PARAMETERS.values())
     x, y, box_width, box_height = np.asarray(search.process(), np.float64).reshape(-1, 4).T
     boxes_yxyx_px = np.unique(np.stack([y, x, y + box_height, x + box_width], axis=-1), axis=0)  # sorted, no duplicates
     scale_y, scale_x = height / copy.shape[0], width / copy.shape[1]

@@ -1,140 +1,140 @@
-"""Where photos and their annotations come from: a folder of images, and COCO's instances json."""
+"""Where photos come from: folders, zip and tar files, TFDS; what they hold, and how one photo is opened.
+
+A photo is a small description that pickles: a worker, wherever it runs, opens it by itself.
+"""
 
 import hashlib
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from data_prep import archives, folders
+from data_prep.annotations import Objects
+from data_prep.listing import SUFFIXES, Entry, Listing, as_text
+from data_prep.photos import Rejected
+from univip_jax.data import tfds_photos as tfds
 from univip_jax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+MAX_BYTES = 1 << 30  # of a photo's file; a larger one is none, and would fill the memory
 
 
 class PhotoFile(NamedTuple):
     """One photo of a source, not yet opened."""
 
-    image_id: str  # path relative to the source folder, with forward slashes
-    path: str
-    num_bytes: int  # -1 where the file cannot be looked at (a broken link)
+    image_id: str  # path relative to the source with forward slashes; of several sources: after the source's name
+    path: str  # the file, the archive that holds it, or TFDS_NAME:VERSION@SPLIT; `refused`: why
+    num_bytes: int  # -1 where the file cannot be looked at (a broken link), 0 where nobody knows before it is read
+    kind: str = "file"  # file | zip | tar | tfds | refused
+    position: int = 0  # zip: number of the member; tar: byte offset of its data; tfds: number in the split
 
 
-class Annotations(NamedTuple):
-    """What a COCO json says about one photo."""
+class Opened(NamedTuple):
+    """A photo's bytes as found, and the annotations that came with them."""
 
-    boxes_xywh_px: np.ndarray  # float64 [M, 4]
-    labels: np.ndarray  # int64 [M], category ids
-    height: int  # px, of the photo that was annotated; 0 where the json does not say
-    width: int  # px
+    encoded: bytes
+    objects: Objects | None  # in the frame of the pixels as encoded, before any EXIF rotation
 
 
-def find_photos(folder: Path | str) -> list[PhotoFile]:
-    """Photos in `folder` and all folders below, by suffix in any letter case, sorted by relative path.
+def find_photos(source: Path | str) -> list[PhotoFile]:
+    """Photos of one folder (and all folders below), zip or tar file, sorted by their ids; see `list_source`."""
+    return photo_files([source], [list_source(source).entries])
 
-    Links to folders are followed (each real folder once); hidden files and folders are left out.
+
+def list_source(source: Path | str) -> Listing:
+    """What a folder, a zip or a tar file holds, unsorted.
 
     Raises:
-        UserError: no such folder, or no photo in it.
+        UserError: no such file or folder, a file that is neither, or no photo in it.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"--images={folder}: no such folder; give a folder with photos")
-    photos, visited = [], set()
-    for current, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(current)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                photos.append(_photo_file(root, Path(current) / name))
-    if not photos:
-        raise UserError(f"--images={folder} has no photos in it or below; photos end in {' '.join(SUFFIXES)}")
+    if os.path.isdir(source):
+        listing = folders.list_folder(source)
+    elif os.path.isfile(source):
+        listing = archives.list_archive(Path(source))
+    else:
+        raise UserError(f"--images={source}: no such folder or file; give a folder with photos, a zip or a tar file")
+    if not listing.entries:
+        raise UserError(f"--images={source} has no photos in it or below; photos end in {' '.join(SUFFIXES)}")
+    return listing
+
+
+def photo_files(sources: Sequence[Path | str], listed: Sequence[list[Entry]]) -> list[PhotoFile]:
+    """The photos of all sources, sorted by id; with several, each id begins with its source's name.
+
+    Raises:
+        UserError: a source is given twice.
+    """
+    photos = []
+    for source, prefix, entries in zip(sources, _prefixes(sources), listed, strict=True):
+        root = os.path.join(source, "")
+        for name, num_bytes, kind, position, reason in entries:
+            path = reason or (root + name if kind == "file" else str(source))
+            photos.append(PhotoFile(prefix + as_text(name), path, num_bytes, kind, position))
     return sorted(photos)
 
 
-def _photo_file(root: Path, path: Path) -> PhotoFile:
-    # A name that is not UTF-8 still gets an id that can be stored.
-    image_id = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _prefixes(sources: Sequence[Path | str]) -> list[str]:
+    """What goes before the ids of each source: nothing for a single one, else its name, numbered where two share it."""
+    if len(sources) == 1:
+        return [""]
+    names: list[str] = []
+    real = [os.path.realpath(source) for source in sources]
+    for path, source in zip(map(Path, real), sources, strict=True):
+        if real.count(str(path)) > 1:
+            raise UserError(f"--images={source} is given twice: give each source once")
+        name = as_text(path.name if path.is_dir() else path.stem)
+        numbered = (f"{name}-{number}" for number in range(2, len(real) + 2))
+        names.append(next(one for one in (name, *numbered) if one not in names))
+    return [f"{name}/" for name in names]
+
+
+def tfds_photos(dataset: str, split: str) -> list[PhotoFile]:
+    """The photos of a TFDS split, in its order; the ids are NAME/VERSION/SPLIT/NUMBER.
+
+    Raises:
+        UserError: it cannot be opened, or is empty.
+    """
+    photos = [
+        PhotoFile(
+            f"{part.dataset.replace(':', '/')}/{part.split}/{number:08d}",
+            f"{part.dataset}@{part.split}",
+            0,
+            "tfds",
+            number,
+        )
+        for part in tfds.open_split(dataset, split)
+        for number in range(part.start, part.stop)
+    ]
+    if not photos:
+        raise UserError(f"--dataset={dataset} --split={split} holds no photos: choose another split")
+    return sorted(set(photos))
+
+
+def open_photo(photo: PhotoFile) -> Opened:
+    """Reads a photo's bytes.
+
+    Raises:
+        Rejected: it cannot be read.
+        UserError: the archive or the TFDS data set that holds it cannot be read.
+    """
+    if photo.kind == "refused":
+        raise Rejected(photo.path)
+    if photo.num_bytes > MAX_BYTES:
+        raise Rejected(f"too large: {photo.num_bytes} bytes are over {MAX_BYTES}")
+    if photo.kind == "tfds":
+        encoded, *annotated = tfds.read_example(*photo.path.rsplit("@", 1), photo.position)
+        return Opened(encoded, Objects(*annotated))
+    if photo.kind == "zip":
+        return Opened(archives.read_zip_member(photo.path, photo.position), None)
+    if photo.kind == "tar":
+        return Opened(archives.read_span(photo.path, photo.position, photo.num_bytes), None)
     try:
-        return PhotoFile(image_id, str(path), path.stat().st_size)
-    except OSError:
-        return PhotoFile(image_id, str(path), -1)
+        return Opened(Path(photo.path).read_bytes(), None)
+    except OSError as error:
+        raise Rejected(f"unreadable file: {error.strerror}") from error
 
 
 def photos_digest(photos: list[PhotoFile]) -> str:
     """Sha256 (hex) of the photos' ids and sizes: tells one set from another without reading them."""
     lines = (f"{photo.image_id}\t{photo.num_bytes}\n" for photo in photos)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def read_annotations(path: Path | str, photos: list[PhotoFile]) -> dict[str, Annotations]:
-    """COCO instances by image id, without crowds; photos that the json does not name are left out.
-
-    A photo is matched by its relative path, else by its base name where only one photo and one entry bear it.
-
-    Raises:
-        UserError: file missing, not COCO instances json, or about none of the photos.
-    """
-    try:
-        contents = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--annotations={path} cannot be read ({error}): give a COCO instances json") from error
-    try:
-        by_entry, matches = _group(contents), _match(contents["images"], photos)
-        found = {
-            image_id: Annotations(
-                np.array([a["bbox"] for a in by_entry.get(entry["id"], ())], np.float64).reshape(-1, 4),
-                np.array([a["category_id"] for a in by_entry.get(entry["id"], ())], np.int64),
-                int(entry.get("height") or 0),
-                int(entry.get("width") or 0),
-            )
-            for image_id, entry in matches.items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise UserError(
-            f"--annotations={path} is not COCO instances json ({type(error).__name__}: {error}): it needs "
-            "images [id, file_name, height, width] and annotations [image_id, category_id, bbox, iscrowd]"
-        ) from error
-    if not found:
-        raise UserError(
-            f"--annotations={path} names none of the {len(photos)} photos (such as {photos[0].image_id}): "
-            "give the json that belongs to --images"
-        )
-    return found
-
-
-def _group(contents: dict) -> dict[int, list[dict]]:
-    """Annotations by image id, without crowds (a box around many things) and boxes that are not finite."""
-    grouped: dict[int, list[dict]] = {}
-    for annotation in contents["annotations"]:
-        if not annotation.get("iscrowd", 0) and np.isfinite(annotation["bbox"]).all():
-            grouped.setdefault(annotation["image_id"], []).append(annotation)
-    return grouped
-
-
-def _match(entries: list[dict], photos: list[PhotoFile]) -> dict[str, dict]:
-    """The json's entry of each photo's image id."""
-    by_path = {entry["file_name"]: entry for entry in entries}
-    by_base = _unique_by_base((entry["file_name"], entry) for entry in entries)
-    photo_bases = _unique_by_base((photo.image_id, photo) for photo in photos)
-    matches = {}
-    for photo in photos:
-        base = photo.image_id.rsplit("/", 1)[-1]
-        entry = by_path.get(photo.image_id) or (by_base.get(base) if base in photo_bases else None)
-        if entry is not None:
-            matches[photo.image_id] = entry
-    return matches
-
-
-def _unique_by_base(named) -> dict:
-    """Values by the base name of their name, where only one has it."""
-    found: dict = {}
-    for name, value in named:
-        base = name.rsplit("/", 1)[-1]
-        found[base] = None if base in found else value
-    return {base: value for base, value in found.items() if value is not None}

@@ -9,6 +9,7 @@ from PIL import Image
 
 from configs import coco
 from data_prep import prepare, shards
+from data_prep.inputs import Inputs
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config
 from univip_jax.plan import make_plan
@@ -34,7 +35,7 @@ def write_photos(folder: Path, count: int) -> None:
 def prepare_photos(folder: Path, out: Path) -> Path:
     """Runs data preparation in this process."""
     settings = shards.Settings("selective_search", search_max_side=0, min_side=16, max_boxes=100)
-    prepare.prepare(prepare.Request(folder, out, None, settings, num_workers=1))
+    prepare.prepare(prepare.Request(Inputs((folder,)), out, settings, num_workers=1))
     return out
 
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from data_prep.photos import Rejected, read_photo
 from data_prep.runners import available_cores
-from data_prep.sources import PhotoFile, find_photos
+from data_prep.sources import PhotoFile, find_photos, open_photo
 from univip_jax.command import run
 from univip_jax.data.labelled import centre_crop
 from univip_jax.data.records import decode_image
@@ -106,11 +106,9 @@ class Extractor:
 def load_crop(photo: PhotoFile, size: int) -> UInt8[np.ndarray, "S S 3"] | str:
     """The photo's centre crop, decoded as for training and k-NN, or why there is none."""
     try:
-        return centre_crop(decode_image(read_photo(Path(photo.path).read_bytes()).encoded), size).numpy()
+        return centre_crop(decode_image(read_photo(open_photo(photo).encoded).encoded), size).numpy()
     except Rejected as error:
         return str(error)
-    except OSError as error:
-        return f"unreadable file: {error.strerror}"
 
 
 def _read_ahead(threads: ThreadPoolExecutor, photos: list[PhotoFile], size: int, ahead: int) -> Iterator[Any]:
@@ -195,7 +193,7 @@ def extract_folder(request: Request) -> str:
 
 def _define_flags() -> None:
     flags.DEFINE_string("run", None, "The run's folder, or a file of weights.")
-    flags.DEFINE_string("images", None, "Folder with photos; folders in it are searched too.")
+    flags.DEFINE_string("images", None, "Folder with photos (folders in it are searched too), zip or tar file.")
     flags.DEFINE_string("out", None, "The parquet file to write.")
     flags.DEFINE_integer("stage", 4, "Which of the four stages (res2 to res5) the features leave.", 1, 4)
     flags.DEFINE_string("pool", "mean", "Averaged over the map: mean, or over a grid of HxW windows, as 2x2.")

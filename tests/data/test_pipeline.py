@@ -11,7 +11,7 @@ from tests.small import BATCH, prepare_photos, small_config, write_photos
 from univip_jax.config import to_spec
 from univip_jax.data import pipeline
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import make_batches, preview
+from univip_jax.data.pipeline import choose_views, make_batches, preview
 from univip_jax.data.records import open_dataset
 from univip_jax.errors import TransientError, UserError
 from univip_jax.views import ViewSpec
@@ -126,3 +126,11 @@ def test_a_record_that_reads_well_the_second_time_asks_for_another_start(dataset
     with pytest.raises(TransientError, match="step 0 could not be read, but its records can be read again"):
         batches(dataset, spec)
     assert calls
+
+
+def test_annotated_views_leave_crowds_out(dataset):
+    spec = to_spec(ViewSpec, small_config(dataset.root, "table8=annotated"), "views")
+    boxes = np.float32([[0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1], [0.2, 0.2, 0.8, 0.8]])
+    record = {"height": 100, "width": 120, "objects": boxes, "is_crowd": tf.constant([False, True, False])}
+    assert spec.proposals == "annotated"
+    np.testing.assert_array_equal(choose_views(record, tf.constant([0, 0], tf.int64), spec).proposals, boxes[[0, 2]])

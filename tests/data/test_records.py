@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from univip_jax.data import records
+from univip_jax.data.polygons import Polygons, read_polygons
 from univip_jax.errors import UserError
 
 
@@ -76,8 +77,27 @@ def test_serialize_gives_equal_bytes_and_the_published_feature_names():
     assert records.serialize(make_record()) == records.serialize(make_record())
     example = tf.train.Example.FromString(records.serialize(make_record()))
     assert sorted(example.features.feature) == [
-        "image/encoded", "image/height", "image/id", "image/width", "objects/label", "objects/yxyx", "proposals/yxyx",
+        "image/encoded", "image/height", "image/id", "image/width", "objects/is_crowd", "objects/label",
+        "objects/polygons", "objects/polygons/num_points", "objects/polygons/object", "objects/yxyx", "proposals/yxyx",
     ]  # fmt: skip
+
+
+def test_crowds_and_polygons_come_back():
+    polygons = Polygons(np.float32([[0, 0.5], [1, 0], [0.25, 1], [0.5, 0.5]]), np.array([3, 1]), np.array([1, 1]))
+    record = make_record()._replace(is_crowd=np.array([True, False]), polygons=polygons)
+    assert records.parse(records.serialize(record))["is_crowd"].numpy().tolist() == [True, False]
+    for found, expected in zip(read_polygons(records.serialize(record)), polygons, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_record_of_an_earlier_version_has_neither_crowds_nor_polygons():
+    example = tf.train.Example.FromString(records.serialize(make_record()))
+    for name in [name for name in example.features.feature if name.startswith(("objects/is_", "objects/polygons"))]:
+        del example.features.feature[name]
+    earlier = example.SerializeToString()
+    parsed = records.parse(earlier)
+    assert parsed["is_crowd"].numpy().tolist() == [False, False] and len(parsed["objects"]) == 2
+    assert [len(values) for values in read_polygons(earlier)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

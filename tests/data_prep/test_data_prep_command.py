@@ -35,19 +35,28 @@ def test_prepare_as_a_user_starts_it_then_check(tmp_path, capsys):
     (tmp_path / "b.jpg").write_bytes(b"damaged")
     out = tmp_path / "out"
     process = subprocess.run(
-        [sys.executable, "-m", "data_prep", f"--images={tmp_path}", f"--out={out}", "--num_workers=1"],
+        [
+            sys.executable,
+            "-m",
+            "data_prep",
+            f"--images={tmp_path}",
+            f"--out={out}",
+            "--num_workers=1",
+            "--max_rejected=0.5",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert process.returncode == 0, process.stderr
-    assert "1 records" in process.stdout and "rejected: 1" in process.stdout
+    assert "1 records" in process.stdout and "1 of 2 used, 1 rejected" in process.stdout
     assert "next: python main.py" in process.stdout
     assert "photo/s" in process.stderr and "oneDNN" not in process.stderr
 
     assert exit_code(f"--check={out}", "--num_workers=1") == 0
-    assert "is whole: 1 records" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is whole: 1 records" in said and "boxes a photo: " in said
     shard = out / "photos-00000-of-00001.tfrecord"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert exit_code(f"--check={out}", "--num_workers=1") == 1
@@ -59,6 +68,20 @@ def test_what_a_user_can_put_right_is_one_line_and_exit_code_1(tmp_path, capsys)
     assert_one_line(capsys.readouterr().err, str(tmp_path), "no photos")
     assert exit_code(f"--check={tmp_path}") == 1
     assert_one_line(capsys.readouterr().err, "manifest.json", "python -m data_prep")
+
+
+def test_check_of_an_unfinished_data_set_gives_its_verdict_and_exit_code_1(tmp_path, capsys):
+    for seed in range(9):
+        paint(seed).save(tmp_path / f"{seed}.jpg")
+    assert (
+        exit_code(f"--images={tmp_path}", f"--out={tmp_path}/out", "--num_workers=1", "--task_index=1", "--num_tasks=2")
+        == 0
+    )
+    assert "1 of 2 shards (8 photos) are left" in capsys.readouterr().out
+    assert exit_code(f"--check={tmp_path}/out", "--num_workers=1") == 1
+    said = capsys.readouterr()
+    assert "photos: 1 of 1 used" in said.out and "unfinished: 1 of 2 shards are done" in said.err
+    assert (tmp_path / "out" / "proposals.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -79,9 +102,19 @@ def test_what_ends_a_run_from_outside_is_one_line(tmp_path, capsys, monkeypatch,
         ([], "--images=DIR and --out=DIR"),
         (["--images=a", "--out=b", "--num_workers=0"], "num_workers=0"),
         (["--images=a", "--out=b", "--proposals=annotated"], "--annotations"),
-        (["--images=a", "--out=b", "--source=tfds"], "source=tfds"),
+        (["--images=a", "--out=b", "--source=beam"], "source=beam"),
+        (["--dataset=coco/2017", "--out=b", "--source=tfds"], "--split=SPLIT"),
+        (["--dataset=coco", "--split=train", "--images=a", "--out=b", "--source=tfds"], "--images does not go"),
+        (["--images=a", "--split=train", "--out=b"], "need --source=tfds"),
+        (["--images=a", "--out=b", "--proposals=import"], "--proposals_file=FILE"),
+        (["--images=a", "--out=b", "--proposals_file=c"], "--proposals=import"),
+        (["--images=a", "--out=b", "--max_rejected=10"], "max_rejected=10"),
         (["--images=a", "--check=b"], "--check=DIR is given alone"),
         (["a"], "unexpected argument 'a'"),
+        (["--images=a", "--out=b", "--", "--project=c"], "unexpected argument '--project=c'"),
+        (["--images=a", "--out=b", "--task_index=4", "--num_tasks=4"], "--task_index=4 must be below --num_tasks=4"),
+        (["--images=a", "--out=gs://b/c"], "gs://b/c is no folder"),
+        (["--images=a", "--out=b", "--runner=beam", "--num_tasks=2"], "shares the work by itself"),
     ],
 )
 def test_misused_flags_are_one_line_and_exit_code_2(flags, words, capsys):

@@ -1,12 +1,14 @@
 """A folder of photos to a data set: the same bytes whoever does it, and only once."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from painted import paint
 
-from data_prep import check, prepare, shards, sources
+from data_prep import check, prepare, shards, sources, writing
+from data_prep.inputs import Inputs
 from univip_jax.data import records
 from univip_jax.errors import UserError
 
@@ -14,7 +16,8 @@ SETTINGS = shards.Settings("selective_search", 400, 16, 20)
 
 
 def request_for(images, out, num_workers=1, annotations=None, settings=SETTINGS):
-    return prepare.Request(Path(images), Path(out), annotations, settings, num_workers)
+    inputs = Inputs((Path(images),), (annotations,) if annotations else ())
+    return prepare.Request(inputs, Path(out), settings, num_workers)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,43 @@ def contents(folder):
 def test_two_workers_write_the_bytes_of_one(photo_folder, prepared, tmp_path):
     prepare.prepare(request_for(photo_folder, tmp_path, num_workers=2))
     assert contents(tmp_path) == contents(prepared[0])
-    assert len(contents(tmp_path)) == 8  # 3 shards, 3 sidecars, manifest, rejected
+    assert len(contents(tmp_path)) == 10  # 3 shards, 3 sidecars, index, manifest, rejected, page
+
+
+def test_a_job_array_writes_the_bytes_of_one_and_any_task_may_run_again(photo_folder, prepared, tmp_path):
+    request = request_for(photo_folder, tmp_path)
+    said = prepare.prepare(request._replace(task_index=1, num_tasks=4))
+    assert "task 1 of 4 is done; 2 of 3 shards (12 photos) are left to other tasks" in said
+    assert not (tmp_path / "manifest.json").exists()
+    for index in (3, 1, 0):  # task 3 has no shard
+        prepare.prepare(request._replace(task_index=index, num_tasks=4))
+    assert "19 records" in prepare.prepare(request._replace(task_index=2, num_tasks=4))
+    assert contents(tmp_path) == contents(prepared[0])
+    assert "already done" in prepare.prepare(request._replace(task_index=0, num_tasks=4))
+
+
+def test_a_second_copy_on_the_same_output_is_refused(photo_folder, tmp_path):
+    with writing.kept(tmp_path, shared=True), pytest.raises(UserError, match="another data_prep is at work"):
+        prepare.prepare(request_for(photo_folder, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, prepared, tmp_path, monkeypatch):
+    write_shard = records.write_shard
+
+    def full(path, serialized):
+        if "00002" in path.name:
+            raise UserError(f"{path} cannot be written (No space left on device): free space or rights, then run again")
+        return write_shard(path, serialized)
+
+    monkeypatch.setattr(records, "write_shard", full)
+    with pytest.raises(UserError, match=r"No space left on device.*free space"):
+        prepare.prepare(request_for(photo_folder, tmp_path))
+    done = contents(tmp_path)
+    assert done == {name: data for name, data in contents(prepared[0]).items() if name in done} and len(done) == 5
+    monkeypatch.undo()
+    prepare.prepare(request_for(photo_folder, tmp_path))
+    assert contents(tmp_path) == contents(prepared[0])
 
 
 def test_the_manifest_counts(prepared):
@@ -39,13 +78,14 @@ def test_the_manifest_counts(prepared):
     dataset = records.open_dataset(out)
     assert (dataset.num_records, dataset.manifest["num_rejected"]) == (19, 1)
     assert dataset.manifest["settings"]["min_side"] == 16
-    num_boxes = [n for path in sorted(out.glob("photos-*.json")) for n in json.loads(path.read_text())["num_boxes"]]
+    sidecars = [json.loads(path.read_text()) for path in sorted(out.glob("photos-*.json"))]
+    num_boxes = [n for sidecar in sidecars for n in sidecar["verdict"]["num_boxes"]]
     assert dataset.manifest["proposals"]["mean"] == pytest.approx(sum(num_boxes) / 19, abs=1e-3)
     assert dataset.manifest["proposals"]["max"] == max(num_boxes)
     assert dataset.manifest["proposals"]["share_below_4"] == pytest.approx(sum(n < 4 for n in num_boxes) / 19, abs=1e-4)
     (line,) = (out / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == "deep/er/10.jpg"
-    assert "19 records" in summary and "rejected: 1 (1 damaged" in summary and f"--config.data.train={out}" in summary
+    assert "19 of 20 used, 1 rejected (1 damaged" in summary and f"--config.data.train={out}" in summary
 
 
 def test_nothing_in_the_data_set_names_this_machine(photo_folder, prepared):
@@ -89,7 +129,7 @@ def test_another_request_does_not_overwrite_a_finished_data_set(photo_folder, pr
 
 def test_a_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg: not an image"):
+    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):
         prepare.prepare(request_for(tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -109,8 +149,27 @@ def copied(prepared, tmp_path):
 
 
 def test_check_passes_a_good_data_set(copied):
-    manifest, problems = check.check_dataset(copied, num_workers=1)
-    assert problems == [] and manifest["num_records"] == 19
+    manifest, problems, left = check.check_dataset(copied, num_workers=1)
+    assert problems == [] and left == "" and manifest == records.open_dataset(copied).manifest
+
+
+def test_check_counts_the_boxes_anew(copied):
+    path = copied / "manifest.json"
+    contents = json.loads(path.read_text())
+    contents["proposals"]["share_below_8"] = 0.5
+    path.write_text(json.dumps(contents))
+    (problem,) = check.check_dataset(copied, num_workers=1).problems
+    assert "manifest.json: proposals share_below_8 is 0.5, the records say 0.0" in problem
+
+
+def test_check_of_an_unfinished_data_set_speaks_of_the_finished_shards(copied):
+    (copied / "manifest.json").unlink()
+    (copied / "photos-00001-of-00003.json").unlink()
+    for name, time in (("photos-00000-of-00003.json", 1000), ("photos-00002-of-00003.json", 4600)):
+        os.utime(copied / name, (time, time))
+    manifest, problems, left = check.check_dataset(copied, num_workers=1)
+    assert (manifest["num_records"], problems) == (12, [])
+    assert left == "unfinished: 2 of 3 shards are done, about 1.0 h are left at the pace of the newest 2"
 
 
 def test_check_finds_a_flipped_bit_and_says_where(copied):
@@ -119,7 +178,7 @@ def test_check_finds_a_flipped_bit_and_says_where(copied):
     data = bytearray(path.read_bytes())
     data[offsets[3] + 500] ^= 1
     path.write_bytes(data)
-    _, problems = check.check_dataset(copied, num_workers=1)
+    problems = check.check_dataset(copied, num_workers=1).problems
     assert len(problems) == 2 and all(path.name in problem for problem in problems)
     assert "sha256" in problems[0] and "record 3 does not read" in problems[1]
 
@@ -128,7 +187,7 @@ def test_check_goes_on_after_a_missing_shard_and_a_lost_line(copied):
     (copied / "photos-00000-of-00003.tfrecord").unlink()
     (copied / "photos-00002-of-00003.json").write_text("{")
     (copied / "rejected.jsonl").write_text("")
-    _, problems = check.check_dataset(copied, num_workers=1)
+    problems = check.check_dataset(copied, num_workers=1).problems
     assert ["00000-of" in problems[0], "00002-of" in problems[1], "rejected.jsonl" in problems[2]] == [True] * 3
 
 
@@ -145,10 +204,10 @@ def test_check_goes_on_after_a_missing_shard_and_a_lost_line(copied):
 def test_check_says_what_is_wrong_with_a_record(tmp_path, changes, words):
     paint(0).save(tmp_path / "a.jpg")
     record = shards.make_record(sources.find_photos(tmp_path)[0], None, SETTINGS)
-    assert check.record_problems(records.serialize(record)) == []
-    (problem,) = check.record_problems(records.serialize(record._replace(**changes)))
+    assert check.record_problems(records.serialize(record))[0] == []
+    (problem,), _ = check.record_problems(records.serialize(record._replace(**changes)))
     assert words in problem and "a.jpg" in problem
 
 
 def test_check_says_that_bytes_are_no_record():
-    assert check.record_problems(b"\xff\xff") == ["is not a record of a photo"]
+    assert check.record_problems(b"\xff\xff") == (["is not a record of a photo"], {})

@@ -26,7 +26,7 @@ def test_opencvs_own_order_does_depend_on_it():
     def raw():
         cv_search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
         cv_search.setBaseImage(np.ascontiguousarray(np.asarray(paint(0))[..., ::-1]))
-        cv_search.switchToSelectiveSearchFast()
+        cv_search.switchToSelectiveSearchFast(100, 100, 0.4)
         return cv_search.process().tolist()
 
     first, second = raw(), raw()
@@ -36,7 +36,7 @@ def test_opencvs_own_order_does_depend_on_it():
 def test_boxes_are_opencvs_without_duplicates():
     cv_search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     cv_search.setBaseImage(cv2.cvtColor(np.asarray(paint(6)), cv2.COLOR_RGB2BGR))
-    cv_search.switchToSelectiveSearchFast()
+    cv_search.switchToSelectiveSearchFast(100, 100, 0.4)
     expected = {(y, x, y + h, x + w) for x, y, w, h in cv_search.process().tolist()}
     found = search(6)
     assert len(found) == len(expected) and set(map(tuple, found.tolist())) == expected

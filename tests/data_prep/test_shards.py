@@ -8,6 +8,7 @@ import pytest
 from painted import paint
 
 from data_prep import shards, sources
+from data_prep.annotations import Annotations
 from data_prep.photos import Rejected
 from univip_jax.data import records
 
@@ -49,14 +50,14 @@ def test_the_sidecar_describes_the_shard(photo_folder, tmp_path):
     assert sidecar["bytes"] == len(contents) and sidecar["sha256"] == hashlib.sha256(contents).hexdigest()
     assert [entry["id"] for entry in sidecar["rejected"]] == ["deep/er/10.jpg"]
     assert sidecar["rejected"][0]["reason"].startswith("damaged")
-    assert sidecar["num_records"] == len(sidecar["offsets"]) == len(sidecar["num_boxes"]) == 7
+    assert sidecar["num_records"] == len(sidecar["offsets"]) == len(sidecar["verdict"]["num_boxes"]) == 7
     shard = records.Shard(spec.path, 7, np.array(sidecar["offsets"]))
     parsed = [records.parse(one) for one in records.read_shard(shard)]
     assert [one["id"].numpy().decode() for one in parsed] == [
         photo.image_id for photo in spec.photos if photo.image_id != "deep/er/10.jpg"
     ]
-    assert [len(one["proposals"]) for one in parsed] == sidecar["num_boxes"]
-    assert all(2 <= number <= 20 for number in sidecar["num_boxes"])
+    assert [len(one["proposals"]) for one in parsed] == sidecar["verdict"]["num_boxes"]
+    assert all(2 <= number <= 20 for number in sidecar["verdict"]["num_boxes"])
 
 
 def test_an_interruption_leaves_nothing_half_written(photo_folder, tmp_path):
@@ -102,7 +103,7 @@ def test_proposals_are_fractions_of_the_photo_and_keep_the_smallest_side(tmp_pat
 
 
 def test_annotated_boxes_are_stored_and_can_be_the_proposals(tmp_path):
-    annotations = sources.Annotations(
+    annotations = Annotations(
         np.array([[12.0, 24.0, 60.0, 48.0], [200.0, 10.0, 5.0, 5.0]]), np.array([3, 4]), height=96, width=120
     )
     record = shards.make_record(photo_file(tmp_path), annotations, SETTINGS._replace(proposals="annotated"))
@@ -115,11 +116,11 @@ def test_annotations_of_a_larger_copy_fit_and_of_a_turned_one_are_refused(tmp_pa
     photo = photo_file(tmp_path)
     settings = SETTINGS._replace(proposals="none")
     boxes_xywh_px, labels = np.array([[24.0, 48.0, 120.0, 96.0]]), np.array([3])
-    record = shards.make_record(photo, sources.Annotations(boxes_xywh_px, labels, 192, 240), settings)
+    record = shards.make_record(photo, Annotations(boxes_xywh_px, labels, 192, 240), settings)
     np.testing.assert_allclose(record.objects, [[0.25, 0.1, 0.75, 0.6]], rtol=1e-6)
     assert record.proposals.shape == (0, 4)
     with pytest.raises(Rejected, match="another size: 96 x 120, photo 120 x 96"):
-        shards.make_record(photo, sources.Annotations(boxes_xywh_px, labels, 120, 96), settings)
+        shards.make_record(photo, Annotations(boxes_xywh_px, labels, 120, 96), settings)
 
 
 def test_naive_boxes_depend_on_the_photo_alone(tmp_path):

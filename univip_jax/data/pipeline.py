@@ -41,8 +41,10 @@ def choose_views(record: dict[str, tf.Tensor], seed: tf.Tensor, spec: ViewSpec) 
         whole = tf.constant([0.0, 0.0, 1.0, 1.0])
         smallest = tf.minimum(float(spec.min_box_side), tf.stack([height, width]))
         proposals = naive_boxes(seeds[2], whole, height, width, smallest)
+    elif spec.proposals == "annotated":
+        proposals = tf.boolean_mask(record["objects"], ~record["is_crowd"])
     else:
-        proposals = record["objects" if spec.proposals == "annotated" else "proposals"]
+        proposals = record["proposals"]
     scenes, region = scene_pair(seeds[0], proposals, height, width, spec)
     return Geometry(scenes, region, instance_boxes(seeds[1], proposals, region, height, width, spec), proposals)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from univip_jax.data.polygons import Polygons, to_features
 from univip_jax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -33,6 +34,7 @@ _FEATURES = {
     "proposals/yxyx": ("proposals", tf.io.FixedLenSequenceFeature([4], tf.float32, allow_missing=True)),
     "objects/yxyx": ("objects", tf.io.FixedLenSequenceFeature([4], tf.float32, allow_missing=True)),
     "objects/label": ("labels", tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)),
+    "objects/is_crowd": ("is_crowd", tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)),
 }
 
 
@@ -46,6 +48,8 @@ class Record(NamedTuple):
     proposals: np.ndarray  # float32 [N, 4] yxyx in [0, 1]
     objects: np.ndarray  # float32 [M, 4] yxyx in [0, 1]; M = 0 where the photo is not annotated
     labels: np.ndarray  # int64 [M], the annotation's category ids
+    is_crowd: np.ndarray = np.zeros([0], bool)  # [M], a box around many things; shorter than M: the rest are none
+    polygons: Polygons = Polygons()
 
 
 class Shard(NamedTuple):
@@ -86,6 +90,8 @@ def serialize(record: Record) -> bytes:
         "proposals/yxyx": floats(record.proposals),
         "objects/yxyx": floats(record.objects),
         "objects/label": ints(np.asarray(record.labels, np.int64).ravel()),
+        "objects/is_crowd": ints(np.asarray(record.is_crowd, np.int64).ravel()),
+        **to_features(record.polygons),
     }
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
 
@@ -95,13 +101,16 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
     Returns:
         `encoded`, `id` (string scalars), `height`, `width` (int64 scalars, px), `proposals` float32 [N, 4]
-        yxyx, `objects` float32 [M, 4] yxyx, `labels` int64 [M].
+        yxyx, `objects` float32 [M, 4] yxyx, `labels` int64 [M], `is_crowd` bool [M] (False in records that were
+        written before there was such a feature).
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such a record.
     """
     parsed = tf.io.parse_single_example(serialized, {name: kind for name, (_, kind) in _FEATURES.items()})
-    return {key: parsed[name] for name, (key, _) in _FEATURES.items()}
+    record = {key: parsed[name] for name, (key, _) in _FEATURES.items()}
+    num_unknown = tf.maximum(0, tf.shape(record["objects"])[0] - tf.shape(record["is_crowd"])[0])
+    return record | {"is_crowd": tf.pad(record["is_crowd"] != 0, [[0, num_unknown]])}
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,72 @@
+"""All that a data set is made from: the photos of every source, annotations, and boxes of others."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep import imported
+from data_prep.annotations import Annotations, find_annotations, read_json
+from data_prep.index import Index
+from data_prep.record import Settings
+from data_prep.sources import PhotoFile, photo_files, tfds_photos
+from data_prep.writing import sha256_of
+from univip_jax.data.tfds_photos import has_boxes
+from univip_jax.errors import UserError
+
+
+class Inputs(NamedTuple):
+    """Where everything lies, as the command line says it."""
+
+    images: tuple[Path, ...] = ()  # folders, zip and tar files
+    annotations: tuple[Path, ...] = ()  # COCO json
+    proposals_files: tuple[Path, ...] = ()  # boxes of others, for `import`
+    dataset: str = ""  # TFDS's name, instead of images
+    split: str = ""
+
+
+class Loaded(NamedTuple):
+    """What was found there."""
+
+    photos: list[PhotoFile]
+    annotations: dict[str, Annotations]  # by image id
+    imported: dict[str, Annotations]  # candidate boxes by image id
+    facts: dict[str, Any]  # for the manifest's settings
+    report: dict[str, Any] | None  # `import`: what had no match
+    index: Index | None
+
+
+def load(inputs: Inputs, settings: Settings, out: Path) -> Loaded:
+    """Lists the photos (or reads their list in `out`) and reads what belongs to them.
+
+    Raises:
+        UserError: see `sources`, `annotations`, `imported`.
+    """
+    if inputs.dataset:
+        return _load_tfds(inputs, settings)
+    index = Index(inputs.images, out)
+    photos = photo_files(inputs.images, [listing.entries for listing in index.listings])
+    image_ids = [photo.image_id for photo in photos]
+    contents = [read_json(path) for path in inputs.annotations]
+    annotations: dict[str, Annotations] = {}
+    for path, content in zip(inputs.annotations, contents, strict=True):
+        annotations |= find_annotations(content, path, image_ids)
+    candidates, report = {}, None
+    if settings.proposals == "import":
+        images = [content["images"] for content in contents] or [[] for _ in inputs.proposals_files]
+        if len(images) != len(inputs.proposals_files):
+            raise UserError(
+                f"{len(inputs.proposals_files)} --proposals_file but {len(images)} --annotations: give one json for "
+                "each file of boxes, in the same order"
+            )
+        candidates, report = imported.read_proposals(inputs.proposals_files, images, image_ids, settings.min_side)
+        report = {"sha256": [sha256_of(path) for path in inputs.proposals_files], **report}
+    facts = {"source": "images", "annotations_sha256": [sha256_of(path) for path in inputs.annotations]}
+    return Loaded(photos, annotations, candidates, facts, report, index)
+
+
+def _load_tfds(inputs: Inputs, settings: Settings) -> Loaded:
+    photos = tfds_photos(inputs.dataset, inputs.split)
+    dataset = photos[0].path.rpartition("@")[0]
+    if settings.proposals == "annotated" and not has_boxes(dataset):
+        raise UserError(f"--dataset={inputs.dataset} has no annotated boxes: choose another --proposals")
+    facts = {"source": "tfds", "annotations_sha256": [], "dataset": dataset, "split": inputs.split}
+    return Loaded(photos, {}, {}, facts, None, None)

@@ -1,0 +1,74 @@
+"""One photo to one record: a pure function of its bytes, its annotations and the settings."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from data_prep import annotations, filters, photos, selective_search
+from data_prep.annotations import Annotations, Objects
+from data_prep.sources import PhotoFile, open_photo
+from univip_jax.data import boxes, records
+
+
+class Settings(NamedTuple):
+    """What decides a record's proposals and what of the photo is stored."""
+
+    proposals: str  # selective_search | naive | annotated | none | import
+    search_max_side: int  # px, 0 = full size
+    min_side: int  # px of the photo as stored
+    max_boxes: int
+    search_mode: str = "fast"  # fast | quality
+    max_side: int = 0  # px of the photo as stored, 0 = as found
+
+
+def make_record(
+    photo: PhotoFile, annotated: Annotations | None, settings: Settings, imported: Annotations | None = None
+) -> records.Record:
+    """Reads a photo and proposes boxes for it.
+
+    Args:
+        photo: the photo.
+        annotated: what a json says of it; None: what its source itself says, if it does.
+        settings: which proposals, and what is stored.
+        imported: for `import`: the candidates, the best first; None: there are none.
+
+    Raises:
+        photos.Rejected: the photo cannot be used.
+        UserError: what holds the photo (an archive, a TFDS data set) cannot be read.
+    """
+    opened = open_photo(photo)
+    stored = photos.read_photo(opened.encoded, settings.max_side)
+    height, width = stored.pixels.shape[:2]
+    objects = Objects()
+    if annotated is not None:
+        objects = annotations.in_photo(annotated, stored)
+    elif opened.objects is not None:
+        objects = annotations.turned(opened.objects, stored.orientation)
+    if settings.proposals == "annotated":
+        proposals = objects.boxes[~objects.is_crowd][: settings.max_boxes]
+    else:
+        candidates = _candidates(stored, imported, settings)
+        kept = filters.keep(candidates, settings.min_side, settings.max_boxes)
+        proposals = boxes.from_yxyx_px(kept, height, width)
+    return records.Record(stored.encoded, photo.image_id, height, width, proposals, *objects)
+
+
+def _candidates(stored: photos.StoredPhoto, imported: Annotations | None, settings: Settings) -> np.ndarray:
+    """Candidate boxes yxyx in px, float64 [N, 4]."""
+    height, width = stored.pixels.shape[:2]
+    if settings.proposals == "none" or min(height, width) < settings.min_side:
+        return np.zeros([0, 4])
+    if settings.proposals == "import":
+        found = Objects() if imported is None else annotations.in_photo(imported, stored)
+        # Rounded: a box of exactly `min_side` stays one after its way through float32.
+        return np.round(found.boxes.astype(np.float64) * [height, width, height, width], 3)
+    generator = selective_search.photo_generator(stored.encoded)
+    if settings.proposals == "naive":
+        return filters.naive_candidates(height, width, settings.min_side, generator)
+    try:
+        return selective_search.selective_search(
+            stored.pixels, settings.search_max_side, generator, settings.search_mode
+        )
+    except cv2.error as error:
+        raise photos.Rejected(f"selective search failed: {error.err}") from error
