@@ -1,6 +1,6 @@
 """UniVIP on COCO+ (train2017 and unlabeled2017, 241k photos), 800 epochs.
 
-    python -m data_prep --source=images --images=coco_plus --out=data/coco_plus   # one folder that holds both
+    python -m data_prep --source=images --images=train2017 --images=unlabeled2017 --out=data/coco_plus
     python main.py --config=configs/coco_plus.py --workdir=runs/coco_plus
 
 Twice the cost of COCO. The paper's numbers: linear top-1 63.0, Mask R-CNN 1x 41.1 / 37.1.

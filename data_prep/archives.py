@@ -29,12 +29,15 @@ def list_archive(path: Path) -> Listing:
         UserError: neither zip nor plain tar, or damaged.
     """
     try:
+        with open(path, "rb") as file:
+            compressed = _COMPRESSED.get(file.read(2))
+    except OSError as error:
+        raise UserError(f"--images={path} cannot be read ({error.strerror}): give a file that you may read") from error
+    try:
         found = path.stat()
         members = _zip_entries(path) if zipfile.is_zipfile(path) else _tar_entries(path)
         by_name = {entry.name: entry for entry in members}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
-        with open(path, "rb") as file:
-            compressed = _COMPRESSED.get(file.read(2))
         what = f"is a file compressed by {compressed}" if compressed else f"is no zip or tar file, or damaged ({error})"
         raise UserError(
             f"--images={path} {what}: give a folder, a zip or an uncompressed tar, which can be read in place"
@@ -48,7 +51,6 @@ def _zip_entries(path: Path) -> Iterable[Entry]:
             name = member.filename.replace("\\", "/")  # some programs on Windows write them so
             if member.is_dir() or not is_photo(name):
                 continue
-            # Made from bytes that are no text, by zipfile itself: nothing to undo here.
             yield _checked(name) or Entry(_tidy(name), member.file_size, "zip", position)
 
 

