@@ -67,6 +67,40 @@ def test_exif_rotation_is_applied_to_what_is_stored():
     assert 0x0112 not in Image.open(io.BytesIO(stored.encoded)).getexif()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_is_turned_once(orientation):
+    found = save(paint(3), "TIFF", tiffinfo={0x0112: orientation})
+    like_it = save(paint(3), "PNG", exif=exif_of(orientation))
+    expected = photos.read_photo(like_it)
+    stored = photos.read_photo(found)
+    assert stored[2:] == expected[2:] == (96, 120, orientation)
+    assert np.abs(stored.pixels.astype(int) - expected.pixels).mean() < 6
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(("kind", "orientation"), [("JPEG", 1), ("JPEG", 6), ("PNG", 1)])
+def test_max_side_stores_a_smaller_jpeg(kind, orientation):
+    image = paint(3, 480, 384)
+    stored = photos.read_photo(save(image, kind, exif=exif_of(orientation)), max_side=60)
+    assert kind_of(stored.encoded) == "JPEG"
+    assert stored.pixels.shape == ((60, 48, 3) if orientation == 6 else (48, 60, 3))
+    assert stored[2:] == (384, 480, orientation)
+    expected = np.asarray(image.resize((60, 48), Image.Resampling.LANCZOS))
+    if orientation == 6:
+        expected = np.rot90(expected, k=-1)
+    assert np.abs(stored.pixels.astype(int) - expected).mean() < 6
+
+
+def test_a_photo_of_max_side_is_kept():
+    found = save(paint(3), "JPEG")
+    assert photos.read_photo(found, max_side=120).encoded == found
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [

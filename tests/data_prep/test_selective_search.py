@@ -64,3 +64,9 @@ def test_tiny_and_thin_photos_do_not_fail(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     found = selective_search(pixels, 400, photo_generator(b""))
     assert found.shape == (len(found), 4) and (found[:, :2] < found[:, 2:]).all()
+
+
+def test_quality_finds_more_boxes():
+    pixels = np.asarray(paint(0, 60, 48))
+    fast, quality = (selective_search(pixels, 0, photo_generator(b""), mode) for mode in ("fast", "quality"))
+    assert len(quality) > len(fast) > 0
