@@ -60,4 +60,4 @@ def test_an_unknown_runner_is_one_line(photo_folder, tmp_path):
     )
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "NoSuchRunner" in process.stderr.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
