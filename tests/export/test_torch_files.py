@@ -9,6 +9,7 @@ from torch_resnet import TorchResNet, randomise
 
 from univip_jax import load_encoder
 from univip_jax.errors import UserError
+from univip_jax.models.resnet import pool_2x2
 from univip_jax.weight_files import read_backbone
 from univip_jax.weights import to_torch
 
@@ -99,3 +100,10 @@ def test_junk_is_named(content, tmp_path):
     (tmp_path / "junk.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"junk\.pth cannot be read as weights alone \(\w*[Ee]rror"):
         read_backbone(tmp_path / "junk.pth")
+
+
+def test_pooling_to_8192_is_pytorchs_average_pool():
+    res5 = np.random.default_rng(0).standard_normal((2, 7, 7, 2048)).astype(np.float32)
+    pooled = torch.nn.functional.avg_pool2d(torch.from_numpy(res5).permute(0, 3, 1, 2), kernel_size=6, stride=1)
+    expected = pooled.permute(0, 2, 3, 1).reshape(2, 8192)
+    np.testing.assert_allclose(pool_2x2(res5), expected, atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from univip_jax.models.resnet import DEPTHS, ResNet, stage_maps
+from univip_jax.models.resnet import DEPTHS, ResNet, pool_2x2, stage_maps
 
 WIDTH = 0.125
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
@@ -217,3 +217,16 @@ def test_kernels_start_by_he_s_rule_of_the_fan_out():
     assert found.shape == (3, 3, 128, 256)
     np.testing.assert_allclose(found.std(), np.sqrt(2 / (256 * 9)), rtol=0.02)
     np.testing.assert_allclose(found.mean(), 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (2, 2), (4, 3)])
+def test_pooling_to_2x2_is_the_mean_of_each_window(size):
+    res5 = np.random.default_rng(0).standard_normal((3, *size, 5)).astype(np.float32)
+    height, width = size[0] - 1, size[1] - 1
+    windows = [res5[:, y : y + height, x : x + width].mean((1, 2)) for y in (0, 1) for x in (0, 1)]
+    np.testing.assert_allclose(pool_2x2(jnp.asarray(res5)), np.concatenate(windows, axis=1), atol=1e-6)
+
+
+def test_pooling_to_2x2_needs_2x2():
+    with pytest.raises(ValueError, match="res5 is 1 x 4"):
+        pool_2x2(jnp.zeros((1, 1, 4, 8)))

@@ -1,5 +1,7 @@
 """Labelled photos for evaluation: class folders, or a TFDS name such as `imagenet2012:validation`."""
 
+import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,11 @@ class Labelled(NamedTuple):
     classes: tuple[str, ...]
     examples: tf.data.Dataset
     is_encoded: bool  # whether `examples` yields encoded photos rather than their paths
+    fingerprint: str  # of what is in it: names and sizes of files in their classes, or TFDS's version and split
+
+    def describe(self) -> dict:
+        """What `results.json` says of it."""
+        return {"name": self.name, "images": self.num_images, "fingerprint": self.fingerprint}
 
 
 class LabelledBatch(NamedTuple):
@@ -52,9 +59,47 @@ def open_labelled(name: str) -> Labelled:
         examples = builder.as_dataset(split=split, as_supervised=True, decoders=decoders)
         num_images = builder.info.splits[split].num_examples
         classes = tuple(builder.info.features["label"].names)
+        fingerprint = _digest([builder.info.full_name, split, str(num_images), *classes])
     except (tfds.core.DatasetNotFoundError, ValueError, KeyError, AssertionError, OSError) as error:
         raise UserError(f"TFDS data set {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
-    return Labelled(name, num_images, classes, examples, is_encoded=True)
+    return Labelled(name, num_images, classes, examples, is_encoded=True, fingerprint=fingerprint)
+
+
+def open_pair(train: str, test: str) -> tuple[Labelled, Labelled]:
+    """A training and a test set; UserError where one cannot be opened, or their classes differ."""
+    labelled, held_out = open_labelled(train), open_labelled(test)
+    if labelled.classes != held_out.classes:
+        raise UserError(
+            f"{labelled.name} and {held_out.name} have different classes: {labelled.classes[:5]}, "
+            f"{held_out.classes[:5]}"
+        )
+    return labelled, held_out
+
+
+def hold_out(labelled: Labelled, number: int, seed: int) -> tuple[Labelled, Labelled]:
+    """The set without `number` of its photos, which `seed` draws evenly, and these: to choose by, never to report.
+
+    Raises UserError where a part would be empty.
+    """
+    if not 0 < number < labelled.num_images:
+        raise UserError(f"{number} photos cannot be held out of the {labelled.num_images} of {labelled.name}")
+    chosen = np.zeros(labelled.num_images, bool)
+    chosen[np.random.Generator(np.random.Philox(seed)).permutation(labelled.num_images)[:number]] = True
+    rest, held_out = (f"{labelled.name} {word} {number} held out by seed {seed}" for word in ("without", "of which"))
+    return _subset(labelled, ~chosen, rest), _subset(labelled, chosen, held_out)
+
+
+def _subset(labelled: Labelled, chosen: np.ndarray, name: str) -> Labelled:
+    """The photos at the positions where bool `chosen` [num_images] is true, in their order."""
+    mask = tf.constant(chosen)
+    examples = labelled.examples.enumerate().filter(lambda position, _: mask[position]).map(lambda _, example: example)
+    fingerprint = _digest([labelled.fingerprint, hashlib.sha256(np.packbits(chosen)).hexdigest()])
+    return labelled._replace(name=name, num_images=int(chosen.sum()), examples=examples, fingerprint=fingerprint)
+
+
+def _digest(parts: list[str]) -> str:
+    """One that no other list of parts has: parts hold no NUL."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _open_folders(root: Path) -> Labelled:
@@ -69,7 +114,9 @@ def _open_folders(root: Path) -> Labelled:
     if len(folders) < 2:
         raise UserError(f"{root} has {len(folders)} class folders; an evaluation needs at least 2")
     examples = tf.data.Dataset.from_tensor_slices((paths, np.array(labels, np.int64)))
-    return Labelled(str(root), len(paths), tuple(folder.name for folder in folders), examples, is_encoded=False)
+    files = [part for path in paths for part in (os.path.relpath(path, root), str(os.path.getsize(path)))]
+    classes = tuple(folder.name for folder in folders)
+    return Labelled(str(root), len(paths), classes, examples, is_encoded=False, fingerprint=_digest(files))
 
 
 def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:

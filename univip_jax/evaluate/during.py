@@ -6,7 +6,7 @@ import jax
 
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import Encoder, extract, float32_backbone
-from univip_jax.evaluate.knn import effective_rank, knn_top1, open_pair
+from univip_jax.evaluate.knn import effective_rank, knn_top1, open_for_knn
 from univip_jax.models.univip import ModelSpec
 from univip_jax.types import TrainState
 
@@ -36,7 +36,7 @@ class KnnDuringTraining:
                 "name two labelled sets (class folders, or NAME:SPLIT of TFDS), or set it to 0"
             )
         self._spec, self._image_size = spec, image_size
-        self._sets = open_pair(spec.train, spec.test, [spec.k])
+        self._sets = open_for_knn(spec.train, spec.test, [spec.k])
         self._encoder = Encoder(float32_backbone(model), None, image_size=image_size, source="", step=0)
 
     def __call__(self, state: TrainState) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from univip_jax.data.labelled import Labelled, open_labelled
+from univip_jax.data.labelled import Labelled, open_pair
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import Features, extract, open_encoder, write_results
 from univip_jax.transport import normalize
@@ -51,14 +51,9 @@ def knn_predict(
     return np.concatenate(jax.device_get(chunks))
 
 
-def open_pair(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:
-    """Both labelled sets; UserError where their classes differ, or one of `k` is more than there are photos to vote."""
-    labelled, held_out = open_labelled(train), open_labelled(test)
-    if labelled.classes != held_out.classes:
-        raise UserError(
-            f"{labelled.name} and {held_out.name} have different classes: {labelled.classes[:5]}, "
-            f"{held_out.classes[:5]}"
-        )
+def open_for_knn(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:
+    """`open_pair`; UserError also where one of `k` is more than there are photos to vote."""
+    labelled, held_out = open_pair(train, test)
     for neighbours in k:
         if neighbours > labelled.num_images:
             raise UserError(
@@ -86,7 +81,7 @@ def evaluate_knn(config: ConfigDict, workdir: Path) -> None:
     """Writes `results.json`: top-1 in percent for each k; `top1` is that of the first."""
     encoder = open_encoder(config)
     size = config.image_size or encoder.image_size
-    train, test = open_pair(config.data.train, config.data.test, config.k)
+    train, test = open_for_knn(config.data.train, config.data.test, config.k)
     train_features = extract(encoder, train, size, config.batch_size)
     test_features = extract(encoder, test, size, config.batch_size)
     top1 = {f"top1_k{k}": knn_top1(train_features, test_features, k, config.temperature) for k in config.k}
@@ -98,8 +93,8 @@ def evaluate_knn(config: ConfigDict, workdir: Path) -> None:
         "step": encoder.step,
         "image_size": size,
         "temperature": config.temperature,
-        "train": {"name": train.name, "images": train.num_images},
-        "test": {"name": test.name, "images": test.num_images},
+        "train": train.describe(),
+        "test": test.describe(),
         "classes": len(train.classes),
     }
     write_results(workdir, results)

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from univip_jax.data.labelled import open_labelled, training_batches
+from univip_jax.data.labelled import open_pair, training_batches
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import Encoder, Features, extract, open_encoder, write_results
 from univip_jax.metrics import duration
@@ -117,9 +117,7 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         raise UserError(f"protocol={config.protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
     encoder = open_encoder(config)
     size = config.image_size or encoder.image_size
-    train, test = open_labelled(config.data.train), open_labelled(config.data.test)
-    if train.classes != test.classes:
-        raise UserError(f"{train.name} and {test.name} have different classes: {train.classes[:5]}, {test.classes[:5]}")
+    train, test = open_pair(config.data.train, config.data.test)
     features, labels = extract(encoder, test, size, config.batch_size)
     if config.protocol == "logistic":
         logits = fit_logistic(extract(encoder, train, size, config.batch_size), features, config)
@@ -134,8 +132,8 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         "step": encoder.step,
         "image_size": size,
         **({} if config.protocol == "logistic" else {"epochs": config.num_epochs, "seed": config.seed}),
-        "train": {"name": train.name, "images": train.num_images},
-        "test": {"name": test.name, "images": test.num_images},
+        "train": train.describe(),
+        "test": test.describe(),
         "classes": len(train.classes),
     }
     write_results(workdir, results)

@@ -125,3 +125,15 @@ def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> 
     blocks, _ = DEPTHS[net.variant]
     last = [f"layer{stage}_{count - 1}" for stage, count in enumerate(blocks, start=1)]
     return [captured["intermediates"][name]["__call__"][0] for name in last]
+
+
+def pool_2x2(res5: Float[Array, "N h w c"]) -> Float[Array, "N 4c"]:
+    """Averages of res5 over the four windows that leave out one row and one column; c is last in the flattened order.
+
+    At 224 px, where res5 is 7 x 7, this is the average pool of kernel 6 and stride 1 of ORL's protocols: 8192 features
+    of a ResNet-50. Raises ValueError where the map has a side of 1.
+    """
+    _, height, width, _ = res5.shape
+    if min(height, width) < 2:
+        raise ValueError(f"res5 is {height} x {width}: pooling to 2 x 2 needs larger images")
+    return nn.avg_pool(at_least_float32(res5), (height - 1, width - 1)).reshape(len(res5), -1)
