@@ -64,22 +64,25 @@ def torch_steps(state, batches, rates):
     return losses, linear, norm, last
 
 
-def test_three_steps_are_pytorch_s(batches):
-    """The batch is split over four devices: two photos each would have other batch statistics than the eight."""
-    net, rates = Small(), [(0.1, 1.0), (0.1, 1.0), (0.02, 2.0)]
+@pytest.fixture(scope="module")
+def step():
+    """The jitted step on four devices, and the state before any."""
+    net, everywhere, split = Small(), replicated(make_mesh()), by_batch(make_mesh())
     variables = net.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)), train=False)
-    state = init_classifier(variables, FEATURES, CLASSES, recipe())
+    state = jax.device_put(init_classifier(variables, FEATURES, CLASSES, recipe()), everywhere)
+    shardings = {"in_shardings": (everywhere, split, split, everywhere), "out_shardings": everywhere}
+    return jax.jit(lambda *arguments: finetune_step(*arguments, backbone=net, recipe=recipe()), **shardings), state
+
+
+def test_three_steps_are_pytorch_s(step, batches):
+    """The batch is split over four devices: two photos each would have other batch statistics than the eight."""
+    (step_fn, state), rates = step, [(0.1, 1.0), (0.1, 1.0), (0.02, 2.0)]
     losses, linear, norm, last = torch_steps(state, batches, rates)
-    everywhere, split = replicated(make_mesh()), by_batch(make_mesh())
-    step = jax.jit(
-        lambda *arguments: finetune_step(*arguments, backbone=net, recipe=recipe()),
-        in_shardings=(everywhere, split, split, everywhere),
-    )
     found = []
     for (images, labels), rate in zip(batches, rates, strict=True):
-        state, loss = step(state, images, labels, Rates(*rate))
+        state, loss = step_fn(state, images, labels, Rates(*rate))
         found.append(loss)
-    assert step._cache_size() == 1  # rates are arguments
+    assert step_fn._cache_size() == 1  # rates are arguments
     np.testing.assert_allclose(found, losses, rtol=1e-5)
     backbone, head = state.params["backbone"], state.params["head"]
     for expected, values in ((linear, backbone["linear"]), (last, head)):
@@ -89,12 +92,10 @@ def test_three_steps_are_pytorch_s(batches):
     np.testing.assert_allclose(state.batch_stats["bn"]["mean"], norm.running_mean, atol=1e-5)
 
 
-def test_a_loss_or_gradient_that_is_not_finite_shows(batches):
-    net = Small()
-    variables = net.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)), train=False)
-    state = init_classifier(variables, FEATURES, CLASSES, recipe())
-    state.params["head"]["kernel"] = state.params["head"]["kernel"].at[0, 0].set(jnp.inf)
-    _, loss = finetune_step(state, *batches[0], Rates(0.1, 0.1), backbone=net, recipe=recipe())
+def test_a_loss_that_is_not_finite_shows(step, batches):
+    step_fn, state = step
+    head = {**state.params["head"], "kernel": state.params["head"]["kernel"].at[0, 0].set(jnp.inf)}
+    _, loss = step_fn(state.replace(params={**state.params, "head": head}), *batches[0], Rates(0.1, 0.1))
     assert not np.isfinite(loss)
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning: a pre-trained backbone and a linear layer upon it, trained together by SGD, each at its own rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from univip_jax.augment import normalize_pixels
-from univip_jax.data.labelled import Labelled, centre_batches, choose, training_batches
+from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches, choose, training_batches
 from univip_jax.evaluate.features import Encoder
 from univip_jax.models.resnet import ResNet
 from univip_jax.sharding import by_batch, local_rows, put_batch, replicated
@@ -126,47 +126,43 @@ class Finetuning:
         images = jax.ShapeDtypeStruct((recipe.batch_size, *image.shape[1:]), np.uint8)
         labels = jax.ShapeDtypeStruct((recipe.batch_size,), np.int32)
         rate = jax.ShapeDtypeStruct((), np.float32)
-        self._step = (
-            jax.jit(
-                step,
-                in_shardings=(everywhere, split, split, everywhere),
-                out_shardings=everywhere,
-                donate_argnums=0,
-            )
-            .lower(state, images, labels, Rates(rate, rate))
-            .compile()
+        step = jax.jit(
+            step, in_shardings=(everywhere, split, split, everywhere), out_shardings=everywhere, donate_argnums=0
         )
-        self._count = (
-            jax.jit(count, in_shardings=(everywhere, everywhere, split, split), out_shardings=everywhere)
-            .lower(state.params, state.batch_stats, images, labels)
-            .compile()
-        )
+        count = jax.jit(count, in_shardings=(everywhere, everywhere, split, split), out_shardings=everywhere)
+        self._step = step.lower(state, images, labels, Rates(rate, rate)).compile()
+        self._count = count.lower(state.params, state.batch_stats, images, labels).compile()
 
     def num_steps(self, labelled: Labelled) -> int:
         """Of an epoch: the whole batches that the set holds; the rest waits for another order."""
         return labelled.num_images // self.recipe.batch_size
 
+    def batches(self, labelled: Labelled, first_epoch: int) -> Iterator[LabelledBatch]:
+        """The rows of this process, of the epochs from `first_epoch` on; `num_steps` of them are an epoch."""
+        recipe = self.recipe
+        epochs = {"num_epochs": recipe.num_epochs, "start_epoch": first_epoch}
+        return training_batches(
+            labelled, recipe.image_size, recipe.batch_size, seed=recipe.seed, rows=self._rows, **epochs
+        )
+
     def train_epoch(
-        self, state: Classifier, labelled: Labelled, epoch: int, *, lr: float, head_multiplier: float, on_step: Callable
+        self,
+        state: Classifier,
+        batches: Iterable[LabelledBatch],
+        epoch: int,
+        *,
+        lr: float,
+        head_multiplier: float,
+        on_step: Callable[[], object],
     ) -> tuple[Classifier, float]:
-        """The state after one epoch, counted from 0, and its mean loss; `state` is donated.
+        """The state after the batches of one epoch, counted from 0, and their mean loss; `state` is donated.
 
         Args:
           lr: for a batch of 256, before any milestone; grows linearly with the batch.
           on_step: called after each step.
         """
-        recipe = self.recipe
-        rate = lr * recipe.batch_size / 256 * recipe.rate_factor(epoch)
+        rate = lr * self.recipe.batch_size / 256 * self.recipe.rate_factor(epoch)
         rates = jax.device_put(Rates(np.float32(rate), np.float32(rate * head_multiplier)), replicated(self.mesh))
-        batches = training_batches(
-            labelled,
-            recipe.image_size,
-            recipe.batch_size,
-            seed=recipe.seed,
-            num_epochs=epoch + 1,
-            start_epoch=epoch,
-            rows=self._rows,
-        )
         losses = []
         for images, labels in batches:
             state, loss = self._step(state, *put_batch(self.mesh, (images, labels.astype(np.int32))), rates)

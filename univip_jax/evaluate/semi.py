@@ -7,6 +7,7 @@ part of the labelled subset and judged on the rest of it; the chosen one is trai
 
 import itertools
 import math
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,8 +122,10 @@ class Search:
         num_epochs, steps = self._tuning.recipe.num_epochs, [self._tuning.num_steps(s.train) for s in self._stages]
         stage, epoch = divmod(self._epochs_done, num_epochs)
         done = sum(steps[:stage]) * num_epochs + (steps[stage] * epoch if epoch else 0)
+        every = 0.1 if sys.stderr.isatty() else 60  # s; a log file needs no more
+        total = sum(steps) * num_epochs
         with tqdm(
-            total=sum(steps) * num_epochs, initial=done, unit="step", smoothing=0, disable=not self._talks
+            total=total, initial=done, unit="step", smoothing=0, mininterval=every, disable=not self._talks
         ) as bar:
             for index in range(stage, len(self._stages)):
                 self._run_stage(index, epoch, bar)
@@ -134,13 +137,15 @@ class Search:
 
     def _run_stage(self, index: int, first_epoch: int, bar: tqdm) -> None:
         stage, is_last = self._stages[index], index + 1 == len(self._stages)
-        num_epochs = self._tuning.recipe.num_epochs
+        num_epochs, num_steps = self._tuning.recipe.num_epochs, self._tuning.num_steps(stage.train)
         point = self.chosen() if is_last else self._grid[index]
         named = f"lr {point.lr:g}, head x{point.head_multiplier:g}"
         state = self._state if first_epoch else self._tuning.start()
+        batches = self._tuning.batches(stage.train, first_epoch)
         for epoch in range(first_epoch, num_epochs):
             bar.set_description(f"{index + 1}/{len(self._stages)}: {named}, epoch {epoch + 1}/{num_epochs}")
-            state, loss = self._tuning.train_epoch(state, stage.train, epoch, **point._asdict(), on_step=bar.update)
+            one_epoch = itertools.islice(batches, num_steps)
+            state, loss = self._tuning.train_epoch(state, one_epoch, epoch, **point._asdict(), on_step=bar.update)
             bar.set_postfix(loss=f"{loss:.3f}")
             finite, epochs_done = math.isfinite(loss), index * num_epochs + epoch + 1
             if not finite and is_last:
@@ -151,7 +156,7 @@ class Search:
                 said = f"top-1 {score.top1:.2f} %" if score else f"the loss is not finite in epoch {epoch + 1}"
                 if self._talks:
                     bar.write(f"{named}, {stage.judge.num_images} photos: {said}")
-                bar.total -= (num_epochs - epoch - 1) * self._tuning.num_steps(stage.train)
+                bar.total -= (num_epochs - epoch - 1) * num_steps
                 epochs_done = (index + 1) * num_epochs
             self._checkpoints.save(epochs_done, state, {**self._same, "scores": self.scores})
             seal_compiled(self._checkpoints.folder.parent)
