@@ -1,8 +1,8 @@
 """Semi-supervised fine-tuning (METHOD: `semi_orl`; Table 6): a grid judged on held-out labels, then one reading of the
 test set.
 
-Deviation from the protocol: where others choose the rates by the test set, here each point of the grid is trained on a
-part of the labelled subset and judged on the rest of it; the chosen one is trained on the whole subset.
+# Deviation from the paper: its protocol's grid is chosen by the test set. Here each point is trained on a part of the
+labelled subset and judged on the rest of it; the chosen one is trained on the whole subset.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def open_subset(config: ConfigDict) -> tuple[Labelled, Labelled]:
     if not config.data.subset:
         raise UserError(
             "data.subset is not set: a text file that names the labelled photos, `drawn` for "
-            f"{config.labels} % of each class, or `all` where data.train={config.data.train} is the subset itself"
+            f"{config.labels} % of each class, or `all` where data.train={config.data.train!r} is the subset itself"
         )
     train, test = open_pair(config.data.train, config.data.test)
     if config.data.subset == "drawn":
