@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import semi as config_of
+from univip_jax.data.labelled import open_labelled, training_batches
 from univip_jax.errors import UserError
 from univip_jax.evaluate.finetune import Finetuning
 from univip_jax.evaluate.semi import Point, Score, best, evaluate_semi
@@ -52,6 +53,18 @@ def finished(run, labelled, test_set, tmp_path_factory):
 
 def results(folder):
     return json.loads((folder / "results.json").read_text())
+
+
+def test_processes_read_their_rows_of_the_batches_that_one_would_read(labelled):
+    """From the second epoch on, of which an interrupted fine-tuning reads nothing else."""
+    whole = open_labelled(str(labelled))
+    everything, second = (list(training_batches(whole, 8, 8, seed=0, num_epochs=2, start_epoch=e)) for e in (0, 1))
+    assert len(everything) == 6 and not np.array_equal(everything[0].images, everything[3].images)
+    split = [list(training_batches(whole, 8, 8, seed=0, num_epochs=2, start_epoch=1, rows=r)) for r in ([0, 1, 4], [7])]
+    for alone, again, first, last in zip(everything[3:], second, *split, strict=True):
+        np.testing.assert_array_equal(again.images, alone.images)
+        np.testing.assert_array_equal(first.images, alone.images[[0, 1, 4]])
+        np.testing.assert_array_equal(last.labels, alone.labels[[7]])
 
 
 def test_separable_classes_are_told_apart_and_results_say_how(finished, run, labelled, test_set):

@@ -198,8 +198,11 @@ def evaluate_semi(config: ConfigDict, workdir: Path) -> None:
     subset, test = open_subset(config)
     grid = make_grid(config)
     stages = make_stages(config, grid, subset, test)
-    tuning = Finetuning(encoder, len(subset.classes), recipe, make_mesh())
     primary = jax.process_index() == 0
+    if primary:
+        photos = f"{subset.num_images} labelled photos of {len(subset.classes)} classes"
+        print(f"{len(stages)} fine-tunings of {recipe.num_epochs} epochs on {photos}; compiling ...", flush=True)
+    tuning = Finetuning(encoder, len(subset.classes), recipe, make_mesh())
     if primary:
         workdir.mkdir(parents=True, exist_ok=True)
         write_config(workdir, config)
