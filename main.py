@@ -59,8 +59,10 @@ def _run(_: list[str]) -> None:
             from univip_jax.evaluate.knn import evaluate_knn as task
         elif config.task == "linear":
             from univip_jax.evaluate.linear import evaluate_linear as task
+        elif config.task == "semi":
+            from univip_jax.evaluate.semi import evaluate_semi as task
         else:
-            raise UserError(f"task={config.task!r} is unknown; there are train, knn and linear")
+            raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear and semi")
         keep_compiled(workdir)
         task(config, workdir)
     except UserError as error:

@@ -60,7 +60,7 @@ def flatten(config: ConfigDict) -> dict:
 
 def allowed_changes(config: ConfigDict) -> set[str]:
     """The fields that `allow_changes` names; `data.train` stands for the data set's contents."""
-    return {name.strip() for name in config.allow_changes.split(",")}
+    return {name.strip() for name in config.get("allow_changes", "").split(",")}
 
 
 def write_config(run: Path, config: ConfigDict) -> None:
@@ -76,9 +76,10 @@ def write_config(run: Path, config: ConfigDict) -> None:
                 continue
             change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
             if name not in allowed_changes(config):
+                on_purpose = f", or change it on purpose by --config.allow_changes={name}" * ("allow_changes" in config)
                 raise UserError(
-                    f"{run} is a run of another config: {change}; choose another --workdir, give the old value to go "
-                    f"on with this run, or change it on purpose by --config.allow_changes={name}"
+                    f"{run} is a run of another config: {change}; choose another --workdir, or give the old value to "
+                    f"go on with this run{on_purpose}"
                 )
             print(f"changed on purpose: {change}")
     temporary = path.with_suffix(".tmp")

@@ -1,0 +1,178 @@
+"""The whole evaluation on two classes told apart by brightness: what it reads, what it survives, what it refuses."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from configs import semi as config_of
+from univip_jax.data.labelled import open_labelled, training_batches
+from univip_jax.errors import UserError
+from univip_jax.evaluate.finetune import Finetuning
+from univip_jax.evaluate.semi import Point, Score, best, evaluate_semi
+
+DIVERGES = 1e30
+
+
+def small_config(pretrained, train, test):
+    """configs/semi.py with two points, one of which diverges; a batch of 8 takes 1/32 of a rate."""
+    config = config_of.get_config("labels=10")
+    config.pretrained = str(pretrained)
+    config.data.train, config.data.test, config.data.subset = str(train), str(test), "all"
+    config.image_size, config.batch_size, config.num_epochs, config.milestones = 16, 8, 4, (3,)
+    config.lr, config.head_multiplier = (DIVERGES, 3.2), (1.0,)
+    config.model.backbone, config.model.width, config.model.stem = "resnet10", 0.125, "small"
+    return config
+
+
+@pytest.fixture(scope="module")
+def test_set(tmp_path_factory):
+    """30 photos of each class that training does not see."""
+    root, rng = tmp_path_factory.mktemp("test"), np.random.default_rng(1)
+    for name, low in (("dark", 0), ("light", 150)):
+        (root / name).mkdir()
+        for index in range(30):
+            pixels = rng.integers(low, low + 100, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(run, labelled, test_set, tmp_path_factory):
+    """The folder of an evaluation that was not interrupted, and the names of the sets that it was scored on."""
+    folder, scored, score = tmp_path_factory.mktemp("finished"), [], Finetuning.score
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Finetuning, "score", lambda *a: scored.append((a[2].name, a[2].num_images)) or score(*a))
+        evaluate_semi(small_config(run, labelled, test_set), folder)
+    return folder, scored
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_processes_read_their_rows_of_the_batches_that_one_would_read(labelled):
+    """From the second epoch on, of which an interrupted fine-tuning reads nothing else."""
+    whole = open_labelled(str(labelled))
+    everything, second = (list(training_batches(whole, 8, 8, seed=0, num_epochs=2, start_epoch=e)) for e in (0, 1))
+    assert len(everything) == 6 and not np.array_equal(everything[0].images, everything[3].images)
+    split = [list(training_batches(whole, 8, 8, seed=0, num_epochs=2, start_epoch=1, rows=r)) for r in ([0, 1, 4], [7])]
+    for alone, again, first, last in zip(everything[3:], second, *split, strict=True):
+        np.testing.assert_array_equal(again.images, alone.images)
+        np.testing.assert_array_equal(first.images, alone.images[[0, 1, 4]])
+        np.testing.assert_array_equal(last.labels, alone.labels[[7]])
+
+
+def test_separable_classes_are_told_apart_and_results_say_how(finished, run, labelled, test_set):
+    found = results(finished[0])
+    assert found["top1"] > 99 and found["top5"] == 100
+    assert found["grid"][0] == {"lr": DIVERGES, "head_multiplier": 1.0, "held_out": None}
+    assert found["grid"][1].pop("held_out") >= 80  # of five photos
+    assert found["grid"][1] == found["chosen"] == {"lr": 3.2, "head_multiplier": 1.0}
+    assert "top-1 on 5 photos held out" in found["chosen_by"]
+    expected = {"protocol": "semi_orl", "labels": 10, "images_used": 24, "pretrained": str(run), "step": 4, "seed": 0}
+    assert {name: found[name] for name in expected} == expected
+    assert (found["train"]["name"], found["test"]["name"]) == (str(labelled), str(test_set))
+    assert (found["train"]["images"], found["test"]["images"], found["classes"]) == (24, 60, 2)
+
+
+def test_the_test_set_is_read_once_at_the_end(finished, test_set):
+    (held_out, number), last = finished[1]
+    assert "held out" in held_out and number == 5  # the point that diverged is not scored
+    assert last == (str(test_set), 60)
+
+
+def digests(folder):
+    """Of the state after the last epoch: three stages of four."""
+    return json.loads((folder / "checkpoints" / "12" / "meta" / "metadata").read_text())["digests"]
+
+
+def test_an_evaluation_that_is_interrupted_ends_with_the_same_bits(
+    finished, run, labelled, test_set, tmp_path, monkeypatch
+):
+    train_epoch, calls = Finetuning.train_epoch, []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments[3])
+        if len(calls) == 4:  # in the second point
+            raise KeyboardInterrupt
+        return train_epoch(*arguments, **options)
+
+    monkeypatch.setattr(Finetuning, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_semi(small_config(run, labelled, test_set), tmp_path)
+    evaluate_semi(small_config(run, labelled, test_set), tmp_path)
+    assert calls == [0, 0, 1, 2, 2, 3, 0, 1, 2, 3]
+    assert results(tmp_path) == results(finished[0])
+    assert digests(tmp_path) == digests(finished[0]) and len(digests(tmp_path)) > 40
+
+
+def test_a_finished_evaluation_writes_its_results_again_without_a_photo(
+    finished, run, labelled, test_set, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    (folder / "results.json").unlink()
+    monkeypatch.setattr(Finetuning, "score", None)
+    monkeypatch.setattr(Finetuning, "train_epoch", None)
+    evaluate_semi(small_config(run, labelled, test_set), folder)
+    assert results(folder) == results(finished[0])
+
+
+def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, test_set, tmp_path):
+    config = small_config(run, labelled, test_set)
+    config.lr = (0.1,)
+    with pytest.raises(UserError, match=r"lr was \[1e\+30, 3\.2\] and is now \[0\.1\].*on with this run$"):
+        evaluate_semi(config, finished[0])
+    with pytest.raises(UserError, match=r"pretrained was .* and is now 'random'"):
+        evaluate_semi(small_config("random", labelled, test_set), finished[0])
+    more = shutil.copytree(labelled, tmp_path / "more")
+    shutil.copy(more / "dark" / "0.png", more / "dark" / "another.png")
+    with pytest.raises(UserError, match=r"was begun with the subset .*: choose another --workdir"):
+        evaluate_semi(small_config(run, more, test_set), finished[0])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.subset", "", "data.subset is not set: .* `drawn` for 10 % of each class"),
+        ("batch_size", 32, "batch_size=32 is more than the 19 photos of .* held out"),
+        ("held_out", 0.0, "0 photos cannot be held out of the 24"),
+        ("lr", (), r"lr=\(\) and head_multiplier=\(1.0,\) must each hold a number"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(labelled, test_set, tmp_path, field, value, message):
+    config = small_config("random", labelled, test_set)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        evaluate_semi(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_of_the_best_is_chosen_and_none_is_refused():
+    grid = [Point(lr, 1.0) for lr in (0.1, 0.2, 0.3, 0.4)]
+    assert best(grid, [None, Score(50.0, 60.0), Score(70.0, 70.0), Score(70.0, 90.0)]) == grid[2]
+    with pytest.raises(UserError, match="no point of the grid has a finite loss"):
+        best(grid, [None] * 4)
+
+
+def test_a_tfds_set(tmp_path):
+    """Mocked: random photos of cats and dogs; where there is a single point, no photo is held out."""
+    builder = tfds.builder("cats_vs_dogs", data_dir=tmp_path / "tfds")
+    place = {"data_dir": builder.data_dir, "dataset_name": builder.name, "filetype_suffix": "tfrecord"}
+    template = tfds.core.ShardedFileTemplate(split="train", **place)
+    split = tfds.core.SplitInfo(name="train", shard_lengths=[9], num_bytes=1, filename_template=template)
+    builder.info.set_splits(tfds.core.SplitDict([split]))
+    os.makedirs(builder.data_dir)
+    builder.info.write_to_directory(builder.data_dir)
+    config = small_config("random", "cats_vs_dogs:train", "cats_vs_dogs:train")
+    config.lr, config.num_epochs = (0.1,), 1
+    with tfds.testing.mock_data(num_examples=9, data_dir=str(tmp_path / "tfds")):
+        evaluate_semi(config, tmp_path / "run")
+    found = results(tmp_path / "run")
+    assert (found["classes"], found["images_used"], found["chosen_by"]) == (2, 9, "the only point")
+    assert found["grid"] == [{**found["chosen"], "held_out": None}]
+    assert found["top1"] in {100 * right / 9 for right in range(10)}
