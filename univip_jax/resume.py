@@ -1,6 +1,8 @@
 """How a run begins: at step 0, or from the newest checkpoint that is whole and belongs to it."""
 
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ from univip_jax.plan import Plan
 from univip_jax.sharding import replicated
 from univip_jax.types import TrainState
 
+State = TypeVar("State")
+
 
 def start_or_resume(
     plan: Plan, dataset: Dataset, checkpoints: Checkpoints, mesh: Mesh, *, allow_other_data: bool
@@ -25,7 +29,7 @@ def start_or_resume(
     """
     if not checkpoints.steps():
         return 0, jax.jit(plan.init_state, out_shardings=replicated(mesh))()
-    step, state, meta = _restore_newest_good(plan, checkpoints, mesh)
+    step, state, meta = restore_newest_good(plan.init_state, checkpoints, mesh)
     if meta["fingerprint"] != dataset.fingerprint:
         change = (
             f"{dataset.root} is not the data set that {checkpoints.folder.parent} was trained on (fingerprint "
@@ -41,9 +45,14 @@ def start_or_resume(
     return step, state
 
 
-def _restore_newest_good(plan: Plan, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, TrainState, dict]:
-    """The newest checkpoint that is what was saved, on every host; damaged ones are set aside, with a message."""
-    like = jax.eval_shape(plan.init_state)
+def restore_newest_good(
+    init_state: Callable[[], State], checkpoints: Checkpoints, mesh: Mesh
+) -> tuple[int, State, dict]:
+    """The newest checkpoint that is what was saved, on every host; damaged ones are set aside, with a message.
+
+    Raises UserError where none is whole.
+    """
+    like = jax.eval_shape(init_state)
     places = []
     for step in reversed(checkpoints.steps()):
         restored, damage = None, ""

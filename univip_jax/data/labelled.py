@@ -146,27 +146,45 @@ def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[L
 
 
 def training_batches(
-    labelled: Labelled, size: int, batch_size: int, *, seed: int, num_epochs: int
+    labelled: Labelled,
+    size: int,
+    batch_size: int,
+    *,
+    seed: int,
+    num_epochs: int,
+    start_epoch: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Iterator[LabelledBatch]:
-    """Shuffled whole batches of random resized crops (area 0.08..1, aspect 3/4..4/3), flipped half of the time."""
+    """Shuffled whole batches of random resized crops (area 0.08..1, aspect 3/4..4/3), flipped half of the time.
 
-    def load(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
+    Those of an epoch are a function of the set, `batch_size`, `seed` and the epoch.
+
+    Args:
+      start_epoch: the first; they end with `num_epochs - 1`.
+      rows: of each batch, ascending, that this process feeds; all of them by default. The others are not decoded.
+    """
+    mine = np.isin(np.arange(batch_size), np.arange(batch_size) if rows is None else rows)
+    photos = labelled.num_images // batch_size * batch_size  # an epoch is whole batches
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        buffer = _SHUFFLE if labelled.is_encoded else labelled.num_images
+        examples = labelled.examples.shuffle(buffer, tf.cast(key[0], tf.int64), reshuffle_each_iteration=False)
+        numbered = examples.take(photos).enumerate().filter(lambda place, _: tf.constant(mine)[place % batch_size])
+        return numbered.map(lambda place, example: (tf.random.fold_in(key, place), example))
+
+    def load(key: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
         image = _decode(labelled, example[0])
-        seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, 0], tf.int64), position), 2)
+        seeds = tf.random.split(key, 2)
         box = random_crops(seeds[0], *_shape(image), 1, (0.08, 1.0), (3 / 4, 4 / 3))
         view = crop(image, box, size)[0]
         return LabelledBatch(tf.image.stateless_random_flip_left_right(view, seeds[1]), example[1])
 
     batches = (
-        labelled.examples.shuffle(
-            _SHUFFLE if labelled.is_encoded else labelled.num_images, seed, reshuffle_each_iteration=True
-        )
-        .batch(batch_size, drop_remainder=True)  # an epoch is whole batches
-        .unbatch()
-        .repeat(num_epochs)
-        .enumerate()
+        tf.data.Dataset.range(start_epoch, num_epochs)
+        .flat_map(one_epoch)
         .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
+        .batch(int(mine.sum()), drop_remainder=True)
     )
     return _numpy(labelled, batches)
 
