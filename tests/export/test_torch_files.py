@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -106,4 +107,4 @@ def test_pooling_to_8192_is_pytorchs_average_pool():
     res5 = np.random.default_rng(0).standard_normal((2, 7, 7, 2048)).astype(np.float32)
     pooled = torch.nn.functional.avg_pool2d(torch.from_numpy(res5).permute(0, 3, 1, 2), kernel_size=6, stride=1)
     expected = pooled.permute(0, 2, 3, 1).reshape(2, 8192)
-    np.testing.assert_allclose(pool_2x2(res5), expected, atol=1e-5)
+    np.testing.assert_allclose(pool_2x2(jax.numpy.asarray(res5)), expected, atol=1e-5)

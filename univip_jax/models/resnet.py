@@ -127,7 +127,7 @@ def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> 
     return [captured["intermediates"][name]["__call__"][0] for name in last]
 
 
-def pool_2x2(res5: Float[Array, "N h w c"]) -> Float[Array, "N 4c"]:
+def pool_2x2(res5: Float[Array, "N h w c"]) -> Float[Array, "N 4*c"]:
     """Averages of res5 over the four windows that leave out one row and one column; c is last in the flattened order.
 
     At 224 px, where res5 is 7 x 7, this is the average pool of kernel 6 and stride 1 of ORL's protocols: 8192 features
