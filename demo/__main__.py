@@ -41,8 +41,7 @@ def _evaluate(name: str, pretrained: str, root: Path) -> float:
     """Top-1 (percent) on held-out digits of a linear probe on the features of `pretrained`."""
     _command(
         "main.py",
-        "--config=configs/linear.py",
-        "--config.protocol=logistic",
+        "--config=configs/linear.py:protocol=logistic",
         f"--workdir={root / name}",
         f"--config.pretrained={pretrained}",
         f"--config.data.train={root / 'photos/labelled/train'}",

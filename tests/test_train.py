@@ -8,13 +8,12 @@ import pytest
 from PIL import Image
 
 import univip_jax
-from configs import knn, linear
+from configs import knn
 from tests.small import small_config, state_after
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config
 from univip_jax.errors import UserError
 from univip_jax.evaluate.knn import evaluate_knn
-from univip_jax.evaluate.linear import evaluate_linear
 from univip_jax.plan import make_plan
 from univip_jax.train import train
 
@@ -80,28 +79,17 @@ def test_load_encoder_gives_the_checkpoints_backbone(run):
 
 
 @pytest.mark.parametrize("pretrained", ["run", "random"])
-def test_knn_and_linear_write_results(run, labelled, tmp_path, pretrained):
-    logistic = linear.get_config()
-    logistic.protocol = "logistic"
-    evaluations = (
-        (knn.get_config(), evaluate_knn),
-        (linear.get_config(), evaluate_linear),
-        (logistic, evaluate_linear),
-    )
-    for config, evaluate in evaluations:
-        config.pretrained = str(run) if pretrained == "run" else "random"
-        config.data.train = config.data.test = str(labelled)
-        config.batch_size, config.image_size = 8, 32
-        config.model = small_config(labelled).model
-        if config.task == "knn":
-            config.k = (3,)
-        else:
-            config.num_epochs, config.lr = 20, 1.0
-        evaluate(config, tmp_path / config.task)
-        results = json.loads((tmp_path / config.task / "results.json").read_text())
-        assert results["pretrained"] == config.pretrained
-        assert results["classes"] == 2
-        assert results["top1"] >= 90  # dark and light photos are easy for any features
+def test_knn_writes_results(run, labelled, tmp_path, pretrained):
+    config = knn.get_config()
+    config.pretrained = str(run) if pretrained == "run" else "random"
+    config.data.train = config.data.test = str(labelled)
+    config.batch_size, config.image_size, config.k = 8, 32, (3,)
+    config.model = small_config(labelled).model
+    evaluate_knn(config, tmp_path / "knn")
+    results = json.loads((tmp_path / "knn" / "results.json").read_text())
+    assert results["pretrained"] == config.pretrained
+    assert results["classes"] == 2
+    assert results["top1"] >= 90  # dark and light photos are easy for any features
 
 
 def test_a_path_that_is_no_run_and_a_set_that_is_none(run, labelled, tmp_path):

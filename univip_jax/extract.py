@@ -7,7 +7,6 @@ The schema's metadata say what they are; `shape` is [height, width, channels] of
 Run the same command again after an interruption: only unfinished parts are redone.
 """
 
-import hashlib
 import os
 import re
 import time
@@ -174,11 +173,8 @@ def extract_folder(request: Request) -> str:
     encoder = features.load_encoder(request.run, request.step)
     image_size = request.image_size or encoder.image_size
     extractor = Extractor(encoder, request, image_size)
-    weights = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
-        weights.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
     settings = {"run": encoder.source, "step": encoder.step, "stage": request.stage, "pool": request.pool}
-    settings |= {"image_size": image_size, "weights_sha256": weights.hexdigest()}
+    settings |= {"image_size": image_size, "weights_sha256": encoder.sha256()}
     file = FeatureFile(request.out, settings, photos, extractor.shape)
     try:
         if file.is_finished():

@@ -1,16 +1,220 @@
-"""The probe's accuracy, schedule and step by hand."""
+"""Linear probes from photos to results.json: the protocols, grids, the choice, and going on after an interruption."""
+
+import json
+from dataclasses import fields
+from functools import partial
 
 import jax
 import numpy as np
-import optax
 import pytest
-from ml_collections import ConfigDict
+import tensorflow_datasets as tfds
 
 from configs import linear
+from tests.small import small_config
+from univip_jax.data.labelled import hold_out, open_labelled, training_batches
 from univip_jax.errors import UserError
-from univip_jax.evaluate import linear as probes
-from univip_jax.evaluate.features import Encoder, Features
-from univip_jax.evaluate.linear import accuracy, fit_logistic, make_probe_step, make_schedule
+from univip_jax.evaluate import logistic, probe
+from univip_jax.evaluate.features import Features, open_encoder
+from univip_jax.evaluate.heads import ProbeSpec
+from univip_jax.evaluate.linear import evaluate_linear, number_to_hold_out
+from univip_jax.evaluate.logistic import accuracy, extract_once, fit_logistic
+
+RATE = 32  # times the protocols' rates: they are for 256 photos, a batch of the tests has 8
+
+
+def small_probe(protocol: str, labelled):
+    """The shipped config on painted photos and a network for them, with the rate that it has at 256, for 28 epochs."""
+    config = linear.get_config(f"protocol={protocol}")
+    config.pretrained, config.image_size, config.batch_size = "random", 32, 8
+    config.data.train = config.data.test = str(labelled)
+    config.model = small_config(labelled).model
+    if protocol != "logistic":
+        config.lr = tuple(RATE * lr for lr in config.lr)
+        config.num_epochs, config.checkpoint_every_epochs = 28, 28
+    return config
+
+
+def results_of(workdir) -> dict:
+    return json.loads((workdir / "results.json").read_text())
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The names of the sets in the order in which they are read."""
+    names = []
+
+    def read(original, *arguments, **options):
+        names.append(next(x.name for x in arguments if hasattr(x, "fingerprint")))
+        return original(*arguments, **options)
+
+    for module, reader in ((probe, "centre_batches"), (probe, "training_batches"), (logistic, "extract")):
+        monkeypatch.setattr(module, reader, partial(read, getattr(module, reader)))
+    return names
+
+
+@pytest.mark.parametrize(("protocol", "pretrained"), [("linear_orl", "random"), ("linear_moco", "run")])
+def test_classes_that_can_be_separated_are(run, labelled, tmp_path, protocol, pretrained):
+    """By the shipped rates; photos of the training set, so that nothing but training is asked for."""
+    config = small_probe(protocol, labelled)
+    config.pretrained = "random" if pretrained == "random" else str(run)
+    evaluate_linear(config, tmp_path)
+    results = results_of(tmp_path)
+    assert (results["pretrained"], results["step"]) == (config.pretrained, 0 if pretrained == "random" else 4)
+    assert results["top1"] > 99
+    assert results["top5"] == 100
+    assert (results["protocol"], results["epochs"], results["classes"]) == (protocol, config.num_epochs, 2)
+    assert results["chosen"] == results["grid"][0] and len(results["grid"]) == 1
+    assert (results["chosen"]["held_out"], results["chosen_by"]) == (None, "the only point of the grid")
+    assert results["train"] == open_labelled(str(labelled)).describe()
+
+
+def test_byol_s_rate_is_chosen_on_held_out_photos_and_the_test_set_read_once(labelled, tmp_path, reads, capsys):
+    """And a finished evaluation reads nothing, is not done with other settings, and says which differ."""
+    config = small_probe("linear_byol", labelled)
+    config.num_epochs = 80  # one step each, of the photos that are not held out
+    (tmp_path / "test").symlink_to(labelled)
+    config.data.test = str(tmp_path / "test")
+    evaluate_linear(config, tmp_path)
+    results = results_of(tmp_path)
+    assert results["top1"] > 99
+    rest, part = hold_out(open_labelled(str(labelled)), 10, seed=0)
+    assert reads == [rest.name, part.name, config.data.train, config.data.test]
+    assert [point["lr"] for point in results["grid"]] == list(config.lr)
+    scores = [point["held_out"] for point in results["grid"]]
+    assert results["chosen"] == results["grid"][int(np.argmax(scores))]
+    assert set(scores) <= {10.0 * right for right in range(11)} and max(scores) > 90
+    assert "10 training photos that were held out, then trained anew on all" in results["chosen_by"]
+
+    evaluate_linear(config, tmp_path)
+    assert len(reads) == 4
+    assert "delete it to read the test set once more" in capsys.readouterr().out
+    config.momentum = 0.5
+    with pytest.raises(UserError, match=r"momentum was 0\.9 and is now 0\.5; choose another --workdir"):
+        evaluate_linear(config, tmp_path)
+
+
+def test_without_retraining_the_held_out_head_is_reported(labelled, tmp_path, reads):
+    """An infinite rate is a point of the grid without a score, and is not chosen."""
+    config = small_probe("linear_moco", labelled)
+    config.num_epochs, config.retrain, config.lr, config.pooling = 4, False, (np.inf, RATE * 30.0), ("2x2", "gap")
+    evaluate_linear(config, tmp_path)
+    results = results_of(tmp_path)
+    assert len(reads) == 3
+    assert [point["held_out"] is None for point in results["grid"]] == [True, False, True, False]
+    assert results["chosen"]["lr"] == RATE * 30.0
+    assert results["chosen_by"].endswith("trained without them")
+
+
+def test_an_interrupted_probe_goes_on_with_the_same_bits(labelled, tmp_path, monkeypatch, capsys):
+    """linear_orl has everything: momentum, batch norm, random colours."""
+    config = small_probe("linear_orl", labelled)
+    config.num_epochs, config.checkpoint_every_epochs = 4, 1
+    spec = ProbeSpec(**{field.name: config[field.name] for field in fields(ProbeSpec)})
+    encoder, train = open_encoder(config), open_labelled(str(labelled))
+
+    def trained(folder):
+        return probe.train_heads(spec, encoder, train, 32, tmp_path / folder)
+
+    whole, put, count = trained("whole"), probe.put_batch, iter(range(100))
+
+    def interrupted(mesh, batch):
+        if next(count) == 7:  # of 3 an epoch: in the third
+            raise KeyboardInterrupt
+        return put(mesh, batch)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(probe, "put_batch", interrupted)
+        trained("interrupted")
+    jax.tree.map(np.testing.assert_array_equal, trained("interrupted"), whole)
+    assert "going on after epoch 2" in capsys.readouterr().out
+    assert np.ptp(whole.statistics["2x2"]["mean"]) > 0
+
+
+def test_rows_and_epochs_of_the_batches(labelled):
+    """Two processes feed one process's batches; epochs differ, and begin anywhere with the same photos."""
+    train = open_labelled(str(labelled))._replace(num_images=23)  # 5 batches of 4
+
+    def batches(**options):
+        return [one.images for one in training_batches(train, 16, 4, seed=1, num_epochs=2, **options)]
+
+    whole = batches()
+    assert len(whole) == 10
+    for batch, even, odd in zip(whole, batches(rows=np.array([0, 2])), batches(rows=np.array([1, 3])), strict=True):
+        np.testing.assert_array_equal(batch, np.stack([even, odd], 1).reshape(batch.shape))
+    np.testing.assert_array_equal(batches(start_epoch=1), whole[5:])
+    assert not np.array_equal(whole[:5], whole[5:])
+
+
+@pytest.mark.parametrize(
+    ("held_out", "images", "classes", "expected"),
+    [(0, 1_281_167, 1000, 10_009), (0, 9469, 10, 946), (0, 12_811, 1000, 5000), (0, 24, 2, 10), (77, 9469, 10, 77)],
+)
+def test_how_many_photos_are_held_out(labelled, held_out, images, classes, expected):
+    config = linear.get_config("protocol=linear_byol")
+    config.held_out = held_out
+    train = open_labelled(str(labelled))._replace(num_images=images, classes=("x",) * classes)
+    assert number_to_hold_out(config, train) == expected
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Mocked CIFAR-10: 20 photos in each split, of random pixels and labels."""
+    builder = tfds.builder("cifar10", data_dir=tmp_path / "tfds")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=builder.data_dir, dataset_name=builder.name, filetype_suffix="tfrecord"
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=split, shard_lengths=[20], num_bytes=1, filename_template=template.replace(split=split)
+        )
+        for split in ("train", "test")
+    ]
+    builder.info.set_splits(tfds.core.SplitDict(infos))
+    builder.data_path.mkdir(parents=True)
+    builder.info.write_to_directory(builder.data_path)
+    with tfds.testing.mock_data(num_examples=20, data_dir=str(tmp_path / "tfds")):
+        yield
+
+
+def test_a_set_of_tfds(cifar, tmp_path):
+    """Encoded photos rather than files. What is right of 20 random ones is a multiple of 5 %."""
+    config = small_probe("linear_moco", "cifar10:train")
+    config.data.test, config.num_epochs = "cifar10:test", 2
+    evaluate_linear(config, tmp_path / "probe")
+    results = results_of(tmp_path / "probe")
+    assert (results["classes"], results["train"]["images"], results["test"]["images"]) == (10, 20, 20)
+    assert results["top1"] in range(0, 101, 5) and results["top1"] <= results["top5"]
+
+
+def test_logistic_separates_and_keeps_its_features(labelled, tmp_path, reads):
+    config = small_probe("logistic", labelled)
+    config.inverse_l2 = (1e-6, 1.0)
+    evaluate_linear(config, tmp_path)
+    results = results_of(tmp_path)
+    assert results["top1"] > 99
+    assert len(results["grid"]) == 2 and results["chosen"]["inverse_l2"] in (1e-6, 1.0)
+    assert len(reads) == 3  # the rest, the part that is held out, the test set
+    (tmp_path / "results.json").unlink()
+    evaluate_linear(config, tmp_path)
+    assert len(reads) == 3
+    assert results_of(tmp_path) == results
+
+
+def test_kept_features_are_those_of_encoder_set_and_size(labelled, tmp_path, reads):
+    config = small_probe("logistic", labelled)
+    encoder, photos = open_encoder(config), open_labelled(str(labelled))
+    config.seed = 1
+    first = extract_once(encoder, photos, 32, 8, tmp_path)
+    extract_once(open_encoder(config), photos, 32, 8, tmp_path)
+    extract_once(encoder, photos, 16, 8, tmp_path)
+    assert (len(reads), len(list(tmp_path.iterdir()))) == (3, 3)
+    for path in tmp_path.glob("*_32.npz"):
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(damaged)
+    again = extract_once(encoder, photos, 32, 8, tmp_path)
+    assert len(reads) == 4
+    jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
 def test_accuracy_by_hand():
@@ -24,50 +228,6 @@ def test_accuracy_of_more_guesses_than_classes_is_full():
     assert accuracy(np.zeros((3, 2)), np.array([0, 1, 1]), 5) == 100.0
 
 
-def test_schedule_of_moco():
-    """30 at a batch of 256, a tenth from epoch 60 on, a hundredth from epoch 80 on."""
-    schedule = make_schedule(linear.get_config(), steps_per_epoch=5004)
-    epochs = [0, 30, 59.99, 60.01, 79.99, 80.01, 99.9]
-    found = [float(schedule(round(epoch * 5004))) for epoch in epochs]
-    np.testing.assert_allclose(found, [30, 30, 30, 3, 3, 0.3, 0.3], rtol=1e-5)
-
-
-@pytest.mark.parametrize(("batch_size", "peak"), [(64, 2.5), (512, 20.0)])
-def test_schedule_grows_with_the_batch(batch_size, peak):
-    config = ConfigDict({"lr": 10.0, "batch_size": batch_size, "milestones": (1,)})
-    schedule = make_schedule(config, steps_per_epoch=7)
-    np.testing.assert_allclose([schedule(0), schedule(6), schedule(8)], [peak, peak, peak / 10], rtol=1e-6)
-
-
-class FlatPixels(Encoder):
-    """Stands for an encoder: its features are the pixels times a variable."""
-
-    def __init__(self):
-        pass
-
-    def apply(self, variables, images):
-        return variables * images.reshape(len(images), -1).astype(np.float32)
-
-
-def test_a_step_is_softmax_regression_on_the_features():
-    """Loss and gradient of the cross-entropy in NumPy; the backbone's variables are an argument, never an output."""
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 4, (5, 1, 2, 3), np.uint8), np.array([0, 1, 2, 2, 1])
-    kernel, bias = rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
-    optimizer = optax.sgd(0.5)
-    weights = jax.tree.map(jax.numpy.asarray, {"kernel": kernel, "bias": bias})
-    found, _, loss = make_probe_step(FlatPixels(), optimizer)(
-        weights, optimizer.init(weights), np.float32(0.5), images, labels
-    )
-    x = 0.5 * images.reshape(5, 6).astype(np.float64)
-    exponentials = np.exp(x @ kernel + bias)
-    probabilities = exponentials / exponentials.sum(1, keepdims=True)
-    np.testing.assert_allclose(loss, -np.log(probabilities[np.arange(5), labels]).mean(), rtol=1e-5)
-    error = (probabilities - np.eye(3)[labels]) / 5
-    np.testing.assert_allclose(found["kernel"], kernel - 0.5 * x.T @ error, atol=1e-5)
-    np.testing.assert_allclose(found["bias"], bias - 0.5 * error.sum(0), atol=1e-5)
-
-
 def three_classes(count: int, noise: float) -> Features:
     """Features [count, 4] of which the second alone tells the class; the others are larger, and noise."""
     rng = np.random.default_rng(count)
@@ -79,25 +239,38 @@ def three_classes(count: int, noise: float) -> Features:
 
 def test_logistic_finds_the_feature_that_tells_the_class_whatever_its_scale():
     train, test = three_classes(400, noise=0.05), three_classes(200, noise=0.05)
-    config = linear.get_config()
-    config.inverse_l2 = 100.0
-    logits = fit_logistic(train, test.features, config)
+    logits = fit_logistic(train, test.features, 100.0)
     assert logits.shape == (200, 3)
     assert accuracy(logits, test.labels, 1) > 97
     scales = np.array([1e-3, 1.0, 7.0, 1e3], np.float32)
-    rescaled = fit_logistic(Features(train.features * scales, train.labels), test.features * scales, config)
+    rescaled = fit_logistic(Features(train.features * scales, train.labels), test.features * scales, 100.0)
     np.testing.assert_array_equal(rescaled.argmax(1), logits.argmax(1))
 
 
 def test_logistic_with_two_classes_ranks_both():
     train = three_classes(300, noise=0.05)
     train = Features(train.features[train.labels < 2], train.labels[train.labels < 2])
-    logits = fit_logistic(train, train.features, linear.get_config())
+    logits = fit_logistic(train, train.features, 1.0)
     assert logits.shape == (len(train.labels), 2)
     assert accuracy(logits, train.labels, 1) > 97
 
 
+def test_logistic_never_predicts_a_class_that_it_was_not_shown():
+    train = three_classes(300, noise=0.05)
+    shown = train.labels != 1
+    logits = fit_logistic(Features(train.features[shown], train.labels[shown]), train.features, 1.0)
+    assert accuracy(logits[shown], train.labels[shown], 1) > 97
+    assert np.isneginf(logits[:, 1]).all()
+
+
 def test_a_logistic_regression_that_does_not_end_says_so(monkeypatch):
-    monkeypatch.setattr(probes, "_MAX_ITER", 1)
-    with pytest.raises(UserError, match=r"did not end in 1 iterations; lower config\.inverse_l2=1\.0"):
-        fit_logistic(three_classes(300, noise=1.0), np.zeros((1, 4)), linear.get_config())
+    monkeypatch.setattr(logistic, "_MAX_ITER", 1)
+    with pytest.raises(UserError, match=r"did not end in 1 iterations; lower inverse_l2=1\.0"):
+        fit_logistic(three_classes(300, noise=1.0), np.zeros((1, 4)), 1.0)
+
+
+def test_the_protocol_is_no_field(labelled, tmp_path):
+    config = small_probe("linear_moco", labelled)
+    config.protocol = "logistic"
+    with pytest.raises(UserError, match="is the config's argument, not a field"):
+        evaluate_linear(config, tmp_path)

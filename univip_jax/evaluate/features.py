@@ -1,5 +1,6 @@
 """Frozen features: the backbone of a run, or of no training at all, as a function of uint8 images."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,6 +54,13 @@ class Encoder:
     def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
         """What leaves the four stages (res2 to res5), a pure function as `apply`; their global mean is the features."""
         return stage_maps(self.backbone, variables, normalize_pixels(images))
+
+    def sha256(self) -> str:
+        """Of the names, shapes and bits of the variables."""
+        weights = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            weights.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
+        return weights.hexdigest()
 
 
 def float32_backbone(spec: ModelSpec) -> ResNet:

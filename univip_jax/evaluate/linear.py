@@ -1,139 +1,170 @@
-"""Linear probes on frozen features.
+"""Linear probes on frozen features, by the protocols of configs/linear.py.
 
-`linear_moco` (METHOD): one linear layer, trained by SGD on random crops. `logistic`: scikit-learn's logistic regression
-on the features of centre crops, computed once, and no rate to choose (the probe of CLIP; not of the paper).
+Where there is a grid, its points train on a part of the training set and are compared on the rest of it; the test set
+is read once, by the one head that is reported.
 """
 
-import time
-import warnings
+import dataclasses
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
-from univip_jax.data.labelled import open_pair, training_batches
+from univip_jax.config import flatten
+from univip_jax.data.labelled import Labelled, hold_out, open_pair
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder, Features, extract, open_encoder, write_results
-from univip_jax.metrics import duration
-from univip_jax.sharding import make_mesh, put_batch, replicated
+from univip_jax.evaluate.features import RESULTS, Encoder, Features, open_encoder, write_results
+from univip_jax.evaluate.heads import ProbeSpec, select
+from univip_jax.evaluate.logistic import accuracy, extract_once, fit_logistic
+from univip_jax.evaluate.probe import score, train_heads
 
-PROTOCOLS = ("linear_moco", "logistic")
-_MAX_ITER = 2000  # of the logistic regression
-
-
-def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """`lr` for a batch of 256, times 0.1 at each of `milestones` (epochs)."""
-    peak = config.lr * config.batch_size / 256
-    drops = {round(epoch * steps_per_epoch): 0.1 for epoch in config.milestones}
-    return optax.piecewise_constant_schedule(peak, drops)
+SETTINGS = "settings.json"
+_BYOL_HELD_OUT = 10_009  # of ImageNet's training photos
+# Not of the result: places, which fingerprints stand for, and how often to save.
+_FREE = ("pretrained", "data.train", "data.test", "checkpoint_every_epochs")
 
 
-def make_probe_step(encoder: Encoder, optimizer: optax.GradientTransformation):
-    """(weights, optimizer's state, the backbone's variables, images, labels) to the first two and the loss."""
+class Outcome(NamedTuple):
+    """Top-1 and top-5 on the test set, the grid's points with their top-1 on held-out photos (None: not measured, or
+    the head diverged), the position of the chosen one and how it was chosen."""
 
-    def step(weights, opt_state, variables, images, labels):
-        features = encoder.apply(variables, images)
-
-        def loss_fn(weights):
-            logits = features @ weights["kernel"] + weights["bias"]
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(weights)
-        updates, opt_state = optimizer.update(grads, opt_state, weights)
-        return optax.apply_updates(weights, updates), opt_state, loss
-
-    return jax.jit(step, donate_argnums=(0, 1))
+    top1: float
+    top5: float
+    points: list[dict]
+    held_out: list[float | None]
+    chosen: int
+    chosen_by: str
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Percent of rows [N, C] whose label [N] is among the k largest."""
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return 100 * float(np.mean((best == labels[:, None]).any(1)))
+def number_to_hold_out(config: ConfigDict, train: Labelled) -> int:
+    """`held_out`; 0 stands for BYOL's number or, if that is less, a tenth of the photos, but at least 5 a class."""
+    return config.held_out or min(_BYOL_HELD_OUT, max(train.num_images // 10, 5 * len(train.classes)))
 
 
-def train_probe(config: ConfigDict, encoder: Encoder, train, image_size: int) -> dict:
-    """The weights of the linear layer, {'kernel': [F, C], 'bias': [C]}, after `num_epochs` epochs."""
-    steps_per_epoch = train.num_images // config.batch_size
-    if not steps_per_epoch:
-        raise UserError(f"batch_size={config.batch_size} is more than the {train.num_images} photos of {train.name}")
-    mesh = make_mesh(jax.local_devices())
-    if config.batch_size % mesh.size:
-        raise UserError(f"batch_size={config.batch_size} is not divisible by the {mesh.size} devices")
-    schedule = make_schedule(config, steps_per_epoch)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule, momentum=config.momentum)
-    )
-    features = jax.eval_shape(encoder, jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)).shape[1]
-    key = jax.random.key(config.seed)
-    weights = {
-        "kernel": 0.01 * jax.random.normal(key, (features, len(train.classes))),
-        "bias": jnp.zeros(len(train.classes)),
-    }
-    weights, variables = jax.device_put((weights, encoder.variables), replicated(mesh))
-    opt_state = jax.device_put(optimizer.init(weights), replicated(mesh))
-    step_fn = make_probe_step(encoder, optimizer)
-    batches = training_batches(train, image_size, config.batch_size, seed=config.seed, num_epochs=config.num_epochs)
-    begin, losses = time.perf_counter(), []
-    for step, batch in enumerate(batches, start=1):
-        images, labels = put_batch(mesh, tuple(batch))
-        weights, opt_state, loss = step_fn(weights, opt_state, variables, images, labels)
-        losses.append(loss)
-        if step % steps_per_epoch == 0:
-            mean = float(np.mean(jax.device_get(losses)))
-            losses = []
-            epoch = step // steps_per_epoch
-            left = (time.perf_counter() - begin) / epoch * (config.num_epochs - epoch)
-            print(f"epoch {epoch}/{config.num_epochs}  loss {mean:.3f}  {duration(left)} left", flush=True)
-            if not np.isfinite(mean):
-                raise UserError(f"the probe's loss is not finite in epoch {epoch}; lower lr={config.lr}")
-    return jax.device_get(weights)
+def claim(workdir: Path, settings: dict) -> None:
+    """Makes the folder that of an evaluation with these settings.
+
+    Raises UserError that names the first setting which differs from those of the evaluation that the folder holds.
+    """
+    path = workdir / SETTINGS
+    if path.exists():
+        before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"{workdir} holds an evaluation of other settings: {name} was {before.get(name)!r} and is now "
+                    f"{now.get(name)!r}; choose another --workdir, or give the old value to go on with that one"
+                )
+    elif jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        temporary.replace(path)
 
 
-def fit_logistic(train: Features, test: np.ndarray, config: ConfigDict) -> np.ndarray:
-    """Log-probabilities [M, C] of test features [M, F], standardised by the training set's mean and deviation."""
-    scaled = StandardScaler().fit(train.features)
-    probe = LogisticRegression(C=config.inverse_l2, max_iter=_MAX_ITER)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            probe.fit(scaled.transform(train.features), train.labels)
-        except ConvergenceWarning:
-            raise UserError(
-                f"the logistic regression did not end in {_MAX_ITER} iterations; lower {config.inverse_l2=}"
-            ) from None
-    # Of two classes, decision_function gives the second's logit alone.
-    return probe.predict_log_proba(scaled.transform(test))
+def choose(points: list[dict], held_out: list[float | None], part: Labelled, retrain: bool) -> tuple[int, str]:
+    """The position of the best of the points, the first of equals, and how it was chosen.
+
+    Raises UserError where no point has a score.
+    """
+    if all(value is None for value in held_out):
+        raise UserError(f"every head of the grid {points} has diverged; lower lr")
+    chosen = int(np.argmax([-1 if value is None else value for value in held_out]))
+    then = "then trained anew on all training photos" if retrain else "trained without them"
+    return chosen, f"highest top-1 on {part.num_images} training photos that were held out, {then}"
+
+
+def probe_by_sgd(
+    config: ConfigDict, encoder: Encoder, train: Labelled, test: Labelled, size: int, workdir: Path
+) -> Outcome:
+    """The `Outcome` of heads that SGD trains on random crops."""
+    spec = ProbeSpec(**{field.name: config[field.name] for field in dataclasses.fields(ProbeSpec)})
+    points = [point._asdict() for point in spec.points]
+    final, held_out, chosen, chosen_by = spec, [None], 0, "the only point of the grid"
+    if len(points) > 1:
+        rest, part = hold_out(train, number_to_hold_out(config, train), config.seed)
+        heads = train_heads(spec, encoder, rest, size, workdir / "grid")
+        scores = score(spec, encoder, heads, part, size)[:, 0]
+        held_out = [float(value) if np.isfinite(value) else None for value in scores]
+        chosen, chosen_by = choose(points, held_out, part, config.retrain)
+        final = dataclasses.replace(spec, **{name: (value,) for name, value in points[chosen].items()})
+    if len(points) == 1 or config.retrain:
+        heads = train_heads(final, encoder, train, size, workdir / "final")
+    else:
+        heads = select(heads, spec, spec.points[chosen])
+    top1, top5 = score(final, encoder, heads, test, size)[0].tolist()
+    if not np.isfinite(top1):
+        raise UserError(f"the head of {points[chosen]} has diverged; lower lr")
+    return Outcome(top1, top5, points, held_out, chosen, chosen_by)
+
+
+def probe_by_logistic(
+    config: ConfigDict, encoder: Encoder, train: Labelled, test: Labelled, size: int, workdir: Path
+) -> Outcome:
+    """The `Outcome` of logistic regressions."""
+
+    def features(labelled: Labelled) -> Features:
+        return extract_once(encoder, labelled, size, config.batch_size, workdir / "features")
+
+    points = [{"inverse_l2": value} for value in config.inverse_l2]
+    held_out, chosen, chosen_by = [None], 0, "the only point of the grid"
+    if len(points) == 1:
+        fitted = features(train)
+    else:
+        rest, part = hold_out(train, number_to_hold_out(config, train), config.seed)
+        fitted, held = features(rest), features(part)
+        held_out = [accuracy(fit_logistic(fitted, held.features, value), held.labels, 1) for value in config.inverse_l2]
+        chosen, chosen_by = choose(points, held_out, part, config.retrain)
+        if config.retrain:
+            fitted = Features(*map(np.concatenate, zip(fitted, held, strict=True)))
+    tested = features(test)
+    logits = fit_logistic(fitted, tested.features, config.inverse_l2[chosen])
+    top1, top5 = (accuracy(logits, tested.labels, k) for k in (1, 5))
+    return Outcome(top1, top5, points, held_out, chosen, chosen_by)
 
 
 def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
-    """Trains the probe on `data.train`; writes `results.json` with top-1 and top-5 on `data.test`."""
-    if config.protocol not in PROTOCOLS:
-        raise UserError(f"protocol={config.protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    """Trains the probe on `data.train`; writes `results.json` with top-1 and top-5 on `data.test`.
+
+    Run again, it goes on from what is done. Raises UserError for what a user can put right.
+    """
+    if (config.protocol == "logistic") != ("inverse_l2" in config):
+        raise UserError(
+            f"protocol={config.protocol!r} is the config's argument, not a field: "
+            "--config=configs/linear.py:protocol=logistic"
+        )
     encoder = open_encoder(config)
     size = config.image_size or encoder.image_size
     train, test = open_pair(config.data.train, config.data.test)
-    features, labels = extract(encoder, test, size, config.batch_size)
-    if config.protocol == "logistic":
-        logits = fit_logistic(extract(encoder, train, size, config.batch_size), features, config)
-    else:
-        weights = train_probe(config, encoder, train, size)
-        logits = features @ weights["kernel"] + weights["bias"]
+    settings = {name: value for name, value in flatten(config).items() if name not in _FREE}
+    settings |= {"step": encoder.step, "weights": encoder.sha256(), "image_size": size}
+    settings |= {"train": train.fingerprint, "test": test.fingerprint}
+    claim(workdir, settings)
+    if (workdir / RESULTS).exists():
+        print(f"{workdir / RESULTS} is there already: delete it to read the test set once more")
+        return
+    probe = probe_by_logistic if config.protocol == "logistic" else probe_by_sgd
+    outcome = probe(config, encoder, train, test, size, workdir)
+    grid = [point | {"held_out": value} for point, value in zip(outcome.points, outcome.held_out, strict=True)]
     results = {
         "protocol": config.protocol,
-        "top1": accuracy(logits, labels, 1),
-        "top5": accuracy(logits, labels, 5),
+        "top1": outcome.top1,
+        "top5": outcome.top5,
         "pretrained": encoder.source,
         "step": encoder.step,
         "image_size": size,
-        **({} if config.protocol == "logistic" else {"epochs": config.num_epochs, "seed": config.seed}),
+        **({} if config.protocol == "logistic" else {"epochs": config.num_epochs}),
+        "seed": config.seed,
         "train": train.describe(),
         "test": test.describe(),
         "classes": len(train.classes),
+        "grid": grid,
+        "chosen": grid[outcome.chosen],
+        "chosen_by": outcome.chosen_by,
+        "settings": settings,
     }
-    write_results(workdir, results)
+    if jax.process_index() == 0:
+        write_results(workdir, results)

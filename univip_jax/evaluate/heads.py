@@ -1,0 +1,203 @@
+"""Linear heads on frozen features. All heads of a grid train together, on one pass, each as it would alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt8
+
+from univip_jax.augment import DEVIATION, MEAN, normalize_pixels
+from univip_jax.errors import UserError
+from univip_jax.evaluate.color import augment_colors
+from univip_jax.evaluate.features import Encoder
+from univip_jax.models.resnet import batch_norm, pool_2x2, stage_maps
+from univip_jax.types import at_least_float32
+
+POOLINGS = {"gap": lambda res5: at_least_float32(res5).mean((1, 2)), "2x2": pool_2x2}
+SCHEDULES = ("milestones", "cosine")
+# (the backbone's variables, images, key of a training step or None) to the features of each pooling
+FeaturesFn = Callable[[Any, UInt8[Array, "N H W 3"], Any], dict[str, Float[Array, "N F"]]]
+
+
+class Point(NamedTuple):
+    """A point of the grid: one head."""
+
+    pooling: str
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """The fields of configs/linear.py that say how heads are trained; see there."""
+
+    seed: int
+    batch_size: int
+    num_epochs: int
+    checkpoint_every_epochs: int
+    pooling: tuple[str, ...]
+    batch_norm: bool
+    lr: tuple[float, ...]
+    schedule: str
+    milestones: tuple[float, ...]
+    momentum: float
+    nesterov: bool
+    weight_decay: tuple[float, ...]
+    color_jitter: float
+    lighting: float
+
+    def __post_init__(self):
+        for field in ("pooling", "lr", "weight_decay"):
+            value = getattr(self, field)
+            if not value or len({*value}) < len(value):
+                raise UserError(f"{field}={value} must be one or several different values")
+        for field, values, allowed in (
+            ("pooling", self.pooling, tuple(POOLINGS)),
+            ("schedule", [self.schedule], SCHEDULES),
+        ):
+            for value in values:
+                if value not in allowed:
+                    raise UserError(f"{field}={value!r} is unknown; choose {' or '.join(allowed)}")
+        for field in ("num_epochs", "checkpoint_every_epochs"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field}={getattr(self, field)} must be at least 1")
+        if not 0 <= self.color_jitter <= 1:
+            raise UserError(f"color_jitter={self.color_jitter} must be in 0..1")
+
+    @property
+    def points(self) -> list[Point]:
+        """The grid, in the order in which losses and scores of its heads are given."""
+        return [Point(*values) for values in product(self.pooling, self.lr, self.weight_decay)]
+
+
+class Heads(NamedTuple):
+    """The state of a probe; each field a dict by pooling. H heads share a pooling: `lr` x `weight_decay`."""
+
+    weights: dict[str, dict[str, Array]]  # kernel [H, F, C], bias [H, C]
+    opt_state: dict[str, Any]
+    statistics: dict[str, Any]  # of the batch norm, which has no weights: one for all heads of a pooling
+
+
+def make_schedule(spec: ProbeSpec, steps_per_epoch: int) -> optax.Schedule:
+    """What `lr` is multiplied by at a step, counted from 0."""
+    scale = spec.batch_size / 256
+    if spec.schedule == "cosine":
+        return optax.cosine_decay_schedule(scale, spec.num_epochs * steps_per_epoch)
+    return optax.piecewise_constant_schedule(scale, {round(epoch * steps_per_epoch): 0.1 for epoch in spec.milestones})
+
+
+def features_fn(encoder: Encoder, spec: ProbeSpec) -> FeaturesFn:
+    """Frozen features by running statistics, of training crops with the colours of the protocol."""
+
+    def features(variables, images, key):
+        if key is not None and (spec.color_jitter or spec.lighting):
+            colored = augment_colors(key, images.astype(jnp.float32) / 255.0, spec.color_jitter, spec.lighting)
+            pixels = (colored - MEAN) / DEVIATION
+        else:
+            pixels = normalize_pixels(images)
+        res5 = stage_maps(encoder.backbone, variables, pixels)[-1]
+        return {pooling: POOLINGS[pooling](res5) for pooling in spec.pooling}
+
+    return features
+
+
+def init_heads(spec: ProbeSpec, sizes: dict[str, int], num_classes: int) -> Heads:
+    """Kernels N(0, 0.01), the same for all heads of a pooling; `sizes` are the numbers of features."""
+    number = len(spec.lr) * len(spec.weight_decay)
+
+    def head(size: int) -> dict[str, Array]:
+        kernel = 0.01 * jax.random.normal(jax.random.key(spec.seed), (size, num_classes))
+        return {
+            "kernel": jnp.broadcast_to(kernel, (number, *kernel.shape)),
+            "bias": jnp.zeros((number, num_classes)),
+        }
+
+    weights = {pooling: head(size) for pooling, size in sizes.items()}
+    opt_state = {pooling: jax.vmap(_optimizer(spec, 0.0, 0.0).init)(stack) for pooling, stack in weights.items()}
+    statistics = {pooling: {"mean": jnp.zeros(size), "var": jnp.ones(size)} for pooling, size in sizes.items()}
+    return Heads(weights, opt_state, statistics if spec.batch_norm else {})
+
+
+def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn):
+    """(heads, step from 0, the backbone's variables, images, labels) to the heads after it and their losses [points].
+
+    A point's updates do not depend on which others are in the grid.
+    """
+    rates, decays = (jnp.array(values) for values in zip(*product(spec.lr, spec.weight_decay), strict=True))
+
+    def update(weights, opt_state, lr, weight_decay, features, labels):
+        """Of one head."""
+
+        def loss_fn(weights):
+            logits = features @ weights["kernel"] + weights["bias"]
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(weights)
+        updates, opt_state = _optimizer(spec, lr, weight_decay).update(grads, opt_state, weights)
+        return optax.apply_updates(weights, updates), opt_state, loss
+
+    def step_fn(heads: Heads, step: Int[Array, ""], variables: Any, images: Array, labels: Array):
+        key = jax.random.fold_in(jax.random.key(spec.seed), step)
+        after, losses = Heads({}, {}, {}), []
+        for pooling, features in features_of(variables, images, key).items():
+            if spec.batch_norm:
+                statistics = {"batch_stats": heads.statistics[pooling]}
+                features, new = _norm(train=True).apply(statistics, features, mutable=["batch_stats"])
+                after.statistics[pooling] = new["batch_stats"]
+            after.weights[pooling], after.opt_state[pooling], loss = jax.vmap(update, in_axes=(0, 0, 0, 0, None, None))(
+                heads.weights[pooling], heads.opt_state[pooling], rates * schedule(step), decays, features, labels
+            )
+            losses.append(loss)
+        return after, jnp.concatenate(losses)
+
+    return jax.jit(step_fn, donate_argnums=0)
+
+
+def make_count(spec: ProbeSpec, features_of: FeaturesFn):
+    """(heads, the backbone's variables, images [N], labels [N]) to how often each head is right, int32 [points, 2].
+
+    Right is a label with the largest logit, and one among the 5 largest; equal logits rank by class. A label of -1,
+    which fills up a batch, and logits that are not finite, are never right.
+    """
+
+    def rank(logits: Float[Array, "N C"], labels: Int[Array, " N"]) -> Int[Array, " N"]:
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        before = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[1]) < labels[:, None]))
+        usable = (labels >= 0) & jnp.isfinite(logits).all(1)
+        return jnp.where(usable, before.sum(1), logits.shape[1] + 5)
+
+    def count(heads: Heads, variables: Any, images: Array, labels: Array) -> Int[Array, "P 2"]:
+        right = []
+        for pooling, features in features_of(variables, images, None).items():
+            if spec.batch_norm:
+                features = _norm(train=False).apply({"batch_stats": heads.statistics[pooling]}, features)
+            stack = heads.weights[pooling]
+            logits = jnp.einsum("nf,hfc->hnc", features, stack["kernel"]) + stack["bias"][:, None]
+            ranks = jax.vmap(rank, in_axes=(0, None))(logits, labels)
+            right.append(jnp.stack([(ranks < 1).sum(1), (ranks < 5).sum(1)], 1))
+        return jnp.concatenate(right)
+
+    return jax.jit(count)
+
+
+def select(heads: Heads, spec: ProbeSpec, point: Point) -> Heads:
+    """The state of one head of the grid, as a grid of this point alone has it."""
+    index = list(product(spec.lr, spec.weight_decay)).index((point.lr, point.weight_decay))
+    one = jax.tree.map(lambda x: x[index : index + 1], (heads.weights[point.pooling], heads.opt_state[point.pooling]))
+    statistics = {point.pooling: heads.statistics[point.pooling]} if spec.batch_norm else {}
+    return Heads({point.pooling: one[0]}, {point.pooling: one[1]}, statistics)
+
+
+def _norm(train: bool):
+    return batch_norm(train, jnp.float32, use_bias=False, use_scale=False)()
+
+
+def _optimizer(spec: ProbeSpec, lr: Any, weight_decay: Any) -> optax.GradientTransformation:
+    """PyTorch's SGD: the decay is added to the gradient."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum=spec.momentum, nesterov=spec.nesterov)
+    )
