@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.task = "linear"
     config.protocol = "linear_moco"  # or logistic: scikit-learn's, on features computed once
     config.pretrained = ""  # a run's folder, or `random`
+    config.step = 0  # of the run's checkpoint; 0: the newest
     config.seed = 0  # of the probe, its crops, and of the network where pretrained=random
     config.data = ConfigDict()
     config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS

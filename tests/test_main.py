@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
         ([], 2, "--config is missing"),
         (["--config=configs/coco.py", "--config.data.train=nowhere"], 1, "nowhere"),
         (["--config=configs/knn.py", "--config.pretrained=nowhere"], 1, "nowhere is no run"),
+        (["--config=configs/coco.py", "--seeds=0,1"], 1, "--steps and --seeds are of evaluations"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, code, message):
