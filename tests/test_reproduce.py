@@ -29,7 +29,12 @@ def write_run(folder: Path, config, **fields) -> None:
 def write_result(folder: Path, pretrained: str, top1: float, **fields) -> None:
     """By default linear_orl, on all of ImageNet, of the last step of 800 epochs of COCO."""
     values = {"protocol": "linear_orl", "top1": top1, "pretrained": pretrained, "step": COCO_STEPS, "image_size": 224}
-    values |= {"classes": 1000, "seed": 0, "train": {"name": "t", "images": 1_281_167, "fingerprint": "t"}}
+    values |= {
+        "epochs": 28,
+        "classes": 1000,
+        "seed": 0,
+        "train": {"name": "t", "images": 1_281_167, "fingerprint": "t"},
+    }
     values |= {"test": {"name": "v", "images": 50_000, "fingerprint": "v"}}
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(values | fields))
@@ -78,14 +83,15 @@ def test_what_differs_from_the_paper_is_said_and_not_averaged_with_what_does_not
     write_run(tmp_path / "short", coco.get_config("table7=e"), **short)
     write_run(tmp_path / "full", coco.get_config(), seed=3)
     write_result(tmp_path / "a", "full", 60.0)
-    write_result(tmp_path / "b", "full", 50.0, classes=10, test={"images": 500, "fingerprint": "x"}, image_size=96)
+    write_result(tmp_path / "b", "full", 50.0, epochs=5, classes=10, test={"images": 500}, image_size=96)
     write_result(tmp_path / "c", "short", 20.0, step=1000)
     found = [cells[2:5] for cells in rows(compare(TABLES[7], tmp_path))["(e) all three"]]
     assert found == [
         ["60.00", "nothing", f"full, step {COCO_STEPS}"],
         [
             "50.00",
-            "evaluated at 96 px, not 224; 10 classes, not 1,000; test set of 500 photos, not 50,000",
+            "evaluated by 5 epochs, not 28; evaluated at 96 px, not 224; 10 classes, not 1,000; "
+            "test set of 500 photos, not 50,000",
             f"full, step {COCO_STEPS}",
         ],
         [
@@ -122,7 +128,7 @@ def test_rows_are_told_by_the_method_of_the_run(tmp_path, arg, table, names):
 def test_rows_of_table_1_are_told_by_data_optimizer_and_epochs(tmp_path):
     for name, epochs in (("long", 290.0), ("short", 100.0)):
         write_run(tmp_path / name, imagenet.get_config(), num_epochs=epochs)
-        write_result(tmp_path / f"{name}_linear", name, epochs / 10, protocol="linear_byol", step=10**9)
+        write_result(tmp_path / f"{name}_linear", name, epochs / 10, protocol="linear_byol", epochs=80, step=10**9)
     write_run(tmp_path / "plus", coco.get_config(), **{"data.train": "/disk/coco_plus"})
     write_result(tmp_path / "plus_linear", "plus", 62.0, step=10**9)
     found = rows(compare(TABLES[1], tmp_path))
@@ -139,7 +145,7 @@ def test_semi_supervised_results_are_told_by_their_share_of_labels(tmp_path):
     for labels, images in ((1, 12_811), (10, 128_116)):
         subset = {"images": images, "fingerprint": str(labels)}
         for name, top1 in (("coco", 20.0 + labels), ("random", 1.0)):
-            fields = {"protocol": "semi_orl", "labels": labels, "top5": 50.0, "train": subset}
+            fields = {"protocol": "semi_orl", "epochs": 20, "labels": labels, "top5": 50.0, "train": subset}
             write_result(tmp_path / f"{name}_{labels}", name, top1, **fields)
     found = rows(compare(TABLES[6], tmp_path))
     assert found["BYOL, COCO, 800 epochs, 1 %"][0][:3] == ["28.4 / 55.9", "21.00 / 50.00", "nothing"]

@@ -20,31 +20,31 @@ class Evaluation:
 
     protocol: str
     config: str  # of --config
-    train: str  # of --config.data.train
-    num_train: int
+    num_epochs: int
+    train: str = "imagenet2012:train"  # of --config.data.train
+    num_train: int = PHOTOS["imagenet"]
     test: str = "imagenet2012:validation"
-    flags: tuple[str, ...] = ()
     num_test: int = 50_000
     num_classes: int = 1000
     labels: int | None = None  # percent, where only a part is labelled
+    flags: tuple[str, ...] = ()
 
     def is_of(self, result: dict) -> bool:
         """Whether the contents of a `results.json` are by this protocol."""
         return result.get("protocol") == self.protocol and result.get("labels") == self.labels
 
 
-_LINEAR = {
-    protocol: Evaluation(protocol, f"configs/linear.py:protocol={protocol}", "imagenet2012:train", PHOTOS["imagenet"])
-    for protocol in ("linear_orl", "linear_byol")
-}
+_ORL = Evaluation("linear_orl", "configs/linear.py:protocol=linear_orl", 28)
+_BYOL = Evaluation("linear_byol", "configs/linear.py:protocol=linear_byol", 80)
 _SEMI = {
     labels: Evaluation(
         "semi_orl",
         f"configs/semi.py:labels={labels}",
+        20,
         f"imagenet2012_subset/{labels}pct:train",
         num_train,
-        flags=("--config.data.subset=all",),
         labels=labels,
+        flags=("--config.data.subset=all",),
     )
     for labels, num_train in ((1, 12_811), (10, 128_116))
 }
@@ -88,14 +88,14 @@ class Table:
 
 _200 = (("num_epochs", 200.0), ("optimizer.lr", 0.45))
 _PRETRAININGS = (
-    Row("untrained", {}, _LINEAR["linear_orl"], data=""),
-    Row("BYOL, COCO, 800 epochs", {}, _LINEAR["linear_orl"], arg="table7=a"),
-    Row("UniVIP, COCO, 800 epochs", {}, _LINEAR["linear_orl"]),
-    Row("BYOL, COCO+, 800 epochs", {}, _LINEAR["linear_orl"], "coco_plus", "table7=a"),
-    Row("UniVIP, COCO+, 800 epochs", {}, _LINEAR["linear_orl"], "coco_plus"),
-    Row("BYOL, ImageNet, 200 epochs", {}, _LINEAR["linear_byol"], "imagenet", "table7=a", _200),
-    Row("UniVIP, ImageNet, 200 epochs", {}, _LINEAR["linear_byol"], "imagenet", fields=_200),
-    Row("UniVIP, ImageNet, 300 epochs", {}, _LINEAR["linear_byol"], "imagenet"),
+    Row("untrained", {}, _ORL, data=""),
+    Row("BYOL, COCO, 800 epochs", {}, _ORL, arg="table7=a"),
+    Row("UniVIP, COCO, 800 epochs", {}, _ORL),
+    Row("BYOL, COCO+, 800 epochs", {}, _ORL, "coco_plus", "table7=a"),
+    Row("UniVIP, COCO+, 800 epochs", {}, _ORL, "coco_plus"),
+    Row("BYOL, ImageNet, 200 epochs", {}, _BYOL, "imagenet", "table7=a", _200),
+    Row("UniVIP, ImageNet, 200 epochs", {}, _BYOL, "imagenet", fields=_200),
+    Row("UniVIP, ImageNet, 300 epochs", {}, _BYOL, "imagenet"),
 )
 _TABLE1 = (13.7, 57.8, 60.2, 59.6, 63.0, 70.6, 73.1, 74.2)
 _TABLE6 = {  # top-1 and top-5 of the pre-trainings above, without the last
@@ -132,7 +132,7 @@ def _semi(labels: int) -> list[Row]:
 
 def _ablation(table: str, rows: dict[str, tuple[str, float, float]]) -> tuple[Row, ...]:
     return tuple(
-        Row(name, {"top1": top1}, _LINEAR["linear_orl"], arg=f"{table}={arg}" if arg else "", box_ap=box_ap)
+        Row(name, {"top1": top1}, _ORL, arg=f"{table}={arg}" if arg else "", box_ap=box_ap)
         for arg, (name, top1, box_ap) in rows.items()
     )
 

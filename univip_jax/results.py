@@ -30,20 +30,20 @@ class Result:
 
 
 def read_results(root: Path) -> list[Result]:
-    """All results below `root`, each evaluation once; names on stderr each file that is none of ours."""
+    """All results below `root`, equal ones once; names on stderr each file that is none of ours."""
     found = {}
     for path in sorted(root.rglob(_RESULTS)):
         try:
             values = json.loads(path.read_text())
             if "runs" in values and "steps" in values:
                 continue  # of a sweep, whose evaluations lie below it
-            key = (values["protocol"], str(values["pretrained"]), int(values["step"]), values.get("seed"))
-            key += (values.get("labels"), *(values[part]["fingerprint"] for part in ("train", "test")))
-            _ = float(score(values)), [int(values[part]["images"]) for part in ("train", "test")]
+            # What the tables need must be there.
+            _ = str(values["protocol"]), Path(values["pretrained"]), int(values["step"]), float(score(values))
+            _ = [int(values[part]["images"]) for part in ("train", "test")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"{path} is skipped, as it is no result of ours ({type(error).__name__}: {error})", file=sys.stderr)
             continue
-        found[key] = Result(path, values, _settings_of(values["pretrained"], root))
+        found[json.dumps(values, sort_keys=True)] = Result(path, values, _settings_of(values["pretrained"], root))
     return list(found.values())
 
 
@@ -141,6 +141,8 @@ def differences(row: Row, result: Result) -> list[str]:
         said += pretraining_differences(row, settings)
         if values["step"] < (total := _total_steps(row, settings)):
             said.append(f"step {values['step']:,} of {total:,}")
+    if values.get("epochs") != evaluation.num_epochs:
+        said.append(f"evaluated by {values.get('epochs')} epochs, not {evaluation.num_epochs}")
     if values.get("image_size") != 224:
         said.append(f"evaluated at {values.get('image_size')} px, not 224")
     if values.get("classes") != evaluation.num_classes:

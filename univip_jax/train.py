@@ -76,7 +76,6 @@ def train(config: ConfigDict, run: Path) -> None:
             step_fn = _compile(plan, dataset, state, mesh, start)
             seal_compiled(run)
         spread = make_spread(plan.step.model, mesh)
-        evaluate_every = knn_every or plan.total_steps + 1
         bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
         threads = config.data.num_threads
         batches = make_batches(
@@ -117,7 +116,7 @@ def train(config: ConfigDict, run: Path) -> None:
             goodput.train_from_now(log.trained_seconds)
             if start and knn_every:
                 retention.best = first_process_says(log.best() or 0)
-                if start % evaluate_every == 0 and not first_process_says(log.is_evaluated(start)):
+                if start % knn_every == 0 and not first_process_says(log.is_evaluated(start)):
                     evaluate(start)  # it was interrupted
             window, running = [], deque()
             watchdog.resume()
@@ -132,7 +131,7 @@ def train(config: ConfigDict, run: Path) -> None:
                 watchdog.step()
 
                 last, stop = step == plan.total_steps, preemption.reached(step)
-                to_evaluate = step % evaluate_every == 0
+                to_evaluate = knn_every and step % knn_every == 0
                 to_look = last or step % config.checkpoint_every_steps == 0
                 to_save = to_look or stop or to_evaluate
                 if to_save or step % config.log_every_steps == 0:

@@ -14,7 +14,7 @@ from univip_jax.evaluate.features import Encoder, extract, float32_backbone
 from univip_jax.evaluate.knn import effective_rank, knn_top1, open_for_knn
 from univip_jax.evaluate.linear import accuracy, fit_logistic
 from univip_jax.models.univip import ModelSpec
-from univip_jax.sharding import replicated
+from univip_jax.sharding import by_batch, replicated
 from univip_jax.train_step import feature_deviation
 from univip_jax.types import Batch, TrainState
 
@@ -85,10 +85,12 @@ def make_spread(model: ModelSpec, mesh: Mesh) -> Callable[[TrainState, Batch], d
     No label is needed. `features/effective_rank` is RankMe, of the 1,024 first photos at most; 1 is collapse.
     `features/deviation` is `feature_deviation`; 0 is collapse. All processes must call it.
     """
-    backbone = float32_backbone(model)
+    backbone, photos = float32_backbone(model), max(1, _SPREAD_OVER // mesh.size) * mesh.size
 
     def features(variables, scenes):
-        return backbone.apply(variables, normalize_pixels(scenes[:_SPREAD_OVER, 0]), train=False)
+        # The first photos lie on the first devices; all shall share the work.
+        scenes = jax.lax.with_sharding_constraint(scenes[:photos, 0], by_batch(mesh))
+        return backbone.apply(variables, normalize_pixels(scenes), train=False)
 
     jitted = jax.jit(features, out_shardings=replicated(mesh))
 
