@@ -145,12 +145,21 @@ def test_semi_supervised_results_are_told_by_their_share_of_labels(tmp_path):
     for labels, images in ((1, 12_811), (10, 128_116)):
         subset = {"images": images, "fingerprint": str(labels)}
         for name, top1 in (("coco", 20.0 + labels), ("random", 1.0)):
-            fields = {"protocol": "semi_orl", "epochs": 20, "labels": labels, "top5": 50.0, "train": subset}
+            network = {"model.backbone": "resnet50", "model.width": 1.0 / labels}
+            fields = {
+                "protocol": "semi_orl",
+                "settings": network,
+                "epochs": 20,
+                "labels": labels,
+                "top5": 50.0,
+                "train": subset,
+            }
             write_result(tmp_path / f"{name}_{labels}", name, top1, **fields)
     found = rows(compare(TABLES[6], tmp_path))
     assert found["BYOL, COCO, 800 epochs, 1 %"][0][:3] == ["28.4 / 55.9", "21.00 / 50.00", "nothing"]
     assert found["BYOL, COCO, 800 epochs, 10 %"][0][:3] == ["58.4 / 82.7", "30.00 / 50.00", "nothing"]
-    assert found["untrained, 10 %"][0][:3] == ["21.8 / 44.2", "1.00 / 50.00", "nothing"]
+    assert found["untrained, 1 %"][0][:3] == ["1.6 / 5.0", "1.00 / 50.00", "nothing"]
+    assert found["untrained, 10 %"][0][2] == "network resnet50 of width 0.1, not resnet50 of 1.0"
 
 
 def test_files_that_are_no_results_are_named_and_skipped(tmp_path):

@@ -134,6 +134,16 @@ def _total_steps(row: Row, settings: dict[str, Any]) -> int:
     return settings["num_steps"] or round(settings["num_epochs"] * (photos // settings["batch_size"]))
 
 
+def _untrained_differences(result: Result) -> list[str]:
+    """An untrained network has no run: its evaluation says what it was."""
+    try:
+        settings = result.values.get("settings") or flatten(read_config(result.path.parent))
+    except UserError:
+        settings = {}
+    network = settings.get("model.backbone"), settings.get("model.width")
+    return [] if network == ("resnet50", 1.0) else [f"network {network[0]} of width {network[1]}, not resnet50 of 1.0"]
+
+
 def differences(row: Row, result: Result) -> list[str]:
     """How the settings and data of a result differ from those of the paper's, in words; empty where they do not."""
     values, settings, evaluation, said = result.values, result.settings, row.evaluation, []
@@ -141,6 +151,8 @@ def differences(row: Row, result: Result) -> list[str]:
         said += pretraining_differences(row, settings)
         if values["step"] < (total := _total_steps(row, settings)):
             said.append(f"step {values['step']:,} of {total:,}")
+    else:
+        said += _untrained_differences(result)
     if values.get("epochs") != evaluation.num_epochs:
         said.append(f"evaluated by {values.get('epochs')} epochs, not {evaluation.num_epochs}")
     if values.get("image_size") != 224:
