@@ -9,19 +9,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-import univip_jax
 from tests.small import assert_equal_states, prepare_photos, small_config, write_photos
 from univip_jax import train as training
 from univip_jax.checkpoint import Checkpoints, Retention
 from univip_jax.data.index import Index
 from univip_jax.data.records import open_dataset
-from univip_jax.errors import DamagedCheckpoint, DivergedReplicas, UserError
+from univip_jax.errors import DivergedReplicas, UserError
 from univip_jax.evaluate import during
 from univip_jax.run_log import RunLog
-from univip_jax.sharding import make_mesh, replicated
 from univip_jax.train import train
 
 
@@ -151,17 +148,6 @@ def test_replicas_that_diverge_end_the_run_and_are_not_saved(run, data, tmp_path
     assert_equal_states(run, again, 4)
 
 
-def damage(folder: Path, step: int) -> None:
-    """Flips one bit in a hundred bytes of all that a checkpoint's arrays are stored in, whichever file holds which."""
-    files = [path for path in (folder / "checkpoints" / str(step)).rglob("d/*") if path.is_file()]
-    assert files
-    for path in files:
-        data = bytearray(path.read_bytes())
-        for place in range(len(data) // 2 % 100, len(data), 100):
-            data[place] ^= 8
-        path.write_bytes(data)
-
-
 def test_resume_equals_an_undisturbed_run_bit_for_bit(run, data, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -169,62 +155,6 @@ def test_resume_equals_an_undisturbed_run_bit_for_bit(run, data, tmp_path):
     train(small_config(data), again)
     assert_equal_states(run, again, 4)
     assert [line["step"] for line in lines(again)] == [1, 2, 3, 4]
-
-
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gives_the_same_end(run, data, tmp_path, capsys):
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    damage(again, 4)
-    train(small_config(data), again)
-    printed = capsys.readouterr()
-    assert "set aside as damaged-4" in printed.err and "going on from step 2" in printed.out
-    assert (again / "checkpoints" / "damaged-4").is_dir()
-    assert_equal_states(run, again, 4)
-
-
-def test_an_evaluation_of_a_damaged_checkpoint_is_refused(run, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    damage(again, 4)
-    with pytest.raises(UserError, match=r"checkpoints/4 is damaged \(.*\); others are of steps \[2\]"):
-        univip_jax.load_encoder(again)
-    assert univip_jax.load_encoder(run).step == 4
-
-
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")])
-def test_a_disk_or_device_that_fails_sets_no_checkpoint_aside(run, data, tmp_path, monkeypatch, error):
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(again / "checkpoints" / "4")
-
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
-    with pytest.raises((UserError, jax.errors.JaxRuntimeError), match=r"cannot be read: .*Input/output|RESOURCE_EXH"):
-        train(small_config(data), again)
-    assert [path.name for path in (again / "checkpoints").iterdir()] == ["2"]
-
-
-def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_set_aside(tmp_path):
-    with Checkpoints(tmp_path, Retention(1)) as checkpoints:
-        state = {"params": {"a": jax.numpy.ones(3)}}
-        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave({"fingerprint": "x"})}
-        checkpoints._manager.save(4, args=ocp.args.Composite(**items))
-        checkpoints.wait()
-        with pytest.raises(UserError, match=r"checkpoints/4 carries no digests: an older version") as error:
-            checkpoints.restore(4, state, replicated(make_mesh()))
-        assert not isinstance(error.value, DamagedCheckpoint)
-
-
-def test_where_no_checkpoint_is_whole_the_run_does_not_silently_begin_anew(run, data, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    damage(again, 4)
-    damage(again, 2)
-    with pytest.raises(UserError, match=r"no checkpoint of .* is whole: damaged-4, damaged-2 were set aside there"):
-        train(small_config(data), again)
-    assert sorted(p.name for p in (again / "checkpoints").iterdir()) == ["damaged-2", "damaged-4"]
 
 
 def test_a_finished_run_is_left_alone(run, data, capsys):

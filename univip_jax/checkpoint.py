@@ -5,7 +5,8 @@ Every save carries a digest of each leaf, every restore verifies them: Orbax its
 
 import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,27 @@ class Retention:
         return [step in kept or bool(self.every and step % self.every == 0) for step in steps]
 
 
+class _WithoutClosedLoops:
+    """`sys.unraisablehook` but for one message, which follows failures that are raised and says nothing of them.
+
+    At the first leaf that fails, Orbax closes its event loop; of that TensorStore then complains for each of the rest.
+    """
+
+    def __init__(self, earlier: Callable[[Any], Any]):
+        self._earlier = earlier
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._earlier(unraisable)
+
+
 class Checkpoints:
     """The checkpoints of a run's folder. Saves are asynchronous; close it, or leave its `with`, to wait for them."""
 
     def __init__(self, run: Path, keep: Retention | None = None):
         """None opens the folder for reading."""
+        if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+            sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
         self.folder = Path(run).resolve() / FOLDER
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, read_only=keep is None, create=keep is not None
