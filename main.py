@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 # XLA reads it when it is imported; its start-up notes hide what a user needs to read.
@@ -21,6 +22,8 @@ _SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: not a mistake of the user's, 
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: config, checkpoints, metrics, results.")
+_STEPS = flags.DEFINE_list("steps", [], "Evaluates these checkpoints of the run: all, newest, or steps as 1000,2000.")
+_SEEDS = flags.DEFINE_list("seeds", [], "Evaluates with each of these seeds, as 0,1,2.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes, one a host. TPU pods, Slurm and Open MPI need no other flag."
 )
@@ -63,6 +66,12 @@ def _run(_: list[str]) -> None:
             from univip_jax.evaluate.semi import evaluate_semi as task
         else:
             raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear and semi")
+        if _STEPS.value or _SEEDS.value:
+            if config.task == "train":
+                raise UserError("--steps and --seeds are of evaluations; a training's seed is --config.seed")
+            from univip_jax.evaluate.sweep import sweep
+
+            task = partial(sweep, task, steps=_STEPS.value, seeds=_SEEDS.value)
         keep_compiled(workdir)
         task(config, workdir)
     except UserError as error:

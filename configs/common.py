@@ -47,12 +47,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.num_threads = 0  # that decode and crop on this host; 0: as many as it has cores
 
     config.knn = ConfigDict()  # on a labelled set, while the run goes on
-    config.knn.every_steps = 0  # 0: never
+    config.knn.every_steps = 0  # 0: never, unless every_epochs is above 0
+    config.knn.every_epochs = 0.0  # the same in epochs; give one of them
     config.knn.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
     config.knn.test = ""
     config.knn.k = 20  # neighbours
     config.knn.temperature = 0.07
     config.knn.batch_size = 256
+    config.knn.probe = False  # a logistic regression on the same features too: minutes, or hours of a large set
 
     config.views = ConfigDict()
     config.views.scene_size = 224  # px, side of a scene view

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.task = "knn"
     config.pretrained = ""  # a run's folder, or `random`
+    config.step = 0  # of the run's checkpoint; 0: the newest
     config.seed = 0  # of the network where pretrained=random
     config.data = ConfigDict()
     config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS

@@ -50,6 +50,7 @@ def get_config(arg: str = "protocol=linear_moco") -> ConfigDict:
     config.task = "linear"
     config.protocol = name  # the argument's; not to be set by itself
     config.pretrained = ""  # a run's folder, or `random`
+    config.step = 0  # of the run's checkpoint; 0: the newest
     config.seed = 0  # of the probe, its crops, the photos held out, and of the network where pretrained=random
     config.data = ConfigDict()
     config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS

@@ -25,6 +25,7 @@ def get_config(arg: str = "labels=1") -> ConfigDict:
     config.task = "semi"
     config.labels = int(arg.removeprefix("labels="))  # percent
     config.pretrained = ""  # a run's folder, or `random`
+    config.step = 0  # of the run's checkpoint; 0: the newest
     config.seed = 0  # of the head, what is drawn and held out, order, crops, and the network where pretrained=random
     config.data = ConfigDict()
     config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.small import long_config
-from univip_jax import load_encoder
 from univip_jax.checkpoint import Checkpoints
+from univip_jax.evaluate.features import extract, load_encoder
+from univip_jax.evaluate.knn import effective_rank, knn_top1, open_for_knn
 from univip_jax.run_log import RunLog
 from univip_jax.train import train
 
@@ -22,7 +23,10 @@ CONFIG = """
 from tests.small import long_config
 
 def get_config():
-    return long_config({data!r})
+    config = long_config({data!r})
+    config.knn.every_steps, config.knn.k, config.knn.batch_size = 2, 3, 8
+    config.knn.train = config.knn.test = {labelled!r}
+    return config
 """
 TIMEOUT = 400  # s
 
@@ -46,9 +50,11 @@ def ranks(run: Path) -> list[int]:
     return found
 
 
-def metrics(run: Path) -> list[dict]:
+def metrics(run: Path, name: str = "train/loss") -> list[dict]:
+    """The lines that hold `name`."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if f'"{name}"' in line]
 
 
 def one_step(config, run: Path, monkeypatch) -> dict:
@@ -65,9 +71,9 @@ def one_step(config, run: Path, monkeypatch) -> dict:
     return metrics(run)
 
 
-def test_two_processes_are_one_run_that_survives_a_kill_and_goes_on_elsewhere(data, tmp_path, monkeypatch):
+def test_two_processes_are_one_run_that_survives_a_kill_and_goes_on_elsewhere(data, labelled, tmp_path, monkeypatch):
     config, run, log = tmp_path / "config.py", tmp_path / "run", tmp_path / "log.txt"
-    config.write_text(CONFIG.format(data=str(data)))
+    config.write_text(CONFIG.format(data=str(data), labelled=str(labelled)))
     supervisor = start(config, run)
 
     def wait_for(condition) -> None:
@@ -103,6 +109,13 @@ def test_two_processes_are_one_run_that_survives_a_kill_and_goes_on_elsewhere(da
         shutil.copy(run / name, elastic / name)
     with Checkpoints(run) as checkpoints:
         before_last = checkpoints.steps()[-2]
+    # The first process alone evaluates; its k-NN is that of the checkpoint, whose photos all are in both sets.
+    evaluations = {line["step"]: line for line in metrics(run, "knn/top1")}
+    assert list(evaluations) == list(range(2, last, 2))
+    encoder, photos = load_encoder(run, before_last), open_for_knn(str(labelled), str(labelled), [3])[0]
+    features = extract(encoder, photos, 32, 8)
+    assert evaluations[before_last]["knn/top1"] == knn_top1(features, features, 3, 0.07)
+    np.testing.assert_allclose(evaluations[before_last]["knn/effective_rank"], effective_rank(features.features), 1e-3)
     shutil.copytree(run / "checkpoints" / str(before_last), elastic / "checkpoints" / str(before_last))
     for folder, step in ((tmp_path / "alone", 1), (elastic, before_last + 1)):
         again = one_step(long_config(data), folder, monkeypatch)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
         (["--config=configs/coco.py", "--config.data.train=nowhere"], 1, "nowhere"),
         (["--config=configs/knn.py", "--config.pretrained=nowhere"], 1, "nowhere is no run"),
         (["--config=configs/semi.py:labels=10", "--config.pretrained=elsewhere"], 1, "elsewhere is no run"),
+        (["--config=configs/coco.py", "--seeds=0,1"], 1, "--steps and --seeds are of evaluations"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, code, message):

@@ -60,26 +60,33 @@ def flatten(config: ConfigDict) -> dict:
 
 def allowed_changes(config: ConfigDict) -> set[str]:
     """The fields that `allow_changes` names; `data.train` stands for the data set's contents."""
-    return {name.strip() for name in config.get("allow_changes", "").split(",")}
+    return {name.strip() for name in config.allow_changes.split(",")}
 
 
 def write_config(run: Path, config: ConfigDict) -> None:
-    """Writes `config.json`, or checks that the one in the folder belongs to the same run.
+    """Writes `config.json`, or checks that the one in the folder belongs to the same run, or the same evaluation.
 
-    Raises UserError that names the first field whose value differs and that `allow_changes` does not name.
+    Raises UserError that names the first field whose value differs and that `allow_changes` does not name. All fields
+    of an evaluation enter its result, so it has no `allow_changes`.
     """
     path = run / CONFIG
     if path.exists():
         old, new = flatten(read_config(run)), flatten(config)
         for name in sorted(old.keys() | new.keys()):
-            if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTION):
+            if old.get(name) == new.get(name):
                 continue
             change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-            if name not in allowed_changes(config):
-                on_purpose = f", or change it on purpose by --config.allow_changes={name}" * ("allow_changes" in config)
+            if "allow_changes" not in config:
                 raise UserError(
-                    f"{run} is a run of another config: {change}; choose another --workdir, or give the old value to "
-                    f"go on with this run{on_purpose}"
+                    f"{run} is an evaluation of another config: {change}; choose another --workdir, or give the old "
+                    "value"
+                )
+            if name in FREE_FIELDS or name.startswith(_FREE_SECTION):
+                continue
+            if name not in allowed_changes(config):
+                raise UserError(
+                    f"{run} is a run of another config: {change}; choose another --workdir, give the old value to go "
+                    f"on with this run, or change it on purpose by --config.allow_changes={name}"
                 )
             print(f"changed on purpose: {change}")
     temporary = path.with_suffix(".tmp")

@@ -23,20 +23,21 @@ class RunLog:
         self._top1 = {line["step"]: line[TOP1] for line in lines if TOP1 in line}
         self.trained_seconds = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
 
-    def report(self, step: int, window: list[dict]) -> None:
-        """Writes and prints the metrics of the steps since the last report, up to `step`."""
+    def report(self, step: int, window: list[dict], spread: dict[str, float]) -> None:
+        """Writes and prints the metrics of the steps since the last report, up to `step`, and of the features there."""
         values, rate = _summarize(window), self._progress.rate(step)
         if self._writer:
-            self._writer.write(step, {**values, "train/images_per_second": rate, **self._goodput.write()})
+            self._writer.write(step, {**values, **spread, "train/images_per_second": rate, **self._goodput.write()})
             self._progress.report(step, rate, values)
+            if spread:
+                print(f"step {step}: {_named(spread)}", flush=True)
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Writes and prints the metrics of an evaluation after `step` steps."""
         self._top1[step] = metrics[TOP1]
         if self._writer:
             self._writer.write(step, metrics)
-        values = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
-        print(f"step {step}: {values}; the best is of step {self.best()}", flush=True)
+        print(f"step {step}: {_named(metrics)}; the best is of step {self.best()}", flush=True)
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation after `step` steps is written down."""
@@ -50,6 +51,10 @@ class RunLog:
         """Flushes and closes the files."""
         if self._writer:
             self._writer.close()
+
+
+def _named(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
 
 
 def _summarize(window: list[dict]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from univip_jax.data.index import Index
 from univip_jax.data.pipeline import make_batches, photo_ids, preview
 from univip_jax.data.records import Dataset, open_dataset
 from univip_jax.errors import UserError
-from univip_jax.evaluate.during import KnnDuringTraining, KnnSpec
+from univip_jax.evaluate.during import KnnDuringTraining, KnnSpec, make_spread
 from univip_jax.goodput import Goodput
 from univip_jax.monitor import BadSteps
 from univip_jax.plan import Plan, make_plan
@@ -51,11 +51,8 @@ def train(config: ConfigDict, run: Path) -> None:
     _check_proposals(dataset, plan)
     primary = jax.process_index() == 0
     knn_spec = to_spec(KnnSpec, config, "knn")
-    knn = (
-        KnnDuringTraining(knn_spec, plan.step.model, plan.views.scene_size)
-        if knn_spec.every_steps and primary
-        else None
-    )
+    knn_every = knn_spec.interval(plan.steps_per_epoch)
+    knn = KnnDuringTraining(knn_spec, plan.step.model, plan.views.scene_size) if knn_every and primary else None
     if primary:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, config)
@@ -78,7 +75,7 @@ def train(config: ConfigDict, run: Path) -> None:
         with goodput.spend("compile"):
             step_fn = _compile(plan, dataset, state, mesh, start)
             seal_compiled(run)
-        evaluate_every = knn_spec.every_steps or plan.total_steps + 1
+        spread = make_spread(plan.step.model, mesh)
         bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
         threads = config.data.num_threads
         batches = make_batches(
@@ -102,6 +99,13 @@ def train(config: ConfigDict, run: Path) -> None:
                     retention.best = first_process_says(log.best() or 0)
                 watchdog.resume()
 
+            def spread_of_features() -> dict[str, float]:
+                watchdog.pause()
+                with goodput.spend("evaluate"):
+                    metrics = spread(state, batch)
+                watchdog.resume()
+                return metrics
+
             def save(step: int) -> None:
                 watchdog.pause()
                 with goodput.spend("save"):
@@ -110,9 +114,9 @@ def train(config: ConfigDict, run: Path) -> None:
                 watchdog.resume()
 
             goodput.train_from_now(log.trained_seconds)
-            if start and knn_spec.every_steps:
+            if start and knn_every:
                 retention.best = first_process_says(log.best() or 0)
-                if start % evaluate_every == 0 and not first_process_says(log.is_evaluated(start)):
+                if start % knn_every == 0 and not first_process_says(log.is_evaluated(start)):
                     evaluate(start)  # it was interrupted
             window, running = [], deque()
             watchdog.resume()
@@ -127,12 +131,13 @@ def train(config: ConfigDict, run: Path) -> None:
                 watchdog.step()
 
                 last, stop = step == plan.total_steps, preemption.reached(step)
-                to_evaluate = step % evaluate_every == 0
-                to_save = last or stop or to_evaluate or step % config.checkpoint_every_steps == 0
+                to_evaluate = knn_every and step % knn_every == 0
+                to_look = last or step % config.checkpoint_every_steps == 0
+                to_save = to_look or stop or to_evaluate
                 if to_save or step % config.log_every_steps == 0:
                     metrics = jax.device_get(window)
                     bad_steps.check(metrics, step - len(window), primary=primary)
-                    log.report(step, metrics)
+                    log.report(step, metrics, spread_of_features() if to_look else {})
                     checkpoints.check()
                     window = []
                 if to_save:

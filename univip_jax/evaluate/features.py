@@ -106,9 +106,14 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
 
 
 def open_encoder(config: ConfigDict) -> Encoder:
-    """The encoder of `config.pretrained`: a run, a file of weights, or `random`: an untrained `config.model`."""
+    """The encoder of `config.pretrained`: a run's after `config.step` steps, a file's, or an untrained `config.model`.
+
+    Raises UserError as `load_encoder` does, and where `random` shall have a step.
+    """
     if config.pretrained != RANDOM:
-        return load_encoder(config.pretrained)
+        return load_encoder(config.pretrained, config.step or None)
+    if config.step:
+        raise UserError(f"pretrained={RANDOM} has no checkpoints, but step={config.step}: leave step at 0")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     variables = _initial_variables(backbone, config.seed)
     return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)

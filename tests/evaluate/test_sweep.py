@@ -1,0 +1,123 @@
+"""One evaluation over checkpoints and seeds: what is done, kept and refused, and the figures at the end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import knn
+from univip_jax.errors import UserError
+from univip_jax.evaluate.features import write_results
+from univip_jax.evaluate.knn import evaluate_knn
+from univip_jax.evaluate.sweep import CURVE, sweep
+
+
+def small_knn(run, labelled):
+    config = knn.get_config()
+    config.pretrained, config.data.train, config.data.test = str(run), str(labelled), str(labelled)
+    config.k, config.batch_size, config.image_size = (3,), 8, 32
+    return config
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+class Told:
+    """Stands for an evaluation: its score is 10 x seed + step, and it notes what it was asked."""
+
+    def __init__(self, fingerprint: str = "a", stop_at: int = 100):
+        self.asked, self._fingerprint, self._stop_at = [], fingerprint, stop_at
+
+    def __call__(self, config, workdir):
+        if len(self.asked) == self._stop_at:
+            raise KeyboardInterrupt
+        self.asked.append((config.step, config.seed))
+        test = {"name": config.data.test, "images": 24, "fingerprint": self._fingerprint}
+        score = 10.0 * config.seed + config.step
+        write_results(workdir, {"protocol": "told", "top1": score, "pretrained": config.pretrained, "test": test})
+
+
+def test_k_nn_over_all_checkpoints_of_a_run(run, labelled, tmp_path, capsys):
+    config = small_knn(run, labelled)
+    sweep(evaluate_knn, config, tmp_path / "sweep", steps=["all"], seeds=[])
+    found = read(tmp_path / "sweep")
+    assert (config.step, config.seed) == (0, 0)  # the caller's stays as it was
+    config.step = 2
+    evaluate_knn(config, tmp_path / "alone")
+    alone = read(tmp_path / "alone")
+    assert read(tmp_path / "sweep/step_2_seed_0") == alone
+    assert [(each["step"], each["seed"]) for each in found["runs"]] == [(2, 0), (4, 0)]
+    assert found["runs"][0]["top1"] == alone["top1"]
+    assert found["top1"] == found["runs"][1]["top1"] == read(tmp_path / "sweep/step_4_seed_0")["top1"]
+    assert (found["step"], found["deviation"], found["test"]) == (4, None, alone["test"])
+    assert "        2      0" in capsys.readouterr().out
+
+
+def test_mean_and_deviation_over_seeds_of_each_step(run, labelled, tmp_path):
+    sweep(told := Told(), small_knn(run, labelled), tmp_path, steps=["4", "2"], seeds=["7", "0", "2"])
+    assert told.asked == [(2, 0), (2, 2), (2, 7), (4, 0), (4, 2), (4, 7)]
+    found = read(tmp_path)
+    for entry, step in zip(found["steps"], (2, 4), strict=True):
+        scores = np.array([0, 20, 70]) + step
+        assert entry["step"] == step
+        np.testing.assert_allclose([entry["mean"], entry["deviation"]], [scores.mean(), scores.std(ddof=1)])
+    assert (found["mean"], found["seeds"]) == (34, [0, 2, 7])
+    with Image.open(tmp_path / CURVE) as picture:
+        # The lowest value, of the first step, and the highest, of the last, are in opposite corners.
+        left, right, top, bottom = 48, picture.width - 48, 48, picture.height - 48
+        line = picture.getpixel((left, bottom))
+        assert line == picture.getpixel((right, top)) != picture.getpixel((right, bottom)) == picture.getpixel((0, 0))
+
+
+def test_an_interrupted_sweep_goes_on_and_a_longer_one_keeps_what_is_done(run, labelled, tmp_path):
+    config = small_knn(run, labelled)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(Told(stop_at=3), config, tmp_path, steps=["all"], seeds=["0", "1"])
+    (tmp_path / "step_2_seed_1" / "results.json").write_text('{"protocol": "to')  # cut off
+    sweep(told := Told(), config, tmp_path, steps=["all"], seeds=["0", "1"])
+    assert told.asked == [(2, 1), (4, 1)]
+    sweep(told := Told(), config, tmp_path, steps=["newest"], seeds=["0", "1", "2"])
+    assert told.asked == [(4, 2)]
+    assert read(tmp_path)["mean"] == 14
+
+
+def test_what_is_done_by_other_settings_or_on_other_data_is_refused_by_name(run, labelled, tmp_path):
+    config = small_knn(run, labelled)
+    sweep(Told(), config, tmp_path, steps=["2"], seeds=[])
+    with pytest.raises(
+        UserError, match=r"step_4_seed_0/results\.json has .*'fingerprint': 'b'.*name another --workdir"
+    ):
+        sweep(Told("b"), config, tmp_path, steps=["all"], seeds=[])
+    for field, value, was in (("temperature", 0.5, "0.07"), ("data.train", "elsewhere", repr(str(labelled)))):
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({field: value})
+        with pytest.raises(UserError, match=f"step_2_seed_0 is an evaluation of another config: {field} was {was} and"):
+            sweep(Told(), other, tmp_path, steps=["2"], seeds=[])
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "steps", "seeds", "message"),
+    [
+        ("run", ["3"], [], r"has no checkpoint of step 3; it has \[2, 4\]"),
+        ("run", ["al"], [], "--steps=al is no list of numbers"),
+        ("run", [], ["0", "x"], "--seeds=0,x is no list of numbers"),
+        ("random", ["all"], [], "pretrained=random has no checkpoints"),
+    ],
+)
+def test_steps_and_seeds_that_cannot_be(run, labelled, tmp_path, pretrained, steps, seeds, message):
+    config = small_knn(run if pretrained == "run" else pretrained, labelled)
+    with pytest.raises(UserError, match=message):
+        sweep(told := Told(), config, tmp_path, steps=steps, seeds=seeds)
+    assert not told.asked
+
+
+def test_an_untrained_network_is_evaluated_by_seeds(labelled, tmp_path):
+    sweep(told := Told(), small_knn("random", labelled), tmp_path, steps=[], seeds=["1", "2"])
+    assert told.asked == [(0, 1), (0, 2)]
+    config = small_knn("random", labelled)
+    config.step = 3
+    with pytest.raises(UserError, match="pretrained=random has no checkpoints, but step=3"):
+        evaluate_knn(config, tmp_path)
