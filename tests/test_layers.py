@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors"],
     ["digest", "monitor", "preemption", "goodput", "watchdog", "compile_cache", "ranks"],
-    ["data.polygons", "data.tfds_photos"],
+    ["data.polygons", "data.tfds_photos", "data.unreadable"],
+    ["data.voc"],
+    ["data.tfds_labels"],
     ["types", "config", "views", "command", "detectron2.names", "detectron2.pickle_file", "feature_file"],
     [
         "data.records",
