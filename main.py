@@ -61,8 +61,10 @@ def _run(_: list[str]) -> None:
             from univip_jax.evaluate.linear import evaluate_linear as task
         elif config.task == "semi":
             from univip_jax.evaluate.semi import evaluate_semi as task
+        elif config.task == "svm":
+            from univip_jax.evaluate.svm import evaluate_svm as task
         else:
-            raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear and semi")
+            raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear, semi and svm")
         keep_compiled(workdir)
         task(config, workdir)
     except UserError as error:

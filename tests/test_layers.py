@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors"],
     ["digest", "monitor", "preemption", "goodput", "watchdog", "compile_cache", "ranks"],
-    ["data.polygons", "data.tfds_photos", "data.unreadable"],
+    ["data.polygons", "data.tfds_photos", "data.unreadable", "evaluate.one_vs_rest"],
     ["data.voc"],
     ["data.tfds_labels"],
     ["types", "config", "views", "command", "detectron2.names", "detectron2.pickle_file", "feature_file"],
@@ -33,7 +33,7 @@ LAYERS = [
     ["train_step", "checkpoint", "data.subset"],
     ["plan", "evaluate.features"],
     ["report", "resume", "evaluate.kept", "evaluate.linear", "extract", "import_weights", "export.consumers"],
-    ["evaluate.knn"],
+    ["evaluate.knn", "evaluate.svm"],
     ["evaluate.during", "evaluate.finetune", "export.formats", "export.parity"],
     ["run_log", "evaluate.semi", "export.card"],
     ["train"],
