@@ -28,7 +28,7 @@ LAYERS = [
         "supervise",
     ],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses"],
-    ["models.univip", "detectron2.configs", "weight_files"],
+    ["models.univip", "detectron2.configs", "weight_files", "data.eval_views"],
     ["train_state", "data.pipeline", "data.labelled", "detectron2.__main__"],
     ["train_step", "checkpoint", "data.subset"],
     ["plan", "evaluate.features"],

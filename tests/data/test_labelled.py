@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from univip_jax.data.labelled import centre_batches, hold_out, open_labelled, open_pair, squash, view_batches
+from univip_jax.data.eval_views import squash
+from univip_jax.data.labelled import centre_batches, hold_out, open_labelled, open_pair, view_batches
 from univip_jax.errors import UserError
 
 

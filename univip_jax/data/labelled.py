@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from univip_jax.data.crops import crop, random_crops
+from univip_jax.data.eval_views import View, centre_crop
 from univip_jax.data.records import decode_image
 from univip_jax.data.tfds_labels import open_tfds
 from univip_jax.data.unreadable import first_of, unreadable_positions
@@ -18,7 +19,6 @@ from univip_jax.data.voc import read_voc
 from univip_jax.errors import TransientError, UserError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}  # what tf.io.decode_image reads
-_KEPT = 224 / 256  # of the shorter side, by the centre crop of ImageNet's protocols
 _SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they are shuffled before they are read
 
 
@@ -149,29 +149,6 @@ def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:
 def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     shape = tf.cast(tf.shape(image), tf.float32)
     return shape[0], shape[1]
-
-
-def centre_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """The centre square of 224/256 of the shorter side of uint8 [H, W, 3], resized to uint8 [size, size, 3]."""
-    shape = tf.stack(_shape(image))
-    half = _KEPT * tf.reduce_min(shape) / shape / 2
-    return crop(image, tf.concat([0.5 - half, 0.5 + half], 0)[None], size)[0]
-
-
-def squash(image: tf.Tensor, size: int) -> tf.Tensor:
-    """The whole photo, uint8 [H, W, 3], its shorter side resized to 256/224 of `size`, then to uint8 [size, size, 3].
-
-    The protocol of SVMs on VOC07 (METHOD: `svm_voc07`) resizes twice, each time anti-aliased and to whole pixel values.
-    """
-    height, width = tf.unstack(tf.shape(image)[:2])
-    side, shorter = round(size / _KEPT), tf.minimum(height, width)
-    for sides in ([side * height // shorter, side * width // shorter], [size, size]):
-        resized = tf.image.resize(tf.cast(image, tf.float32), sides, antialias=True)
-        image = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-    return image
-
-
-View = Callable[[tf.Tensor, int], tf.Tensor]  # uint8 [H, W, 3] and a size to uint8 [size, size, 3]
 
 
 def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:

@@ -17,7 +17,8 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
-from univip_jax.data.labelled import Labelled, LabelledBatch, View, centre_crop, squash, view_batches
+from univip_jax.data.eval_views import View, centre_crop, squash
+from univip_jax.data.labelled import Labelled, LabelledBatch, view_batches
 from univip_jax.digest import digests
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import Encoder, Features
