@@ -64,8 +64,10 @@ def _run(_: list[str]) -> None:
             from univip_jax.evaluate.linear import evaluate_linear as task
         elif config.task == "semi":
             from univip_jax.evaluate.semi import evaluate_semi as task
+        elif config.task == "svm":
+            from univip_jax.evaluate.svm import evaluate_svm as task
         else:
-            raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear and semi")
+            raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear, semi and svm")
         if _STEPS.value or _SEEDS.value:
             if config.task == "train":
                 raise UserError("--steps and --seeds are of evaluations; a training's seed is --config.seed")

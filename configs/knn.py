@@ -4,7 +4,9 @@
         --config.data.train=imagenet2012:train --config.data.test=imagenet2012:validation
 
 `--config.pretrained=random` is the untrained network of `model`: the number to beat.
-Cost: one forward pass of both sets.
+Cost: one forward pass of both sets, split over all devices of all processes; an interrupted one goes on where it was.
+The features stay in the workdir, for other k and temperatures: 10.5 GB for ImageNet and a ResNet-50. The vote is
+process 0's, on one device, where 65,536 training photos (0.5 GB) are at a time; of the rest the host maps the file.
 """
 
 from ml_collections import ConfigDict
@@ -23,8 +25,8 @@ def get_config() -> ConfigDict:
     config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
     config.data.test = ""
     config.image_size = 0  # px, side of the centre crop; 0: the side of the run's scenes
-    config.batch_size = 256
-    config.k = (20, 200)  # neighbours
+    config.batch_size = 256  # photos at once in each process
+    config.k = (20, 200)  # neighbours; `top1` is that of the first
     config.temperature = 0.07
     config.model = common.get_config().model  # where pretrained=random
     return config

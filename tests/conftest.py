@@ -57,3 +57,16 @@ def labelled(tmp_path_factory):
             pixels = rng.integers(low, low + 100, (40, 52, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory):
+    """VOC's layout: 12 photos to train on and 10 to test. A cat makes the left half darker, a dog the right."""
+    from tests.small import write_voc  # late: after the hook
+
+    root = tmp_path_factory.mktemp("voc") / "VOC2007"
+    cat, dog, hard_cat, hard_dog = ("cat", 0), ("dog", 0), ("cat", 1), ("dog", 1)
+    trainval = [[cat], [dog]] * 4 + [[cat, dog], [cat, hard_dog], [], [hard_cat, cat]]
+    test = [[cat], [dog], [cat, dog], [cat, hard_dog], [], [hard_cat, cat], [dog], [hard_cat, dog], [cat], [dog]]
+    write_voc(root, {"trainval": trainval, "test": test})
+    return root

@@ -32,6 +32,28 @@ def write_photos(folder: Path, count: int) -> None:
         Image.fromarray(canvas).save(folder / f"{index:03d}.png")
 
 
+def write_voc(root: Path, splits: dict[str, list[list[tuple[str, int]]]]) -> None:
+    """Photos numbered through all splits, each with its objects: (`cat` or `dog`, whether it is difficult)."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    rng, number = np.random.default_rng(0), 0
+    for split, photos in splits.items():
+        names = []
+        for objects in photos:
+            names.append(f"{(number := number + 1):06d}")
+            pixels = rng.integers(150, 250, (48, 64, 3), dtype=np.uint8)
+            for name, _ in objects:
+                half = pixels[:, slice(0, 32) if name == "cat" else slice(32, 64)]
+                half -= half // 40
+            Image.fromarray(pixels).save(root / "JPEGImages" / f"{names[-1]}.jpg")
+            annotated = "".join(
+                f"<object><name>{name}</name><difficult>{difficult}</difficult><part><name>head</name></part></object>"
+                for name, difficult in objects
+            )
+            (root / "Annotations" / f"{names[-1]}.xml").write_text(f"<annotation>{annotated}</annotation>")
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+
+
 def prepare_photos(folder: Path, out: Path) -> Path:
     """Runs data preparation in this process."""
     settings = shards.Settings("selective_search", search_max_side=0, min_side=16, max_boxes=100)

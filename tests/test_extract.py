@@ -17,7 +17,8 @@ from small import small_config, write_photos
 from univip_jax import command, extract, feature_file
 from univip_jax.checkpoint import Checkpoints, Retention
 from univip_jax.config import to_spec, write_config
-from univip_jax.data.labelled import centre_batches, centre_crop, open_labelled
+from univip_jax.data.eval_views import centre_crop
+from univip_jax.data.labelled import centre_batches, open_labelled
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import load_encoder
 from univip_jax.extract import Request, adaptive_mean, extract_folder

@@ -6,7 +6,7 @@ Every save carries a digest of each leaf, every restore verifies them: Orbax its
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,15 @@ class Checkpoints:
         """Those leaves of the state after `step` steps that `like` names, as host arrays.
 
         Args:
-          like: nested dicts by field and name, with shapes, as {'params': {'encoder': {...}}}.
+          like: whole modules by field and path, with shapes, as {'params': {'encoder': {'backbone': {...}}}}.
 
         Raises:
           DamagedCheckpoint: it is not what was saved.
+          UserError: the saved modules have other leaves, or of other shapes.
         """
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         args = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        return self._restore(step, args)[0]
+        return self._restore(step, args, like)[0]
 
     def restore(self, step: int, like: Any, sharding: NamedSharding) -> tuple[TrainState, dict]:
         """The state after `step` steps, on the devices of `sharding`, and its `meta`.
@@ -152,7 +153,7 @@ class Checkpoints:
         self._manager.reload()
         return place
 
-    def _restore(self, step: int, state_args: Any) -> tuple[Any, dict]:
+    def _restore(self, step: int, state_args: Any, part: Any = None) -> tuple[Any, dict]:
         args = ocp.args.Composite(state=state_args, meta=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
@@ -173,10 +174,27 @@ class Checkpoints:
             )
         if not isinstance(meta, dict) or meta.get("sha256") != _sha256(meta):
             raise self._damaged(step, "its description is not the one that was saved")
+        if part is not None:
+            self._check_modules(step, part, state, meta["digests"].keys())
         for name, found in digests(state).items():
             if meta["digests"].get(name) != found:
                 raise self._damaged(step, f"{name} is not what was saved")
         return state, meta
+
+    def _check_modules(self, step: int, like: Any, found: Any, saved: Iterable[str]) -> None:
+        """Orbax leaves out what is not saved, gives what is in its own shape, and does not tell of more."""
+        wanted, shapes = (
+            {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+            for leaves in map(jax.tree_util.tree_leaves_with_path, (like, found))
+        )
+        modules = {tuple(name.split("/")[:3]) for name in wanted}
+        there = {name for name in saved if tuple(name.split("/")[:3]) in modules}
+        differing = sorted(wanted.keys() ^ there) or sorted(name for name in wanted if wanted[name] != shapes[name])
+        if differing:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} holds another backbone than config.json of the run describes: "
+                f"they differ in {len(differing)} arrays, as {differing[0]}; restore that file"
+            )
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         others = [other for other in self.steps() if other != step]

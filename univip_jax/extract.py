@@ -31,7 +31,7 @@ from data_prep.photos import Rejected, read_photo
 from data_prep.runners import available_cores
 from data_prep.sources import PhotoFile, find_photos, open_photo
 from univip_jax.command import run
-from univip_jax.data.labelled import centre_crop
+from univip_jax.data.eval_views import centre_crop
 from univip_jax.data.records import decode_image
 from univip_jax.errors import UserError
 from univip_jax.evaluate import features

@@ -13,11 +13,11 @@ from configs import linear
 from tests.small import small_config
 from univip_jax.data.labelled import hold_out, open_labelled, training_batches
 from univip_jax.errors import UserError
-from univip_jax.evaluate import logistic, probe
+from univip_jax.evaluate import kept, probe
 from univip_jax.evaluate.features import Features, open_encoder
 from univip_jax.evaluate.heads import ProbeSpec
 from univip_jax.evaluate.linear import evaluate_linear, number_to_hold_out
-from univip_jax.evaluate.logistic import accuracy, extract_once, fit_logistic
+from univip_jax.evaluate.logistic import accuracy, fit_logistic
 
 RATE = 32  # times the protocols' rates: they are for 256 photos, a batch of the tests has 8
 
@@ -47,7 +47,7 @@ def reads(monkeypatch):
         names.append(next(x.name for x in arguments if hasattr(x, "fingerprint")))
         return original(*arguments, **options)
 
-    for module, reader in ((probe, "centre_batches"), (probe, "training_batches"), (logistic, "extract")):
+    for module, reader in ((probe, "centre_batches"), (probe, "training_batches"), (kept, "view_batches")):
         monkeypatch.setattr(module, reader, partial(read, getattr(module, reader)))
     return names
 
@@ -198,23 +198,6 @@ def test_logistic_separates_and_keeps_its_features(labelled, tmp_path, reads):
     evaluate_linear(config, tmp_path)
     assert len(reads) == 3
     assert results_of(tmp_path) == results
-
-
-def test_kept_features_are_those_of_encoder_set_and_size(labelled, tmp_path, reads):
-    config = small_probe("logistic", labelled)
-    encoder, photos = open_encoder(config), open_labelled(str(labelled))
-    config.seed = 1
-    first = extract_once(encoder, photos, 32, 8, tmp_path)
-    extract_once(open_encoder(config), photos, 32, 8, tmp_path)
-    extract_once(encoder, photos, 16, 8, tmp_path)
-    assert (len(reads), len(list(tmp_path.iterdir()))) == (3, 3)
-    for path in tmp_path.glob("*_32.npz"):
-        damaged = bytearray(path.read_bytes())
-        damaged[len(damaged) // 2] ^= 1
-        path.write_bytes(damaged)
-    again = extract_once(encoder, photos, 32, 8, tmp_path)
-    assert len(reads) == 4
-    jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
 def test_accuracy_by_hand():

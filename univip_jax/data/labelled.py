@@ -1,8 +1,9 @@
-"""Labelled photos for evaluation: class folders, or a TFDS name such as `imagenet2012:validation`."""
+"""Labelled photos for evaluation: class folders, VOC's layout, or a TFDS name such as `imagenet2012:validation`."""
 
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +11,22 @@ import numpy as np
 import tensorflow as tf
 
 from univip_jax.data.crops import crop, random_crops
+from univip_jax.data.eval_views import View, centre_crop
 from univip_jax.data.records import decode_image
-from univip_jax.errors import UserError
+from univip_jax.data.tfds_labels import open_tfds
+from univip_jax.data.unreadable import first_of, unreadable_positions
+from univip_jax.data.voc import read_voc
+from univip_jax.errors import TransientError, UserError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}  # what tf.io.decode_image reads
-_KEPT = 224 / 256  # of the shorter side, by the centre crop of ImageNet's protocols
 _SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they are shuffled before they are read
 
 
 class Labelled(NamedTuple):
-    """A labelled set; `examples` yields (encoded photo, label) in a fixed order."""
+    """A labelled set; `examples` yields (encoded photo, label) in a fixed order.
+
+    A label is a class's number, int64; or, where a photo may show several, int8 [classes] as `voc.VocSplit` has them.
+    """
 
     name: str
     num_images: int
@@ -28,50 +35,58 @@ class Labelled(NamedTuple):
     is_encoded: bool  # whether `examples` yields encoded photos rather than their paths
     fingerprint: str  # of what is in it: names and sizes of files in their classes, or TFDS's version and split
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a photo may show several classes."""
+        return self.examples.element_spec[1].shape.rank == 1
+
     def describe(self) -> dict:
         """What `results.json` says of it."""
         return {"name": self.name, "images": self.num_images, "fingerprint": self.fingerprint}
 
 
 class LabelledBatch(NamedTuple):
-    """uint8 crops [n, size, size, 3] and int64 labels [n]."""
+    """uint8 crops [n, size, size, 3] and labels as `Labelled` has them, [n] or [n, classes]."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def open_labelled(name: str) -> Labelled:
-    """Opens `DIR` with a folder for each class, or `TFDS_NAME:SPLIT`.
+    """Opens `DIR` with a folder for each class, `DIR:SPLIT` of VOC's layout, or `TFDS_NAME:SPLIT`.
 
-    Raises UserError where it is neither, or a class folder holds no photo.
+    Raises UserError where it is none of these, has fewer than two classes, or a class folder holds no photo.
     """
+    place, _, split = name.rpartition(":")
     if Path(name).is_dir():
-        return _open_folders(Path(name))
-    if ":" not in name:
+        labelled = _open_folders(Path(name))
+    elif not place or not split:
         raise UserError(f"labelled set {name!r} is neither a folder nor a TFDS name with its split (NAME:SPLIT)")
-    import tensorflow_datasets as tfds  # late: it takes a second, and folders do not need it
-
-    builder_name, split = name.rsplit(":", 1)
-    try:
-        builder = tfds.builder(builder_name)
-        builder.download_and_prepare()
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        examples = builder.as_dataset(split=split, as_supervised=True, decoders=decoders)
-        num_images = builder.info.splits[split].num_examples
-        classes = tuple(builder.info.features["label"].names)
-        fingerprint = _digest([builder.info.full_name, split, str(num_images), *classes])
-    except (tfds.core.DatasetNotFoundError, ValueError, KeyError, AssertionError, OSError) as error:
-        raise UserError(f"TFDS data set {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
-    return Labelled(name, num_images, classes, examples, is_encoded=True, fingerprint=fingerprint)
+    elif Path(place).is_dir():
+        labelled = _of_files(Path(place), name, *read_voc(Path(place), split))
+    else:
+        examples, num_images, classes, version = open_tfds(place, split)
+        fingerprint = _digest([version, split, str(num_images), *classes])
+        labelled = Labelled(name, num_images, classes, examples, is_encoded=True, fingerprint=fingerprint)
+    if len(labelled.classes) < 2:
+        raise UserError(f"{name} has {len(labelled.classes)} classes; an evaluation needs at least 2")
+    return labelled
 
 
-def open_pair(train: str, test: str) -> tuple[Labelled, Labelled]:
+def open_pair(train: str, test: str, *, allow_multi_label: bool = False) -> tuple[Labelled, Labelled]:
     """A training and a test set; UserError where one cannot be opened, or their classes differ."""
     labelled, held_out = open_labelled(train), open_labelled(test)
+    for one in (labelled, held_out):
+        if one.is_multi_label and not allow_multi_label:
+            raise UserError(f"photos of {one.name} show several classes; this is for configs/svm.py")
     if labelled.classes != held_out.classes:
+        differing = [
+            f"{name!r} is only in {one.name}"
+            for one, other in ((labelled, held_out), (held_out, labelled))
+            for name in sorted(set(one.classes) - set(other.classes))
+        ]
         raise UserError(
-            f"{labelled.name} and {held_out.name} have different classes: {labelled.classes[:5]}, "
-            f"{held_out.classes[:5]}"
+            f"{labelled.name} and {held_out.name} have different classes: {first_of(differing) or 'in another order'}"
         )
     return labelled, held_out
 
@@ -104,19 +119,27 @@ def _digest(parts: list[str]) -> str:
 
 def _open_folders(root: Path) -> Labelled:
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    paths, labels = [], []
+    paths, labels, empty = [], [], []
     for label, folder in enumerate(folders):
         photos = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
         if not photos:
-            raise UserError(f"class folder {folder} holds no photo ({', '.join(sorted(_SUFFIXES))}); fill or remove it")
+            empty.append(folder.name)
         paths += photos
         labels += [label] * len(photos)
-    if len(folders) < 2:
-        raise UserError(f"{root} has {len(folders)} class folders; an evaluation needs at least 2")
-    examples = tf.data.Dataset.from_tensor_slices((paths, np.array(labels, np.int64)))
+    if empty:
+        raise UserError(
+            f"{len(empty)} of the {len(folders)} class folders of {root} hold no photo "
+            f"({', '.join(sorted(_SUFFIXES))}): {first_of(empty)}; fill or remove them"
+        )
+    return _of_files(root, str(root), paths, np.array(labels, np.int64), tuple(folder.name for folder in folders))
+
+
+def _of_files(root: Path, name: str, paths: list[str], labels: np.ndarray, classes: tuple[str, ...]) -> Labelled:
     files = [part for path in paths for part in (os.path.relpath(path, root), str(os.path.getsize(path)))]
-    classes = tuple(folder.name for folder in folders)
-    return Labelled(str(root), len(paths), classes, examples, is_encoded=False, fingerprint=_digest(files))
+    if labels.ndim > 1:  # otherwise the paths tell the labels
+        files += [*classes, hashlib.sha256(labels.tobytes()).hexdigest()]
+    examples = tf.data.Dataset.from_tensor_slices((paths, labels))
+    return Labelled(name, len(paths), classes, examples, is_encoded=False, fingerprint=_digest(files))
 
 
 def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:
@@ -128,20 +151,28 @@ def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
 
 
-def centre_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """The centre square of 224/256 of the shorter side of uint8 [H, W, 3], resized to uint8 [size, size, 3]."""
-    shape = tf.stack(_shape(image))
-    half = _KEPT * tf.reduce_min(shape) / shape / 2
-    return crop(image, tf.concat([0.5 - half, 0.5 + half], 0)[None], size)[0]
-
-
 def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
     """Each photo once, in order, as `centre_crop` cuts it."""
+    return view_batches(labelled, centre_crop, size, batch_size)
+
+
+def view_batches(
+    labelled: Labelled, view: View, size: int, batch_size: int, *, start: int = 0, part: tuple[int, int] = (0, 1)
+) -> Iterator[LabelledBatch]:
+    """Each photo from `start` on once, in order, as `view` shows it.
+
+    Args:
+      part: (index, count): of each `count` batches only the one of this index, which may be missing at the end.
+    """
 
     def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
-        return LabelledBatch(centre_crop(_decode(labelled, example), size), label)
+        return LabelledBatch(view(_decode(labelled, example), size), label)
 
-    batches = labelled.examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    index, count = part
+    examples = labelled.examples.skip(start)
+    if count > 1:
+        examples = examples.batch(batch_size).shard(count, index).unbatch()
+    batches = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _numpy(labelled, batches.batch(batch_size))
 
 
@@ -192,5 +223,21 @@ def training_batches(
 def _numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator[LabelledBatch]:
     try:
         yield from batches.prefetch(2).as_numpy_iterator()
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(f"a photo of {labelled.name} cannot be decoded: {error.message.splitlines()[0]}") from error
+    except tf.errors.DataLossError as error:
+        raise UserError(f"{labelled.name} is damaged ({error.message.splitlines()[0]}): download it again") from error
+    except tf.errors.OpError as error:
+        raise _unreadable(labelled) from error
+
+
+def _unreadable(labelled: Labelled) -> UserError:
+    bad = unreadable_positions(labelled.examples, partial(_decode, labelled), labelled.num_images, labelled.name)
+    if not bad:
+        return TransientError(f"a photo of {labelled.name} could not be read, and now all can: run the command again")
+    names = [f"photo {position}" for position in bad]
+    if not labelled.is_encoded:
+        paths = [path.decode() for path, _ in labelled.examples.as_numpy_iterator()]
+        names = [paths[position] for position in bad]
+    return UserError(
+        f"{len(bad)} of the {labelled.num_images} photos of {labelled.name} cannot be read or decoded: "
+        f"{first_of(names)}; remove or replace them"
+    )

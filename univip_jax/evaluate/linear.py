@@ -6,6 +6,7 @@ is read once, by the one head that is reported.
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from univip_jax.data.labelled import Labelled, hold_out, open_pair
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import RESULTS, Encoder, Features, open_encoder, write_results
 from univip_jax.evaluate.heads import ProbeSpec, select
-from univip_jax.evaluate.logistic import accuracy, extract_once, fit_logistic
+from univip_jax.evaluate.kept import CENTRE, kept_features
+from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.probe import score, train_heads
 
 SETTINGS = "settings.json"
@@ -103,24 +105,24 @@ def probe_by_sgd(
 
 def probe_by_logistic(
     config: ConfigDict, encoder: Encoder, train: Labelled, test: Labelled, size: int, workdir: Path
-) -> Outcome:
-    """The `Outcome` of logistic regressions."""
-
-    def features(labelled: Labelled) -> Features:
-        return extract_once(encoder, labelled, size, config.batch_size, workdir / "features")
-
+) -> Outcome | None:
+    """The `Outcome` of logistic regressions, which process 0 fits; None in the others."""
     points = [{"inverse_l2": value} for value in config.inverse_l2]
     held_out, chosen, chosen_by = [None], 0, "the only point of the grid"
-    if len(points) == 1:
-        fitted = features(train)
-    else:
-        rest, part = hold_out(train, number_to_hold_out(config, train), config.seed)
-        fitted, held = features(rest), features(part)
+    number = number_to_hold_out(config, train)
+    parts = (train,) if len(points) == 1 else hold_out(train, number, config.seed)
+    # Nothing in these features is random, so they are computed once and kept.
+    keep = partial(kept_features, workdir, encoder, recipe=CENTRE, image_size=size, batch_size=config.batch_size)
+    kept = [keep(part) for part in (*parts, test)]
+    if jax.process_index():
+        return None
+    fitted, tested = kept[0], kept[-1]
+    if len(points) > 1:
+        held = kept[1]
         held_out = [accuracy(fit_logistic(fitted, held.features, value), held.labels, 1) for value in config.inverse_l2]
-        chosen, chosen_by = choose(points, held_out, part, config.retrain)
+        chosen, chosen_by = choose(points, held_out, parts[1], config.retrain)
         if config.retrain:
             fitted = Features(*map(np.concatenate, zip(fitted, held, strict=True)))
-    tested = features(test)
     logits = fit_logistic(fitted, tested.features, config.inverse_l2[chosen])
     top1, top5 = (accuracy(logits, tested.labels, k) for k in (1, 5))
     return Outcome(top1, top5, points, held_out, chosen, chosen_by)
@@ -148,6 +150,8 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         return
     probe = probe_by_logistic if config.protocol == "logistic" else probe_by_sgd
     outcome = probe(config, encoder, train, test, size, workdir)
+    if jax.process_index():
+        return
     grid = [point | {"held_out": value} for point, value in zip(outcome.points, outcome.held_out, strict=True)]
     results = {
         "protocol": config.protocol,
@@ -166,5 +170,4 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         "chosen_by": outcome.chosen_by,
         "settings": settings,
     }
-    if jax.process_index() == 0:
-        write_results(workdir, results)
+    write_results(workdir, results)

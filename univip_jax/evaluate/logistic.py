@@ -1,49 +1,17 @@
-"""scikit-learn's logistic regression on the features of centre crops (the probe of CLIP; not of the paper).
+"""scikit-learn's logistic regression on the features of centre crops (the probe of CLIP; not of the paper)."""
 
-Nothing in these features is random, so they are computed once and kept.
-"""
-
-import os
 import warnings
-import zipfile
-from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from univip_jax.data.labelled import Labelled
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder, Features, extract
+from univip_jax.evaluate.features import Features
 
 _MAX_ITER = 2000  # of the logistic regression
-
-
-def extract_once(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int, folder: Path) -> Features:
-    """`extract`, or what it gave before: `folder` keeps a file for each encoder, labelled set and size.
-
-    The file's name is their fingerprint; one that is damaged, as its checksums tell, is made anew.
-    """
-    path = folder / f"{labelled.fingerprint}_{encoder.sha256()[:16]}_{image_size}.npz"
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                return Features(kept["features"], kept["labels"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            print(f"{path} is damaged ({error}); made anew")
-    found = extract(encoder, labelled, image_size, batch_size)
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, features=found.features, labels=found.labels)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    return found
 
 
 def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: float) -> Float[np.ndarray, "M C"]:
