@@ -13,7 +13,7 @@ from configs import linear
 from tests.small import small_config
 from univip_jax.data.labelled import hold_out, open_labelled, training_batches
 from univip_jax.errors import UserError
-from univip_jax.evaluate import kept, probe
+from univip_jax.evaluate import kept, logistic, probe
 from univip_jax.evaluate.features import Features, open_encoder
 from univip_jax.evaluate.heads import ProbeSpec
 from univip_jax.evaluate.linear import evaluate_linear, number_to_hold_out
