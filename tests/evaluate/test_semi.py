@@ -125,7 +125,7 @@ def test_a_finished_evaluation_writes_its_results_again_without_a_photo(
 def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, test_set, tmp_path):
     config = small_config(run, labelled, test_set)
     config.lr = (0.1,)
-    with pytest.raises(UserError, match=r"lr was \[1e\+30, 3\.2\] and is now \[0\.1\].*on with this run$"):
+    with pytest.raises(UserError, match=r"lr was \[1e\+30, 3\.2\] and is now \[0\.1\].*give the old value$"):
         evaluate_semi(config, finished[0])
     with pytest.raises(UserError, match=r"pretrained was .* and is now 'random'"):
         evaluate_semi(small_config("random", labelled, test_set), finished[0])

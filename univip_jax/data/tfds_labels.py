@@ -35,7 +35,7 @@ def open_tfds(name: str, split: str) -> TfdsSplit:
             wanted, label = {"image": True, "objects": {"label", "is_difficult"}}, in_objects["label"]
         else:
             raise UserError(
-                f"TFDS data set {name!r} has no label, nor objects with is_difficult: {', '.join(features)}"
+                f"TFDS data set {name!r} has no label, nor objects with is_difficult: {', '.join(sorted(features))}"
             )
         decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
         examples = builder.as_dataset(split=split, decoders=decoders)
