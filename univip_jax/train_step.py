@@ -105,7 +105,8 @@ def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainSt
     new = TrainState(state.step, params, batch_stats, target_params, target_stats, opt_state, state.bad_steps)
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     # optax.apply_if_finite would let the batch statistics through: keep or take the whole state.
-    new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+    # The state's types stay as they are, under jax_enable_x64 too.
+    new = jax.tree.map(lambda n, o: jnp.where(good, n.astype(o.dtype), o), new, state)
     new = new.replace(step=state.step + 1, bad_steps=state.bad_steps + (1 - good.astype(jnp.int32)))
     metrics = {
         "train/loss": loss,

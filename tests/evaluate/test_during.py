@@ -89,3 +89,7 @@ def test_the_probe_is_scikit_learns_and_one_that_fails_ends_no_run(run, labelled
     monkeypatch.setattr(during, "fit_logistic", fail)
     assert "probe/top1" not in evaluate(state)
     assert "no probe of this step: it did not end" in capsys.readouterr().err
+
+
+def test_features_that_are_not_finite_have_no_rank():
+    assert np.isnan(effective_rank(np.array([[1.0, np.nan], [0.0, 1.0]])))

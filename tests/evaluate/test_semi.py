@@ -131,8 +131,12 @@ def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, te
         evaluate_semi(small_config("random", labelled, test_set), finished[0])
     more = shutil.copytree(labelled, tmp_path / "more")
     shutil.copy(more / "dark" / "0.png", more / "dark" / "another.png")
-    with pytest.raises(UserError, match=r"was begun with the subset .*: choose another --workdir"):
+    with pytest.raises(UserError, match=r"data\.train was .*labelled.* and is now .*more"):
         evaluate_semi(small_config(run, more, test_set), finished[0])
+    moved = shutil.copytree(finished[0], tmp_path / "moved")
+    (moved / "config.json").write_text((moved / "config.json").read_text().replace(str(labelled), str(more)))
+    with pytest.raises(UserError, match=r"was begun with the subset .*: choose another --workdir"):
+        evaluate_semi(small_config(run, more, test_set), moved)
 
 
 @pytest.mark.parametrize(

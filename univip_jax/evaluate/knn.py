@@ -119,7 +119,12 @@ def top1_of_each(train: Features, test: Features, ks: Sequence[int], temperature
 
 
 def effective_rank(features: Float[np.ndarray, "N F"]) -> float:
-    """RankMe (Garrido et al. 2023): exp of the entropy of the singular values; a collapse shows as a few."""
+    """RankMe (Garrido et al. 2023): exp of the entropy of the singular values; a collapse shows as a few.
+
+    NaN where a feature is not finite.
+    """
+    if not np.isfinite(features).all():
+        return float("nan")
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
     share = values / max(values.sum(), 1e-300) + 1e-7
     return float(np.exp(-(share * np.log(share)).sum()))
