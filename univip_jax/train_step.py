@@ -84,18 +84,25 @@ def online_forward(
     """The online network's outputs and new batch statistics; each device computes those of its part of the batch.
 
     So the gradients of the three passes are added on each device, in float32, and reduced over the devices in one
-    round. The partitioner would reduce those of each pass, in the dtype of the computation.
+    round. The partitioner would reduce those of each pass, in the dtype of the computation. One device sums nothing.
     """
 
     def forward(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
-        params = jax.lax.pcast(params, mesh.axis_names, to="varying")  # its transpose is the one sum over devices
         outputs, updates = network.apply(
             {"params": params, "batch_stats": batch_stats}, *views, mutable=["batch_stats"]
         )
         return outputs, updates["batch_stats"]
 
+    def forward_part(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
+        params = jax.lax.pcast(params, mesh.axis_names, to="varying")  # its transpose is the one sum over devices
+        return forward(params, batch_stats, views)
+
+    if mesh.size == 1:  # XLA would keep collectives of one device
+        return forward(params, batch_stats, views)
     everywhere, split = replicated(mesh).spec, by_batch(mesh).spec
-    sharded = jax.shard_map(forward, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=(split, everywhere))
+    sharded = jax.shard_map(
+        forward_part, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=(split, everywhere)
+    )
     return sharded(params, batch_stats, views)
 
 

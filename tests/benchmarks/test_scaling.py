@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks.scaling import predict
@@ -15,6 +16,9 @@ from benchmarks.scaling.program import compile_step, from_json
 from tests.small import small_config
 from univip_jax.errors import UserError
 from univip_jax.plan import make_plan
+from univip_jax.sharding import make_mesh
+from univip_jax.train_step import make_train_step
+from univip_jax.types import Batch
 
 PROGRAM = """\
 HloModule step
@@ -94,6 +98,13 @@ def test_the_step_s_collectives_are_those_of_norms_gradients_and_losses_and_no_o
         GRADIENTS: (sum(leaf.size for leaf in leaves) - 16 - 32 - 64) * 4,
         METRICS: 3 * 4 + 2 * 16 * 4,
     }
+
+
+def test_the_step_of_one_device_holds_no_collective(state):
+    """XLA for CPUs keeps those of a single device: they must not be asked for."""
+    batch = Batch(np.zeros((8, 2, 32, 32, 3), np.uint8), np.zeros((8, 4, 16, 16, 3), np.uint8))
+    step = make_train_step(make_plan(tiny_config(), 24).step, make_mesh(jax.devices()[:1]))
+    assert "all_reduce" not in step.lower(state, batch).as_text()
 
 
 def test_a_program_tells_its_images_parameters_and_memory(program, state):
