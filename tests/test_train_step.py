@@ -14,12 +14,14 @@ from univip_jax.config import to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.models.univip import ModelSpec
 from univip_jax.optim import OptimizerSpec, make_optimizer, target_momentum
+from univip_jax.sharding import make_mesh
 from univip_jax.train_state import init_state
 from univip_jax.train_step import StepSpec, augment_views, feature_deviation, total_loss, train_step
 from univip_jax.transport import TransportSpec
 from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
 
 B, K, TOTAL_STEPS, LR = 4, 2, 100, 0.1
+MESH = make_mesh(jax.devices()[:1])
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 AUGMENT = to_spec(AugmentSpec, coco.get_config(), "augment")
 TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
@@ -43,7 +45,7 @@ def leaves(tree) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def step():
     """The step of SPEC, compiled once."""
-    return jax.jit(lambda state, batch: train_step(state, batch, SPEC), compiler_options=QUICK)
+    return jax.jit(lambda state, batch: train_step(state, batch, SPEC, MESH), compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +259,7 @@ def test_byol_s_step_needs_neither_instances_nor_f_linear(batch):
 
     def run(batch):
         state = init_state(0, spec.model, spec.optimizer, num_instances=0, merge=False)
-        new, metrics = train_step(state, batch, spec)
+        new, metrics = train_step(state, batch, spec, MESH)
         structures.extend(map(jax.tree.structure, (state, new)))
         return new.params, metrics
 

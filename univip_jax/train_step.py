@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,35 @@ def feature_deviation(outputs: jax.Array) -> jax.Array:
     return normalized.std(0).mean() * outputs.shape[-1] ** 0.5
 
 
-def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainState, Metrics]:
+def online_forward(
+    network: Online, params: Any, batch_stats: Any, views: Batch, mesh: Mesh
+) -> tuple[OnlineOutputs, Any]:
+    """The online network's outputs and new batch statistics; each device computes those of its part of the batch.
+
+    So the gradients of the three passes are added on each device, in float32, and reduced over the devices in one
+    round. The partitioner would reduce those of each pass, in the dtype of the computation. One device sums nothing.
+    """
+
+    def forward(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
+        outputs, updates = network.apply(
+            {"params": params, "batch_stats": batch_stats}, *views, mutable=["batch_stats"]
+        )
+        return outputs, updates["batch_stats"]
+
+    def forward_part(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
+        params = jax.lax.pcast(params, mesh.axis_names, to="varying")  # its transpose is the one sum over devices
+        return forward(params, batch_stats, views)
+
+    if mesh.size == 1:  # XLA would keep collectives of one device
+        return forward(params, batch_stats, views)
+    everywhere, split = replicated(mesh).spec, by_batch(mesh).spec
+    sharded = jax.shard_map(
+        forward_part, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=(split, everywhere)
+    )
+    return sharded(params, batch_stats, views)
+
+
+def train_step(state: TrainState, batch: Batch, spec: StepSpec, mesh: Mesh) -> tuple[TrainState, Metrics]:
     """A pure function of (state, batch). A step that is not finite changes only `step` and `bad_steps`."""
     key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
     views, target_instances = augment_views(key, batch, spec.augment)
@@ -90,10 +119,9 @@ def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainSt
     network = Online(spec.model, merge=spec.loss.scene_instance > 0)
 
     def loss_fn(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        online, updates = network.apply(variables, *views, mutable=["batch_stats"])
+        online, batch_stats = online_forward(network, params, state.batch_stats, views, mesh)
         loss, terms = total_loss(online, target, spec.loss, spec.transport)
-        return loss, (terms, updates["batch_stats"])
+        return loss, (terms, batch_stats)
 
     (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(grads)
@@ -123,11 +151,11 @@ def train_step(state: TrainState, batch: Batch, spec: StepSpec) -> tuple[TrainSt
 def make_train_step(spec: StepSpec, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`train_step`, jitted for `mesh`; the state is donated.
 
-    Under jit batch norm's statistics and the gradients are of the global batch by construction.
+    Batch norm's statistics and the gradients are of the global batch.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, batch, spec)
+        return train_step(state, batch, spec, mesh)
 
     everywhere = replicated(mesh)
     return jax.jit(

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -31,8 +32,17 @@ _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def batch_norm(train: bool, dtype: Any, **kwargs: Any) -> Callable[..., nn.Module]:
-    """The batch norm of all our networks; its statistics are float32 and, under jit, of the global batch."""
-    return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, **kwargs)
+    """The batch norm of all our networks; its statistics are float32 and of the global batch, under shard_map too."""
+    split = jax.sharding.get_abstract_mesh().manual_axes  # of a shard_map; under jit alone no axis needs a name
+    return partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        axis_name=split or None,
+        **kwargs,
+    )
 
 
 class Block(nn.Module):
