@@ -1,7 +1,9 @@
 """The trainer's own step, compiled for one device, on a batch that stays there."""
 
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from univip_jax.train_step import augment_views, make_train_step
 from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
 
 _PROFILED_STEPS = 3
+_AHEAD = 2  # calls that may be queued on the device, as in training: the results of more would fill its memory
 
 
 class JaxStep:
@@ -59,15 +62,23 @@ class JaxStep:
             - memory.alias_size_in_bytes,
         }
         self._device = device
-        self.parts: dict[str, Callable[[], Any]] = {"step": self._train, **_parts(plan, self._batch)}
+        self._running: deque[Any] = deque()
+        calls = {"step": self._train, **_parts(plan, self._batch)}
+        self.parts = {name: partial(self._queue, call) for name, call in calls.items()}
 
     def _train(self) -> jax.Array:
         self._state, self._metrics = self._step(self._state, self._batch)
         return self._metrics["train/loss"]
 
-    def wait(self, result: Any) -> None:
-        """Until the device has `result`."""
-        jax.block_until_ready(result)
+    def _queue(self, call: Callable[[], Any]) -> None:
+        self._running.append(call())
+        if len(self._running) > _AHEAD:
+            jax.block_until_ready(self._running.popleft())
+
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it."""
+        jax.block_until_ready(list(self._running))
+        self._running.clear()
 
     def peak_bytes(self) -> int | None:
         """Of the device so far; None where it does not tell."""
@@ -83,8 +94,8 @@ class JaxStep:
         with jax.profiler.trace(str(folder)):
             for index in range(_PROFILED_STEPS):
                 with jax.profiler.StepTraceAnnotation("train", step_num=index):
-                    loss = self._train()
-            self.wait(loss)
+                    self.parts["step"]()
+            self.wait()
 
 
 def _parts(plan: Plan, batch: Batch) -> dict[str, Callable[[], Any]]:

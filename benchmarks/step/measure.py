@@ -4,20 +4,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.step.program import Program
-from benchmarks.step.worker import OutOfMemory, ProgramFailed
-
-
-class Running(Protocol):
-    """A compiled program: a `Worker`."""
-
-    facts: dict[str, Any]
-
-    def round(self) -> dict[str, float]: ...
-
-    def finish(self) -> int | None: ...
+from benchmarks.step.worker import OutOfMemory, ProgramFailed, Worker
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,7 @@ class Progress:
 
 
 def measure(
-    programs: list[Program], rounds: int, start: Callable[[Program], Running], progress: Progress
+    programs: list[Program], rounds: int, start: Callable[[Program], Worker], progress: Progress
 ) -> list[Result]:
     """Compiles the programs and times them in turns; those of one batch, as they share the device's memory.
 
@@ -85,7 +75,7 @@ def measure(
     return [results[program] for program in programs]
 
 
-def _take_turns(running: dict[Program, Running], rounds: int, group: int, progress: Progress) -> dict[Program, Result]:
+def _take_turns(running: dict[Program, Worker], rounds: int, group: int, progress: Progress) -> dict[Program, Result]:
     timed, results = {program: [] for program in running}, {}
     for index in range(rounds + 1):  # the last one ends them
         for program in [p for p in running if p not in results]:

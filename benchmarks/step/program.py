@@ -23,7 +23,6 @@ class Experiment:
 EXPERIMENTS = {
     "no_loop": Experiment("what do the iterations of Sinkhorn cost inside the step?", {"transport.num_iters": 1}),
     "no_blur": Experiment("what does the blur cost inside the step?", {"augment.blur": (0.0, 0.0)}),
-    "float32": Experiment("what does bfloat16 bring?", {"model.dtype": "float32"}),
     "no_graphs": Experiment("what do CUDA graphs bring?", xla_flags="--xla_gpu_enable_command_buffer="),
     "loops_in_graphs": Experiment(
         "is Sinkhorn's loop faster as part of a CUDA graph?",

@@ -76,8 +76,9 @@ def _cell(value: float | None, digits: int = 1) -> str:
 
 def flops_per_image(result: Result, results: list[Result]) -> float | None:
     """Those that XLA counts in the method's step, for PyTorch's step too: the work is the same."""
-    same = (r.facts.get("flops_per_image") for r in results if r.program.method == result.program.method)
-    return result.facts.get("flops_per_image") or next(filter(None, same), None)
+    program = result.program
+    same = find(results, "jax", program.method, program.batch_size)
+    return result.facts.get("flops_per_image") or (same and same.facts.get("flops_per_image"))
 
 
 def _row(result: Result, results: list[Result], peak: float | None) -> list[str]:
@@ -124,7 +125,7 @@ def comparisons(results: list[Result]) -> list[str]:
         value = ratio(first, second)
         if value is None:
             continue
-        turns = "" if first.group == second.group else " (one after the other: both at once exceed the memory)"
+        turns = "" if first.group == second.group else " (one after the other, not in turns)"
         lines.append(f"{what}: {program}: {value:.3f}{turns}")
     return lines
 

@@ -58,7 +58,8 @@ class TorchStep:
             self._forward = torch.compile(self._loss, mode=compile_mode, dynamic=False, fullgraph=True)
         self.parts: dict[str, Callable[[], torch.Tensor]] = {"step": self._train}
         began = time.monotonic()
-        self.wait(self._train())
+        self._train()
+        self.wait()
         self.facts = {
             "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
             "platform": self._device.type,
@@ -87,7 +88,7 @@ class TorchStep:
         self._last = loss.detach()
         return self._last
 
-    def wait(self, _: torch.Tensor) -> None:
+    def wait(self) -> None:
         """Until the device has done all that was asked of it."""
         if self._device.type == "cuda":
             torch.cuda.synchronize()
