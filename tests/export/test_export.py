@@ -18,8 +18,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import save as numpy_save
 from safetensors.torch import load_file, save_file
-from torch_resnet import TorchResNet, randomise
+from torch_resnet import randomise
 
+from benchmarks.step.torch_networks import TorchResNet
 from univip_jax import load_encoder
 from univip_jax.detectron2.check import check_config
 from univip_jax.detectron2.pickle_file import read_pkl

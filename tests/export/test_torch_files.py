@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch_resnet import TorchResNet, randomise
+from torch_resnet import randomise
 
+from benchmarks.step.torch_networks import TorchResNet
 from univip_jax import load_encoder
 from univip_jax.errors import UserError
 from univip_jax.models.resnet import pool_2x2

@@ -1,0 +1,116 @@
+"""The trainer's own step, compiled for one device, on a batch that stays there."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.step.program import Program, random_pixels
+from univip_jax.losses import instance_loss
+from univip_jax.paper import PHOTOS
+from univip_jax.plan import Plan, make_plan
+from univip_jax.sharding import make_mesh, put_batch, replicated
+from univip_jax.train_step import augment_views, make_train_step
+from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
+
+_PROFILED_STEPS = 3
+_AHEAD = 2  # calls that may be queued on the device, as in training: the results of more would fill its memory
+
+
+class JaxStep:
+    """A compiled step and its state.
+
+    Attributes:
+      facts: what is known before it runs: device, seconds to compile, FLOPs an image, bytes the program asks for.
+      parts: calls to be timed; `step` does one train step, the others do again alone what is a part of it.
+    """
+
+    def __init__(self, program: Program):
+        jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is a figure
+        plan = make_plan(program.config(), PHOTOS["coco"])
+        device = jax.devices()[0]
+        mesh = make_mesh([device])
+        views = plan.views
+        self._batch = put_batch(
+            mesh,
+            Batch(
+                random_pixels(plan.batch_size, 2, views.scene_size),
+                random_pixels(plan.batch_size, views.num_instances, views.instance_size),
+            ),
+        )
+        self._state = jax.jit(plan.init_state, out_shardings=replicated(mesh))()
+        began = time.monotonic()
+        lowered = make_train_step(plan.step, mesh).lower(self._state, self._batch)
+        self._step = lowered.compile()
+        seconds = time.monotonic() - began
+        memory = self._step.memory_analysis()
+        self.facts = {
+            "device": device.device_kind,
+            "platform": device.platform,
+            "version": f"jax {jax.__version__}",
+            "compile_seconds": seconds,
+            # Of the program before XLA's passes: the method's work, whatever the backend makes of it.
+            "flops_per_image": lowered.cost_analysis()["flops"] / plan.batch_size,
+            "program_bytes": memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes,
+        }
+        self._device = device
+        self._running: deque[Any] = deque()
+        calls = {"step": self._train, **_parts(plan, self._batch)}
+        self.parts = {name: partial(self._queue, call) for name, call in calls.items()}
+
+    def _train(self) -> jax.Array:
+        self._state, self._metrics = self._step(self._state, self._batch)
+        return self._metrics["train/loss"]
+
+    def _queue(self, call: Callable[[], Any]) -> None:
+        self._running.append(call())
+        if len(self._running) > _AHEAD:
+            jax.block_until_ready(self._running.popleft())
+
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it."""
+        jax.block_until_ready(list(self._running))
+        self._running.clear()
+
+    def peak_bytes(self) -> int | None:
+        """Of the device so far; None where it does not tell."""
+        return (self._device.memory_stats() or {}).get("peak_bytes_in_use")
+
+    def check(self) -> None:
+        """Raises FloatingPointError where a step was not finite, and so changed nothing."""
+        if bad := int(self._metrics["train/bad_steps"]):
+            raise FloatingPointError(f"{bad} steps were not finite")
+
+    def profile(self, folder: Path) -> None:
+        """Writes a trace of a few steps, for TensorBoard or Perfetto."""
+        with jax.profiler.trace(str(folder)):
+            for index in range(_PROFILED_STEPS):
+                with jax.profiler.StepTraceAnnotation("train", step_num=index):
+                    self.parts["step"]()
+            self.wait()
+
+
+def _parts(plan: Plan, batch: Batch) -> dict[str, Callable[[], Any]]:
+    """Augmentation, and the instance loss forward (marginals, cost and Sinkhorn), each compiled alone."""
+    spec, key = plan.step, jax.random.key(0)
+    augment = jax.jit(lambda key, batch: augment_views(key, batch, spec.augment))
+    parts = {"augmentation": lambda: augment(key, batch)}
+    if spec.loss.instance:
+        rng = np.random.default_rng(0)
+        shape = (plan.batch_size, 2 + plan.views.num_instances, spec.model.projection)
+        online, target = (jax.device_put(rng.normal(size=shape).astype(np.float32)) for _ in range(2))
+        outputs = (
+            OnlineOutputs(online[:, :2], online[:, 2:], online[:, 0]),
+            TargetOutputs(target[:, :2], target[:, 2:]),
+        )
+        transport = jax.jit(lambda online, target: instance_loss(online, target, spec.transport))
+        parts["transport"] = lambda: transport(*outputs)
+    return parts
