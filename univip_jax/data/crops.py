@@ -125,25 +125,45 @@ def instance_boxes(
     the least IoU is taken.
     """
     seeds = tf.random.split(seed, 3)
-    size = (region[2:] - region[:2]) * tf.stack([height, width])
-    least = tf.minimum(float(spec.min_box_side), size)
-    shrunk = tf.minimum(float(spec.min_box_side), size / 2)
-    boxes = tf.concat(
-        [
-            proposals,
-            naive_boxes(seeds[0], region, height, width, least),
-            naive_boxes(seeds[1], region, height, width, shrunk),
-        ],
-        0,
-    )
     num = tf.shape(proposals)[0]
     rank = tf.random.stateless_uniform([num], seeds[2])
     if spec.pick == "first":
         rank = 1 - tf.range(num, dtype=tf.float32) / tf.maximum(1.0, tf.cast(num, tf.float32))
-    tier = tf.concat([3 + rank, tf.fill([_CANDIDATES], 2.0), tf.fill([_CANDIDATES], 1.0)], 0)
-    # Stored proposals were filtered among themselves, and what people annotated is an object whatever it overlaps.
-    free = (tf.range(tf.shape(boxes)[0]) < num) & (spec.proposals != "naive")
-    usable = tf.concat([inside(proposals, region), tf.ones([2 * _CANDIDATES], tf.bool)], 0)
+    tier, usable = 3 + rank, inside(proposals, region)
+
+    def pick() -> tf.Tensor:
+        best = tf.argsort(tf.where(usable, tier, -2.0), direction="DESCENDING")[: spec.num_instances]
+        return tf.gather(proposals, best)
+
+    def fill_up() -> tf.Tensor:
+        return _fill_up(seeds, proposals, tier, usable, region, tf.stack([height, width]), spec)
+
+    if spec.proposals == "naive":  # they keep their distance from each other too
+        return fill_up()
+    # Stored proposals were filtered among themselves, and what people annotated is an object whatever it overlaps: with
+    # enough of them, as nearly always, no naive box is drawn and no IoU taken, which is most of the geometry's time.
+    boxes = tf.cond(tf.math.count_nonzero(usable) >= spec.num_instances, pick, fill_up)
+    return tf.ensure_shape(boxes, [spec.num_instances, 4])
+
+
+def _fill_up(
+    seeds: tf.Tensor,
+    proposals: tf.Tensor,
+    tier: tf.Tensor,
+    usable: tf.Tensor,
+    region: tf.Tensor,
+    scale: tf.Tensor,
+    spec: ViewSpec,
+) -> tf.Tensor:
+    """K boxes [K, 4]: of `proposals` those that are `usable`, the highest `tier` first, then naive boxes."""
+    size = (region[2:] - region[:2]) * scale  # px
+    least = tf.minimum(float(spec.min_box_side), size)
+    shrunk = tf.minimum(float(spec.min_box_side), size / 2)
+    naive = [naive_boxes(seeds[i], region, scale[0], scale[1], side) for i, side in enumerate((least, shrunk))]
+    boxes = tf.concat([proposals, *naive], 0)
+    tier = tf.concat([tier, tf.fill([_CANDIDATES], 2.0), tf.fill([_CANDIDATES], 1.0)], 0)
+    free = (tf.range(tf.shape(boxes)[0]) < tf.shape(proposals)[0]) & (spec.proposals != "naive")
+    usable = tf.concat([usable, tf.ones([2 * _CANDIDATES], tf.bool)], 0)
     worst, chosen = tf.zeros_like(tier), []
     for _ in range(spec.num_instances):
         score = tf.where(free | (worst <= _MAX_IOU), tier, -worst)
@@ -157,19 +177,25 @@ def instance_boxes(
 def crop(image: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
     """Crops uint8 [n, size, size, 3] of image uint8 [H, W, 3], one for each of boxes [n, 4], anti-aliased."""
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    crops = []
+    low = boxes[:, :2] * shape
+    scale = size / tf.maximum(boxes[:, 2:] * shape - low, 1e-3)
+    crops = [tf.zeros([0, size, size, 3], tf.uint8)]
     for index in range(boxes.shape[0]):
-        low, high = boxes[index, :2] * shape, boxes[index, 2:] * shape
-        scale = size / tf.maximum(high - low, 1e-3)
-        crops.append(
-            tf.raw_ops.ScaleAndTranslate(
-                images=image[None],
-                size=[size, size],
-                scale=scale,
-                translation=-low * scale,
-                kernel_type="triangle",
-                antialias=True,
-            )[0]
+        pixels = tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=[size, size],
+            scale=scale[index],
+            translation=-low[index] * scale[index],
+            kernel_type="triangle",
+            antialias=True,
         )
-    stacked = tf.stack(crops) if crops else tf.zeros([0, size, size, 3])
-    return tf.cast(tf.clip_by_value(tf.round(stacked), 0, 255), tf.uint8)
+        crops.append(_to_uint8(pixels))
+    return tf.concat(crops, 0)
+
+
+def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    """Rounds to the nearest, halves to even, and clips to 0..255: in one pass over memory instead of three."""
+    quantized = tf.raw_ops.QuantizeV2(
+        input=pixels, min_range=0.0, max_range=255.0, T=tf.quint8, mode="SCALED", round_mode="HALF_TO_EVEN"
+    )
+    return tf.bitcast(quantized.output, tf.uint8)

@@ -1,0 +1,167 @@
+"""Processor time of a photo on the host: the shipped input pipeline, its stages, decoding alone, and the usual PyTorch.
+
+    python -m benchmarks.input --data=PREPARED [--num_photos=128] [--rounds=7] [--images_per_second=1000]
+
+Prints Markdown: each way beside decoding alone, the limit; what each stage of the shipped one adds; and how many cores
+feed a device. A round measures all ways, one after the other, on one thread each: believe the ratios, which are taken
+within a round. Processor time does not see what else the machine does, except through shared caches and hyper-threads.
+PyTorch's row wants `torch` and `torchvision`; where they cannot be imported, it says so and stays empty.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from tqdm import tqdm
+
+from benchmarks.torch_input import Photo, torch_batches
+from configs import common
+from univip_jax import command
+from univip_jax.config import to_spec
+from univip_jax.data.crops import crop
+from univip_jax.data.index import Index
+from univip_jax.data.pipeline import choose_views, make_batches, read_record, record_seed
+from univip_jax.data.records import Dataset, decode_image, open_dataset, parse, run_on_one_core
+from univip_jax.errors import UserError
+from univip_jax.views import ViewSpec
+
+BATCH = 16
+LIMIT, SHIPPED, TORCH = "read and decode alone, the limit", "the shipped pipeline", "PyTorch, PIL and torchvision"
+STAGES = ("read", "parse", "geometry", "decode", "scene crops", "instance crops")
+
+Way = Callable[[], object]  # works on the next BATCH photos
+
+
+def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
+    """The shipped pipeline's work up to a stage, on photos of the first epoch; TensorFlow prunes what comes after."""
+    paths = tf.constant([str(shard.path) for shard in dataset.shards])
+    rows = [index.rows(step) for step in range(index.steps_per_epoch)]
+    columns = tuple(np.concatenate([getattr(row, name) for row in rows]) for name in ("records", "shards", "offsets"))
+
+    def load(record: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        serialized = read_record(paths[shard], offset)
+        parsed = parse(serialized)
+        seed = record_seed(index.seed, tf.constant(0, tf.int64), record)
+        scenes, _, instances, _ = choose_views(parsed, seed, spec)
+        image = decode_image(parsed["encoded"])
+        scene_crops = crop(image, scenes, spec.scene_size)
+        needed_later = {
+            LIMIT: (image,),
+            "read": (serialized,),
+            "parse": tuple(parsed.values()),
+            "geometry": (parsed["encoded"], scenes, instances),
+            "decode": (image, scenes, instances),
+            "scene crops": (scene_crops, image, instances),
+            "instance crops": (scene_crops, crop(image, instances, spec.instance_size)),
+        }
+        return needed_later[stage]
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    photos = tf.data.Dataset.from_tensor_slices(columns).repeat().map(load, num_parallel_calls=1).with_options(options)
+    photos = iter(photos)
+    return lambda: [next(photos) for _ in range(BATCH)]
+
+
+def first_photos(dataset: Dataset, index: Index, spec: ViewSpec, count: int) -> list[Photo]:
+    """What PyTorch is given: files and where their views lie, so that it need not choose them."""
+    load = do_until("geometry", dataset, index, spec)
+    batches = [load() for _ in range(count // BATCH)]
+    return [Photo(encoded.numpy(), s.numpy(), i.numpy()) for batch in batches for encoded, s, i in batch]
+
+
+def settle() -> float:
+    """The process's time, in s, once it stands still: a pipeline goes on to fill its buffer."""
+    still, now = 0, time.process_time()
+    while still < 4:  # in a row: on a busy machine a thread may wait its turn
+        time.sleep(0.1)
+        before, now = now, time.process_time()
+        still = still + 1 if now - before < 0.002 else 0
+    return now
+
+
+def measure(ways: dict[str, Way], rounds: int, num_photos: int) -> dict[str, np.ndarray]:
+    """Processor time in ms a photo, [rounds], of each way; the ways take turns."""
+    for work in ways.values():  # traces and fills buffers
+        work()
+    found = {name: [] for name in ways}
+    with tqdm(total=rounds * len(ways), unit="way") as progress:
+        for _ in range(rounds):
+            for name, work in ways.items():
+                start = settle()
+                for _ in range(num_photos // BATCH):
+                    work()
+                found[name].append((settle() - start) / num_photos * 1e3)
+                progress.update()
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def spread(values: np.ndarray) -> str:
+    """Median, with the least and the largest."""
+    return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
+
+
+def table_of_ways(times: dict[str, np.ndarray], torch_missing: str) -> list[str]:
+    """A row for each whole way."""
+    lines = ["| way | ms a photo | photos/s/core | times the limit |", "| --- | --- | --- | --- |"]
+    for name in (LIMIT, SHIPPED, TORCH):
+        if name in times:
+            rate = 1e3 / np.median(times[name])
+            lines.append(f"| {name} | {spread(times[name])} | {rate:.0f} | {spread(times[name] / times[LIMIT])} |")
+        else:
+            lines.append(f"| {name} | not measured: {torch_missing} | | |")
+    return lines
+
+
+def table_of_stages(times: dict[str, np.ndarray]) -> list[str]:
+    """What each stage adds to those before it, and which adds most."""
+    names = (*STAGES, SHIPPED)
+    totals = np.stack([times[name] for name in names])
+    added = np.diff(totals, axis=0, prepend=0)
+    lines = ["| stage | adds, ms a photo | share |", "| --- | --- | --- |"]
+    medians = np.median(added, axis=1)
+    titles = (*STAGES, "order, batch, to NumPy")
+    for title, values, median in zip(titles, added, medians, strict=True):
+        lines.append(f"| {title} | {spread(values)} | {median / medians.sum():.0%} |")
+    return [*lines, "", f"The bottleneck: {titles[int(medians.argmax())]}."]
+
+
+def cores(images_per_second: float, milliseconds: float) -> str:
+    """How many cores feed a device that takes `images_per_second`, as arithmetic."""
+    needed = images_per_second * milliseconds / 1e3
+    return f"One device: {images_per_second:,.0f} images/s x {milliseconds:.2f} ms = {needed:.1f} cores."
+
+
+def _define() -> None:
+    flags.DEFINE_string("data", None, "A data set that `python -m data_prep` made.")
+    flags.DEFINE_integer("num_photos", 128, f"Of a round and way; a multiple of {BATCH} is taken.", BATCH)
+    flags.DEFINE_integer("rounds", 7, "How often each way is measured.", 1)
+    flags.DEFINE_float("images_per_second", 1000.0, "What the device takes: benchmarks.step tells it.", 0.0)
+
+
+def _main() -> None:
+    options = flags.FLAGS
+    run_on_one_core()
+    dataset = open_dataset(options.data)
+    num_photos = options.num_photos // BATCH * BATCH
+    spec, index = to_spec(ViewSpec, common.get_config(), "views"), Index(dataset, 0, BATCH)
+    batches = make_batches(dataset, index, spec, num_threads=1)
+    ways: dict[str, Way] = {name: do_until(name, dataset, index, spec) for name in (LIMIT, *STAGES)}
+    ways[SHIPPED] = lambda: next(batches)
+    torch_missing = ""
+    try:
+        others = torch_batches(first_photos(dataset, index, spec, num_photos), spec, BATCH)
+        ways[TORCH] = lambda: next(others)
+    except UserError as error:
+        torch_missing = str(error)
+    times = measure(ways, options.rounds, num_photos)
+    size = f"2 x {spec.scene_size} + {spec.num_instances} x {spec.instance_size}"
+    print(f"\n{num_photos} photos a round and way, {options.rounds} rounds, {size}; median (least to largest).\n")
+    print("\n".join(table_of_ways(times, torch_missing)), "\n".join(table_of_stages(times)), sep="\n\n")
+    print("\n" + cores(options.images_per_second, float(np.median(times[SHIPPED]))))
+
+
+if __name__ == "__main__":
+    command.run("benchmarks.input", _define, ["data"], _main, interrupted="nothing was kept")
