@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +12,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from univip_jax import goodput  # noqa: F401, I001 (imported first: it notes when the process began)
 
-import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from univip_jax.compile_cache import keep_compiled
 from univip_jax.errors import UserError
+from univip_jax.watchdog import Watchdog
 
 _SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: not a mistake of the user's, so a supervisor tries again
 
@@ -50,31 +50,43 @@ def _parse_flags(args: list[str]) -> list[str]:
         sys.exit(2)
 
 
+def _open_task(config: ConfigDict, workdir: Path) -> Callable[[ConfigDict, Path], None]:
+    """What the config asks for. Here begin the imports that take seconds: flags are told right or wrong before."""
+    sweeps = bool(_STEPS.value or _SEEDS.value)
+    if sweeps and config.task == "train":
+        raise UserError("--steps and --seeds are of evaluations; a training's seed is --config.seed")
+    if _DISTRIBUTED.value:
+        import jax
+
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if config.task == "train":
+        from univip_jax.train import train as task
+    elif config.task == "knn":
+        from univip_jax.evaluate.knn import evaluate_knn as task
+    elif config.task == "linear":
+        from univip_jax.evaluate.linear import evaluate_linear as task
+    elif config.task == "semi":
+        from univip_jax.evaluate.semi import evaluate_semi as task
+    elif config.task == "svm":
+        from univip_jax.evaluate.svm import evaluate_svm as task
+    else:
+        raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear, semi and svm")
+    if sweeps:
+        from univip_jax.evaluate.sweep import sweep
+
+        task = partial(sweep, task, steps=_STEPS.value, seeds=_SEEDS.value)
+    from univip_jax.compile_cache import keep_compiled
+
+    keep_compiled(workdir)
+    return task
+
+
 def _run(_: list[str]) -> None:
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant; failures are raised
     try:
-        if _DISTRIBUTED.value:
-            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        if config.task == "train":
-            from univip_jax.train import train as task
-        elif config.task == "knn":
-            from univip_jax.evaluate.knn import evaluate_knn as task
-        elif config.task == "linear":
-            from univip_jax.evaluate.linear import evaluate_linear as task
-        elif config.task == "semi":
-            from univip_jax.evaluate.semi import evaluate_semi as task
-        elif config.task == "svm":
-            from univip_jax.evaluate.svm import evaluate_svm as task
-        else:
-            raise UserError(f"task={config.task!r} is unknown; there are train, knn, linear, semi and svm")
-        if _STEPS.value or _SEEDS.value:
-            if config.task == "train":
-                raise UserError("--steps and --seeds are of evaluations; a training's seed is --config.seed")
-            from univip_jax.evaluate.sweep import sweep
-
-            task = partial(sweep, task, steps=_STEPS.value, seeds=_SEEDS.value)
-        keep_compiled(workdir)
+        with Watchdog(config.get("stall_seconds", 0.0)):  # a disk of another machine may never give a module
+            task = _open_task(config, workdir)
         task(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -96,3 +96,19 @@ def test_a_stall_is_ten_times_the_median_step_where_that_is_more():
     slow = start("time.sleep(1.2); watchdog.step()", seconds=0.5, step=0.2)
     out, _ = slow.communicate(timeout=TIMEOUT)
     assert (slow.returncode, out.split()[1:]) == (0, ["steps", "end"])
+
+
+def test_a_module_that_a_disk_never_gives_ends_the_process(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("import time\ntime.sleep(600)\n")
+    command = ["main.py", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}", "--config.stall_seconds=1"]
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert result.returncode == -signal.SIGABRT
+    assert f'File "{tmp_path / "tensorflow" / "__init__.py"}", line 2' in result.stderr

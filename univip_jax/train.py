@@ -43,6 +43,11 @@ def train(config: ConfigDict, run: Path) -> None:
       UserError: what a user can put right, too many steps in a row that are not finite among it.
       TransientError: what may be gone when the same run is started again.
     """
+    with Watchdog(config.stall_seconds) as watchdog:
+        _train(config, run, watchdog)
+
+
+def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
     dataset = open_dataset(config.data.train)
     mesh = make_mesh()
     rows = local_rows(mesh, config.batch_size)
@@ -59,11 +64,7 @@ def train(config: ConfigDict, run: Path) -> None:
     goodput = Goodput(run if primary else None)
     retention = Retention(config.keep_checkpoints, config.keep_every_steps)
 
-    with (
-        Preemption() as preemption,
-        Watchdog(config.stall_seconds) as watchdog,
-        Checkpoints(run, retention) as checkpoints,
-    ):
+    with Preemption() as preemption, Checkpoints(run, retention) as checkpoints:
         with goodput.spend("restore" if checkpoints.steps() else "compile"):
             other_data = "data.train" in allowed_changes(config)
             start, state = start_or_resume(plan, dataset, checkpoints, mesh, allow_other_data=other_data)

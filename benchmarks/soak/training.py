@@ -92,6 +92,14 @@ class Training:
                 found.append(int(place.parent.name))
         return sorted(found)
 
+    @staticmethod
+    def is_watched(rank: int) -> bool:
+        """Whether the process `rank` has its watchdog: Python's own start, before it, is nobody's to watch."""
+        try:
+            return bool(Path(f"/proc/{rank}/task/{rank}/children").read_text())
+        except OSError:
+            return False  # it has just ended
+
     def output(self) -> str:
         """All it has printed so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -212,7 +212,7 @@ def faults(training: Training, reference: Training, minutes: float, rng: random.
             training.start()
             continue
         victim = rng.choice(training.rank_ids() or [0])
-        if not victim:
+        if not victim or (kind == "stop" and not training.is_watched(victim)):
             continue
         seen[f"faults: {kind}"] += 1
         if kind == "sigterm":
