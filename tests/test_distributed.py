@@ -14,7 +14,8 @@ import numpy as np
 from tests.small import long_config
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.evaluate.features import extract, load_encoder
-from univip_jax.evaluate.knn import effective_rank, knn_top1, open_for_knn
+from univip_jax.evaluate.knn import open_for_knn
+from univip_jax.evaluate.neighbours import effective_rank, knn_top1
 from univip_jax.run_log import RunLog
 from univip_jax.train import train
 

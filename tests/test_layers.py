@@ -29,7 +29,7 @@ LAYERS = [
     ],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses", "paper"],
     ["models.univip", "detectron2.configs", "weight_files", "data.eval_views", "results"],
-    ["train_state", "data.pipeline", "data.labelled", "detectron2.__main__", "reproduce"],
+    ["train_state", "evaluate.neighbours", "data.pipeline", "data.labelled", "detectron2.__main__", "reproduce"],
     ["train_step", "checkpoint", "data.subset"],
     ["plan", "evaluate.features", "evaluate.color", "evaluate.heads", "evaluate.logistic"],
     ["report", "resume", "evaluate.kept", "evaluate.probe", "extract", "import_weights", "export.consumers"],
@@ -116,7 +116,7 @@ def test_the_accelerators_side_imports_without_tensorflow():
     code = (
         "import sys\n"
         "for name in ('tensorflow', 'tensorflow_datasets', 'cv2'): sys.modules[name] = None\n"
-        "import univip_jax.plan, univip_jax.checkpoint, univip_jax.sharding\n"
+        "import univip_jax.plan, univip_jax.checkpoint, univip_jax.sharding, univip_jax.evaluate.neighbours\n"
         "print('ok')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -44,7 +44,7 @@ def compare(table: Table, root: Path) -> str:
         lines += [_line([*paper, *cells, row.evaluation.protocol]) for cells in _ours(row, mine)]
     shown = {result.path for mine in of_row.values() for result in mine}
     lines += _others(table, [result for result in results if result.path not in shown])
-    lines += _gaps(of_row, table, runs, root)
+    lines += _missing_lines(_gaps(of_row, table, runs, root))
     return "\n".join(lines)
 
 
@@ -99,14 +99,28 @@ def _others(table: Table, results: list[Result]) -> list[str]:
     return ["", "## Results that are not in the table", "", *lines] if lines else []
 
 
-def _gaps(of_row: dict[Row, list[Result]], table: Table, runs: dict[Path, dict], root: Path) -> list[str]:
-    """For each row without a result by the paper's settings the commands that make it, each command once."""
+def missing(table: Table, root: Path) -> list[str]:
+    """The commands that make what the table lacks below `root`, each once, in an order in which they can be run."""
+    results, runs = read_results(root), find_pretrainings(root)
+    gaps = _gaps({row: _newest(row, table, results) for row in table.rows}, table, runs, root)
+    return list(dict.fromkeys(command for commands in gaps for command in commands))
+
+
+def _gaps(
+    of_row: dict[Row, list[Result]], table: Table, runs: dict[Path, dict], root: Path
+) -> dict[tuple[str, ...], list[str]]:
+    """The rows without a result by the paper's settings, by the commands that make it."""
     rows_by_commands: dict[tuple[str, ...], list[str]] = {}
     for row, mine in of_row.items():
         if all(differences(row, result) for result in mine):
             rows_by_commands.setdefault(tuple(_commands(row, table, runs, root)), []).append(row.name)
+    return rows_by_commands
+
+
+def _missing_lines(gaps: dict[tuple[str, ...], list[str]]) -> list[str]:
+    """The commands behind the names of their rows, each command once."""
     lines: list[str] = []
-    for commands, names in rows_by_commands.items():
+    for commands, names in gaps.items():
         lines += [f"# {'; '.join(names)}", *(command for command in commands if command not in lines)]
     return ["", "## Missing", "", "```", *lines, "```"] if lines else []
 

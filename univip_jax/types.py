@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 
@@ -32,6 +33,13 @@ class TargetOutputs(NamedTuple):
 
     scenes: Float[Array, "B 2 D"]
     instances: Float[Array, "B K D"]
+
+
+class Features(NamedTuple):
+    """Features of a labelled set, in its order."""
+
+    features: Float[np.ndarray, "N F"]
+    labels: Int[np.ndarray, " N"]
 
 
 @flax.struct.dataclass

@@ -14,7 +14,8 @@ from univip_jax.errors import UserError
 from univip_jax.evaluate import during
 from univip_jax.evaluate.during import KnnDuringTraining, KnnSpec, make_spread
 from univip_jax.evaluate.features import Encoder, extract, float32_backbone
-from univip_jax.evaluate.knn import effective_rank, open_for_knn
+from univip_jax.evaluate.knn import open_for_knn
+from univip_jax.evaluate.neighbours import effective_rank
 from univip_jax.plan import make_plan
 from univip_jax.sharding import by_batch, make_mesh, replicated
 from univip_jax.types import Batch

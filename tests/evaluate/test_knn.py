@@ -13,9 +13,10 @@ from univip_jax import load_encoder
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.data.labelled import open_labelled
 from univip_jax.errors import UserError
-from univip_jax.evaluate import knn
+from univip_jax.evaluate import neighbours
 from univip_jax.evaluate.features import extract
-from univip_jax.evaluate.knn import evaluate_knn, knn_predict
+from univip_jax.evaluate.knn import evaluate_knn
+from univip_jax.evaluate.neighbours import knn_predict
 
 
 def features(count: int, seed: int) -> np.ndarray:
@@ -55,8 +56,8 @@ def test_predictions_are_numpy_s(k, temperature):
 @pytest.mark.parametrize("rows", [(65_536, 1024), (64, 32)])
 def test_ties_go_to_the_earlier_photo(monkeypatch, k, temperature, rows):
     """Four of 8 numbers are 1 or -1: cosines are multiples of 1/4, without rounding, and most of 500 are equal."""
-    monkeypatch.setattr(knn, "_TRAIN_ROWS", rows[0])
-    monkeypatch.setattr(knn, "_TEST_ROWS", rows[1])
+    monkeypatch.setattr(neighbours, "_TRAIN_ROWS", rows[0])
+    monkeypatch.setattr(neighbours, "_TEST_ROWS", rows[1])
     rng = np.random.default_rng(6)
     signs = rng.choice([-1.0, 1.0], (600, 8)) * rng.permuted(np.tile([1.0, 0.0], (600, 4)), axis=1)
     train, test = signs[:500].astype(np.float32), signs[500:].astype(np.float32)

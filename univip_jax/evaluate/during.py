@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from univip_jax.augment import normalize_pixels
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import Encoder, extract, float32_backbone
-from univip_jax.evaluate.knn import effective_rank, knn_top1, open_for_knn
+from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
+from univip_jax.evaluate.neighbours import effective_rank, knn_top1
 from univip_jax.models.univip import ModelSpec
 from univip_jax.sharding import by_batch, replicated
 from univip_jax.train_step import feature_deviation

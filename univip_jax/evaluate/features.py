@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from univip_jax.errors import UserError
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.sharding import by_batch, make_mesh, replicated
+from univip_jax.types import Features
 from univip_jax.weight_files import image_size_of, read_backbone
 
 RANDOM = "random"
@@ -117,13 +118,6 @@ def open_encoder(config: ConfigDict) -> Encoder:
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     variables = _initial_variables(backbone, config.seed)
     return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)
-
-
-class Features(NamedTuple):
-    """Features of a labelled set, in its order."""
-
-    features: Float[np.ndarray, "N F"]
-    labels: Int[np.ndarray, " N"]
 
 
 def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int) -> Features:

@@ -21,9 +21,10 @@ from univip_jax.data.eval_views import View, centre_crop, squash
 from univip_jax.data.labelled import Labelled, LabelledBatch, view_batches
 from univip_jax.digest import digests
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder, Features
+from univip_jax.evaluate.features import Encoder
 from univip_jax.models.resnet import pool_2x2
 from univip_jax.sharding import by_batch, make_mesh, replicated
+from univip_jax.types import Features
 
 
 class Recipe(NamedTuple):

@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 from univip_jax.config import flatten
 from univip_jax.data.labelled import Labelled, hold_out, open_pair
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import RESULTS, Encoder, Features, open_encoder, write_results
+from univip_jax.evaluate.features import RESULTS, Encoder, open_encoder, write_results
 from univip_jax.evaluate.heads import ProbeSpec, select
 from univip_jax.evaluate.kept import CENTRE, kept_features
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.probe import score, train_heads
+from univip_jax.types import Features
 
 SETTINGS = "settings.json"
 _BYOL_HELD_OUT = 10_009  # of ImageNet's training photos

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Features
+from univip_jax.types import Features
 
 _MAX_ITER = 2000  # of the logistic regression
 

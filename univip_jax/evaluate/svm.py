@@ -20,8 +20,9 @@ from tqdm import tqdm
 from univip_jax.data.labelled import Labelled, open_pair
 from univip_jax.errors import UserError
 from univip_jax.evaluate import one_vs_rest
-from univip_jax.evaluate.features import Features, open_encoder, write_results
+from univip_jax.evaluate.features import open_encoder, write_results
 from univip_jax.evaluate.kept import SQUASHED, kept_features
+from univip_jax.types import Features
 
 _CHOSEN_BY = (
     f"each class's C by its average precision over {one_vs_rest.NUM_FOLDS} folds of the training photos; "

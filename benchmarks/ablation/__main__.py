@@ -1,0 +1,91 @@
+"""Trains the rows of UniVIP's Table 7 or 8 on the same scenes, with the same seeds and budget, and prints the table.
+
+    python -m benchmarks.scenes --train=imagenette128/train --test=imagenette128/val --out=scenes
+    python -m benchmarks.ablation --scenes=scenes/scenes.npz --workdir=runs/ablation [--budget=tiny] [--table=7]
+        [--seeds=0,1] [--rows=a,e] [--set=optimizer.lr=0.2,ema.base=0.98]
+
+Each row and seed has a folder in --workdir; the same command goes on with those that are not done. TensorFlow is not
+needed. --budget=full is the paper's: it runs, one after the other, the commands that `python -m univip_jax.reproduce`
+prints for the table, on the data sets that their configs name: weeks on one GPU.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from univip_jax.command import run as run_command
+
+NAME = "benchmarks.ablation"
+_ROWS = {
+    7: ("a", "b", "c", "d", "e"),
+    8: ("random_views", "naive", "annotated", "selective_search", "k0", "k2", "k8"),
+}
+# Small maps on a CPU: see docs/benchmarks.md, and demo/__main__.py.
+_XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "Folder for a folder of each row and seed.")
+    flags.DEFINE_enum("budget", "tiny", ["tiny", "small", "full"], "2 CPU cores; one H200; the paper's.")
+    flags.DEFINE_enum("table", "7", [str(number) for number in _ROWS], "Of the paper.")
+    flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes; `full` needs none.")
+    flags.DEFINE_list("rows", [], "Only these rows of the table.")
+    flags.DEFINE_list("seeds", ["0"], "Of networks, order, crops and augmentation.")
+    flags.DEFINE_list("set", [], "Config fields that differ from the budget's, as optimizer.lr=0.2.")
+
+
+def _check_flags() -> None:
+    args = flags.FLAGS
+    if args.budget != "full" and not args.scenes:
+        raise flags.Error("--scenes is missing: give the scenes.npz of python -m benchmarks.scenes")
+    if unknown := set(args.rows) - set(_ROWS[int(args.table)]):
+        raise flags.Error(f"--rows={','.join(sorted(unknown))}: choose from {','.join(_ROWS[int(args.table)])}")
+    if wrong := [seed for seed in args.seeds if not seed.isdecimal()]:
+        raise flags.Error(f"--seeds={wrong[0]} is no number")
+    if wrong := [change for change in args.set if "=" not in change]:
+        raise flags.Error(f"--set={wrong[0]} has no value, as in --set=optimizer.lr=0.2")
+
+
+def _full(table: int, root: Path) -> int:
+    """Trains and evaluates by main.py what the table lacks."""
+    from univip_jax.paper import TABLES
+    from univip_jax.reproduce import compare, missing
+
+    root.mkdir(parents=True, exist_ok=True)
+    for command in missing(TABLES[table], root):
+        print(f"$ {command}", flush=True)
+        if code := subprocess.run([sys.executable, *shlex.split(command)[1:]]).returncode:
+            return code
+    print(compare(TABLES[table], root))
+    return 0
+
+
+def _work() -> int:
+    args = flags.FLAGS
+    table, root = int(args.table), Path(args.workdir)
+    if args.budget == "full":
+        return _full(table, root)
+    if args.budget == "tiny":
+        os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)  # before JAX is imported
+    from benchmarks.ablation.budgets import row_config
+    from benchmarks.ablation.row import run_row, untrained
+    from benchmarks.ablation.table import table_lines
+    from benchmarks.scenes.packed import unpack
+
+    changes = dict(change.split("=", 1) for change in args.set)
+    packed, results = unpack(Path(args.scenes)), []
+    for seed in map(int, args.seeds):
+        results.append(untrained(row_config(args.budget, table, _ROWS[table][0], seed, changes), packed))
+        for row in args.rows or _ROWS[table]:
+            config, name = row_config(args.budget, table, row, seed, changes), f"table{table}_{row}_seed{seed}"
+            results.append(run_row(config, packed, root / name, row))
+            print("\n".join(table_lines(table, results)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(NAME, _define_flags, ("workdir",), _work, check=_check_flags, interrupted="it goes on from there")

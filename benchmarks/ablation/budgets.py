@@ -1,0 +1,62 @@
+"""What a row of the ablation is trained with: configs/common.py with the fields of a budget."""
+
+import ast
+
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
+
+from configs import common
+from univip_jax.errors import UserError
+
+_SHARED = {
+    "views.scene_size": 48,
+    "views.instance_size": 24,
+    "views.min_box_side": 16,
+    "model.stem": "small",
+    "log_every_steps": 50,
+}
+BUDGETS = {
+    # Two CPU cores, less than 2 hours for Table 7 of one seed.
+    "tiny": _SHARED
+    | {
+        "batch_size": 64,
+        "num_steps": 3000,
+        "model.backbone": "resnet10",
+        "model.width": 0.25,
+        "model.hidden": 512,
+        "model.projection": 128,
+        "model.dtype": "float32",
+        "optimizer.lr": 0.4,
+        "optimizer.warmup_epochs": 2.0,
+    },
+    # One H200, less than 25 minutes for Table 7 of one seed.
+    "small": _SHARED
+    | {
+        "batch_size": 512,
+        "num_steps": 8000,
+        "model.backbone": "resnet18",
+        "model.width": 1.0,
+        "model.hidden": 2048,
+        "model.projection": 256,
+        "model.dtype": "bfloat16",
+        "optimizer.lr": 0.2,
+        "optimizer.warmup_epochs": 4.0,
+    },
+}
+
+
+def row_config(budget: str, table: int, row: str, seed: int, changes: dict[str, str]) -> ConfigDict:
+    """The config of a row (`a` to `e` of Table 7, `naive`, `k2`, ... of Table 8) at a budget, with fields changed.
+
+    Raises UserError where a changed field is unknown or its value is not of its type.
+    """
+    config = common.get_config(f"table{table}={row}")
+    config.seed = seed
+    config.update_from_flattened_dict(BUDGETS[budget])
+    for name, value in changes.items():
+        try:
+            old = config_path.get_value(name, config)
+            config_path.set_value(name, config, value if isinstance(old, str) else ast.literal_eval(value))
+        except (AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+            raise UserError(f"--set={name}={value}: {' '.join(str(error).split())}") from error
+    return config

@@ -1,0 +1,110 @@
+"""One row with one seed: the shipped step, fed with views of photos in memory, and what its features are worth."""
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from benchmarks.ablation.views import make_views
+from benchmarks.scenes.packed import Packed, Singles
+from univip_jax.augment import normalize_pixels
+from univip_jax.errors import UserError
+from univip_jax.evaluate.logistic import accuracy, fit_logistic
+from univip_jax.evaluate.neighbours import effective_rank, knn_top1
+from univip_jax.models.univip import make_backbone
+from univip_jax.plan import Plan, make_plan
+from univip_jax.sharding import by_batch, make_mesh
+from univip_jax.train_step import make_train_step
+from univip_jax.types import Features, TrainState
+
+_K, _TEMPERATURE = 20, 0.07  # of k-NN (METHOD: `knn`)
+_INVERSE_L2 = 0.1  # of the logistic probe
+_BATCH = 512  # photos, of features
+_LOOKS = 4  # times that k-NN is asked while a row trains, evenly spaced
+METRICS, RESULTS = "metrics.jsonl", "results.json"
+
+
+def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict:
+    """Trains a row and writes `metrics.jsonl` and, last, `results.json`; a row that is there already is read."""
+    asked = json.loads(config.to_json()) | {"data.train": packed.fingerprint}
+    if (folder / RESULTS).exists():
+        found = json.loads((folder / RESULTS).read_text())
+        if found["config"] != asked:
+            raise UserError(f"{folder} holds a row of another config or other scenes: name another --workdir")
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    plan, begun = make_plan(config, len(packed.scenes.photos)), time.monotonic()
+    state, overlap = _train(plan, packed, folder, name, config.log_every_steps)
+    results = {
+        "row": name,
+        "seed": config.seed,
+        "steps": plan.total_steps,
+        "overlap": overlap,
+        **_worth(plan, state, packed, probe=True),
+        "seconds": time.monotonic() - begun,
+        "metrics_sha256": hashlib.sha256((folder / METRICS).read_bytes()).hexdigest(),
+        "config": asked,
+    }
+    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) -> tuple[TrainState, float]:
+    """The state after the last step, and the mean share of a scene that its two views have in common.
+
+    k-NN is asked where the log is written, so `log_every` should divide a quarter of the steps."""
+    mesh, seed, batch = make_mesh(), plan.step.seed, plan.batch_size
+    step_fn, state = make_train_step(plan.step, mesh), plan.init_state()
+    scenes = jax.tree.map(jnp.asarray, packed.scenes)
+    look_every, overlaps, window = plan.total_steps // _LOOKS, [], []
+    with (folder / METRICS).open("w") as file, tqdm(total=plan.total_steps, unit="step", desc=name) as bar:
+        for step in range(plan.total_steps):
+            epoch, position = divmod(step, plan.steps_per_epoch)
+            order = np.random.default_rng([seed, epoch]).permutation(len(scenes.photos))
+            rows = order[position * batch : (position + 1) * batch]
+            key = jax.random.fold_in(jax.random.key(seed + 1), step)  # the step's own key is of `seed`
+            views, overlap = make_views(key, *(part[rows] for part in scenes), spec=plan.views)
+            state, metrics = step_fn(state, jax.device_put(views, by_batch(mesh)))
+            window.append(metrics | {"overlap": overlap.mean()})
+            done = step + 1
+            if done % log_every == 0 or done == plan.total_steps:
+                means = {key: float(np.mean([m[key] for m in window])) for key in window[-1]}
+                overlaps += [means["overlap"]] * len(window)
+                if done % look_every == 0:
+                    means |= _worth(plan, state, packed, probe=False)
+                file.write(json.dumps({"step": done, **means}) + "\n")
+                file.flush()
+                bar.set_postfix(loss=means["train/loss"], refresh=False)
+                bar.update(len(window))
+                window = []
+    return state, float(np.mean(overlaps))
+
+
+def _worth(plan: Plan, state: TrainState, packed: Packed, *, probe: bool) -> dict[str, float]:
+    """k-NN, and the logistic probe, of held-out single photos (percent), and the effective rank of their features."""
+    backbone = make_backbone(replace(plan.step.model, dtype="float32"))
+    variables = {"params": state.params["encoder"]["backbone"], "batch_stats": state.batch_stats["encoder"]["backbone"]}
+    apply = jax.jit(lambda variables, images: backbone.apply(variables, normalize_pixels(images), train=False))
+
+    def features(singles: Singles) -> Features:
+        parts = [singles.photos[start : start + _BATCH] for start in range(0, len(singles.photos), _BATCH)]
+        return Features(np.concatenate([np.asarray(apply(variables, part)) for part in parts]), singles.labels)
+
+    train, test = features(packed.train), features(packed.test)
+    worth = {"knn": knn_top1(train, test, _K, _TEMPERATURE), "effective_rank": effective_rank(test.features)}
+    if probe:
+        worth["probe"] = accuracy(fit_logistic(train, test.features, _INVERSE_L2), test.labels, 1)
+    return worth
+
+
+def untrained(config: ConfigDict, packed: Packed) -> dict:
+    """What the same network is worth before it is trained."""
+    plan = make_plan(config, len(packed.scenes.photos))
+    return {"row": "untrained", "seed": config.seed, **_worth(plan, plan.init_state(), packed, probe=True)}

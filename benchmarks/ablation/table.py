@@ -1,0 +1,34 @@
+"""The rows that are done beside the paper's, in Markdown."""
+
+import statistics
+
+from univip_jax.paper import TABLES
+
+_MEASURES = ("knn", "probe", "effective_rank", "overlap", "seconds")
+
+
+def table_lines(table: int, results: list[dict]) -> list[str]:
+    """A line a row: what the paper found on ImageNet, and ours as mean and deviation over the seeds."""
+    paper = {row.arg.partition("=")[2]: row for row in TABLES[table].rows}
+    seeds = sorted({one["seed"] for one in results})
+    lines = [
+        f"| Table {table} | paper: linear top-1 | k-NN | probe | effective rank | overlap | s | digest of the log |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in dict.fromkeys(one["row"] for one in results):
+        mine = [one for one in results if one["row"] == row]
+        cells = [_mean([one[measure] for one in mine if measure in one]) for measure in _MEASURES]
+        digests = " ".join(one["metrics_sha256"][:8] for one in mine if "metrics_sha256" in one)
+        known = paper.get(row)
+        cells = [known.name if known else row, f"{known.paper['top1']}" if known else "", *cells, digests]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, f"seeds {', '.join(map(str, seeds))}; k = 20; chance is 10 %"]
+
+
+def _mean(values: list[float]) -> str:
+    """The mean, and of several the deviation of the sample."""
+    if not values:
+        return ""
+    digits = 2 if max(values) < 1 else 1
+    several = f" +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{several}"

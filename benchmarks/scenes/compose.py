@@ -1,0 +1,101 @@
+"""Several photos of one object each, pasted on a background photo: the situation of UniVIP's Figure 1, with its labels.
+
+The photos are a folder with a folder for each class. Scenes and their COCO json are what `data_prep` reads like any
+other photos; the seed and the names and bytes of the photos decide every byte of them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.listing import SUFFIXES
+from univip_jax.errors import UserError
+
+_QUALITY = 90  # of the JPEG
+_TRIES = 50  # places tried for an object
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """What a scene is like. Lengths in px."""
+
+    side: int = 128
+    num_objects: tuple[int, int] = (2, 4)  # least and largest
+    object_side: tuple[int, int] = (40, 64)  # least and largest
+    max_covered: float = 0.15  # share of an object that a later one may lie over
+
+
+def list_classes(root: Path) -> list[tuple[Path, int]]:
+    """Photos of a folder of class folders with the number of their class, sorted by class and name.
+
+    Raises UserError where there is no photo.
+    """
+    classes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    photos = [
+        (path, label)
+        for label, folder in enumerate(classes)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not photos:
+        raise UserError(f"{root} holds no photos in class folders; give a folder with a folder for each class")
+    return photos
+
+
+def open_square(path: Path, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """The photo's largest centred square, at `side` px."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+        margin_x, margin_y = (max(0, a - b) / 2 for a, b in (image.size, image.size[::-1]))
+        box = (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
+        return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=3.0))
+
+
+def place_objects(rng: np.random.Generator, spec: SceneSpec) -> Int[np.ndarray, "N 3"]:
+    """Where objects lie: (top, left, side) in px, the last in front.
+
+    The first is always placed; one that would cover too much of those before it, wherever tried, is left out.
+    """
+    covered = np.full((spec.side, spec.side), -1)
+    placed: list[tuple[int, int, int]] = []
+    for _ in range(rng.integers(spec.num_objects[0], spec.num_objects[1] + 1)):
+        for _ in range(_TRIES):
+            side = int(rng.integers(spec.object_side[0], spec.object_side[1] + 1))
+            y, x = (int(value) for value in rng.integers(0, spec.side - side + 1, 2))
+            after = covered.copy()
+            after[y : y + side, x : x + side] = len(placed)
+            hidden = [1 - (after == number).sum() / one[2] ** 2 for number, one in enumerate(placed)]
+            if max(hidden, default=0.0) <= spec.max_covered:
+                covered = after
+                placed.append((y, x, side))
+                break
+    return np.array(placed)
+
+
+def write_scenes(photos: list[tuple[Path, int]], out: Path, count: int, seed: int, spec: SceneSpec) -> Path:
+    """Writes `out/photos/*.jpg` and `out/annotations.json` (COCO); the json's path."""
+    (out / "photos").mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number in tqdm(range(count), unit="scene", desc="composing"):
+        rng = np.random.default_rng([seed, number])
+        places = place_objects(rng, spec)
+        chosen = rng.integers(0, len(photos), 1 + len(places))
+        canvas = open_square(photos[chosen[0]][0], spec.side).copy()
+        name = f"{number:06d}.jpg"
+        for (y, x, side), photo in zip(places.tolist(), chosen[1:], strict=True):
+            path, label = photos[photo]
+            canvas[y : y + side, x : x + side] = open_square(path, side)
+            box = {"bbox": [x, y, side, side], "area": side**2, "category_id": label + 1, "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **box})
+        Image.fromarray(canvas).save(out / "photos" / name, quality=_QUALITY)
+        images.append({"id": number, "file_name": name, "height": spec.side, "width": spec.side})
+    names = sorted({(label, path.parent.name) for path, label in photos})
+    categories = [{"id": label + 1, "name": name} for label, name in names]
+    path = out / "annotations.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path

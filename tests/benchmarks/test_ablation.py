@@ -1,0 +1,117 @@
+"""Views made in JAX are those of the shipped pipeline; rows train, are kept, and stand beside the paper's."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks.ablation import views
+from benchmarks.ablation.budgets import row_config
+from benchmarks.ablation.row import METRICS, run_row, untrained
+from benchmarks.ablation.table import table_lines
+from benchmarks.scenes.packed import Packed, Scenes, Singles
+from univip_jax.data import crops
+from univip_jax.data.pipeline import record_seed
+from univip_jax.errors import UserError
+from univip_jax.metrics import read_metrics
+from univip_jax.plan import make_plan
+
+SIDE = 128
+TINY = {
+    **{"batch_size": "4", "num_steps": "4", "log_every_steps": "1", "optimizer.warmup_epochs": "0.5"},
+    **{"views.scene_size": "16", "views.instance_size": "8", "model.width": "0.125"},
+    **{"model.hidden": "16", "model.projection": "8"},
+}
+
+
+@pytest.fixture(scope="module")
+def packed():
+    """12 noisy scenes with 20 boxes, and two classes told apart by brightness."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.6, (12, 20, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.4, (12, 20, 2))], -1).astype(np.float32)
+    boxes[:, 15:] = 0  # no boxes: what fills up
+    labels = np.arange(40) % 2
+    singles = (rng.integers(0, 60, (40, 16, 16, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    photos = rng.integers(0, 255, (12, SIDE, SIDE, 3), dtype=np.uint8)
+    return Packed(
+        "f", Scenes(photos, boxes, boxes[:, :3]), Singles(singles, labels), Singles(singles[:10], labels[:10])
+    )
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return make_plan(row_config("tiny", 7, "e", 0, TINY), 12).views
+
+
+def test_crops_are_those_of_the_shipped_pipeline(packed):
+    boxes = np.array([[0.1, 0.2, 0.9, 0.7], [0, 0, 1, 1], [0.33, 0.4, 0.41, 0.46]], np.float32)
+    expected = crops.crop(tf.constant(packed.scenes.photos[0]), tf.constant(boxes), 24).numpy()
+    found = np.asarray(views.crop(jnp.asarray(packed.scenes.photos[0]), jnp.asarray(boxes), 24))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("proposals", ["stored", "naive"])
+def test_views_are_distributed_as_those_of_the_shipped_pipeline(packed, spec, proposals):
+    """Overlap, size and place of instances, over 400 draws of one photo, within 4 deviations of the mean."""
+    spec, draws = replace(spec, proposals=proposals), 400
+    stored = packed.scenes.proposals[0, :15]
+
+    @tf.function
+    def theirs(number):
+        seeds = tf.random.split(record_seed(0, tf.constant(0, tf.int64), number), 3)
+        side = tf.constant(float(SIDE))
+        boxes = tf.constant(stored)
+        if proposals == "naive":
+            boxes = crops.naive_boxes(seeds[2], tf.constant([0.0, 0, 1, 1]), side, side, tf.fill([2], 16.0))
+        scenes, region = crops.scene_pair(seeds[0], boxes, side, side, spec)
+        return scenes, crops.instance_boxes(seeds[1], boxes, region, side, side, spec)
+
+    ours = jax.jit(jax.vmap(partial(views.choose_views, stored=stored, objects=stored[:3], side=SIDE, spec=spec)))
+    scenes, regions, instances = ours(jax.random.split(jax.random.key(0), draws))
+    expected = [np.stack(part) for part in zip(*(theirs(tf.constant(n, tf.int64)) for n in range(draws)), strict=True)]
+
+    def measures(scenes, instances):
+        overlap = np.asarray(views.area(views.intersection(scenes[:, 0], scenes[:, 1])))
+        sizes, middles = np.asarray(views.area(instances)), np.asarray(instances[..., :2] + instances[..., 2:]) / 2
+        return np.stack([overlap, sizes.mean(1), sizes.max(1), middles[..., 0].mean(1), middles[..., 1].std(1)], 1)
+
+    a, b = measures(scenes, instances), measures(*map(jnp.asarray, expected))
+    deviation = np.sqrt((a.var(0) + b.var(0)) / draws)
+    assert np.all(np.abs(a.mean(0) - b.mean(0)) < 4 * deviation), (a.mean(0), b.mean(0), deviation)
+    assert np.asarray(views.inside(instances, regions[:, None])).all()
+    apart = np.asarray(instances)[:, :, None] != np.asarray(instances)[:, None]
+    assert (apart.any(-1) | np.eye(4, dtype=bool)).all()
+
+
+def test_a_row_trains_is_kept_and_stands_beside_the_papers(packed, tmp_path):
+    config = row_config("tiny", 7, "a", 0, TINY)
+    first = run_row(config, packed, tmp_path / "a", "a")
+    lines = read_metrics(tmp_path / "a")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(np.isfinite(line["train/loss"]) and "knn" in line for line in lines)
+    assert first["knn"] == lines[-1]["knn"] and first["probe"] == 100  # brightness tells the classes apart
+    assert first["overlap"] == pytest.approx(np.mean([line["overlap"] for line in lines]))
+    written = (tmp_path / "a" / METRICS).stat().st_mtime_ns
+    assert run_row(config, packed, tmp_path / "a", "a") == first
+    assert (tmp_path / "a" / METRICS).stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="another config or other scenes"):
+        run_row(row_config("tiny", 7, "a", 1, TINY), packed, tmp_path / "a", "a")
+
+    again = first | {"seed": 1, "knn": first["knn"] + 2}
+    table = table_lines(7, [untrained(config, packed), first, again])
+    assert table[2].startswith("| untrained |  |")
+    assert table[3].startswith(f"| (a) BYOL | 57.3 | {first['knn'] + 1:.1f} +- 1.4 | 100.0 +- 0.0 |")
+    assert first["metrics_sha256"][:8] in table[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"optimizer.rl": "1"}, "optimizer.rl"), ({"batch_size": "many"}, "batch_size=many")]
+)
+def test_a_change_that_cannot_be_is_named(changes, said):
+    with pytest.raises(UserError, match=said):
+        row_config("tiny", 7, "a", 0, changes)
