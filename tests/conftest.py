@@ -26,6 +26,41 @@ _HOOK = install_import_hook(
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def steps_compiled_once():
+    """Runs of one plan share its compiled step: tracing, lowering and loading it anew took most of their time."""
+    from univip_jax import train  # late: after the hook
+
+    sections = ("seed", "batch_size", "num_epochs", "num_steps", "views", "augment", "model", "loss", "transport")
+    make_plan, make_train_step = train.make_plan, train.make_train_step
+    named, compiled = {}, {}
+
+    def make_named_plan(config, num_images):
+        plan = make_plan(config, num_images)
+        fields = [config[name] for name in (*sections, "optimizer", "ema")]
+        named[id(plan.step)] = (plan.step, f"{num_images} {fields}")  # kept, so that its id stays its own
+        return plan
+
+    class SharedStep:
+        def __init__(self, spec, mesh):
+            self.spec, self.mesh = spec, mesh
+
+        def lower(self, *arguments):
+            self.arguments = arguments
+            return self
+
+        def compile(self):
+            name = (named[id(self.spec)][1], self.mesh)
+            if name not in compiled:
+                compiled[name] = make_train_step(self.spec, self.mesh).lower(*self.arguments).compile()
+            return compiled[name]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "make_plan", make_named_plan)
+        patched.setattr(train, "make_train_step", SharedStep)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """24 painted photos, prepared."""

@@ -67,15 +67,15 @@ def test_sigterm_loses_nothing_whenever_it_comes(run, data, labelled, tmp_path, 
 
 
 def test_the_best_checkpoint_stays_and_multiples_of_keep_every_steps_do(data, labelled, tmp_path, monkeypatch):
-    """Of 8 steps the newest, the fourth and eighth, and the third, whose features are the best."""
-    top1 = dict(zip(range(1, 9), (10.0, 20.0, 40.0, 30.0, 40.0, 5.0, 6.0, 7.0), strict=True))
+    """Of 4 steps the newest, the second and fourth, and the first, whose features no later ones surpass."""
+    top1 = dict(zip(range(1, 5), (40.0, 10.0, 40.0, 5.0), strict=True))
     values = iter(top1.values())
     monkeypatch.setattr(during, "knn_top1", lambda *_: next(values))
     config = knn_config(data, labelled)
-    config.num_steps, config.keep_checkpoints, config.keep_every_steps, config.knn.every_steps = 8, 1, 4, 1
+    config.keep_checkpoints, config.keep_every_steps, config.knn.every_steps = 1, 2, 1
     train(config, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [3, 4, 8]
+        assert checkpoints.steps() == [1, 2, 4]
     assert {line["step"]: line["knn/top1"] for line in lines(tmp_path) if "knn/top1" in line} == top1
 
 

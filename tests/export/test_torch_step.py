@@ -13,6 +13,7 @@ from benchmarks.step.program import Program, random_pixels
 from benchmarks.step.torch_step import TorchStep
 from univip_jax.augment import augment_batch, gaussian_blur
 from univip_jax.plan import make_plan
+from univip_jax.sharding import make_mesh
 from univip_jax.train_step import train_step
 from univip_jax.types import Batch
 from univip_jax.weights import to_torch
@@ -81,7 +82,8 @@ def test_two_steps_are_ours():
     batch = Batch(random_pixels(BATCH, 2, SIDE), random_pixels(BATCH, plan.views.num_instances, INSTANCE))
     theirs = TorchStep(program, "none")
     load_state(theirs, state)
-    ours = jax.jit(lambda state, batch: train_step(state, batch, plan.step), compiler_options=QUICK)
+    mesh = make_mesh(jax.devices()[:1])
+    ours = jax.jit(lambda state, batch: train_step(state, batch, plan.step, mesh), compiler_options=QUICK)
     for _ in range(2):
         state, metrics = ours(state, batch)
         np.testing.assert_allclose(theirs.parts["step"]().item(), metrics["train/loss"], rtol=1e-4)
