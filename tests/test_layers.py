@@ -117,6 +117,7 @@ def test_the_accelerators_side_imports_without_tensorflow():
         "import sys\n"
         "for name in ('tensorflow', 'tensorflow_datasets', 'cv2'): sys.modules[name] = None\n"
         "import univip_jax.plan, univip_jax.checkpoint, univip_jax.sharding, univip_jax.evaluate.neighbours\n"
+        "import benchmarks.ablation.row, benchmarks.ablation.table, benchmarks.scenes.packed\n"
         "print('ok')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

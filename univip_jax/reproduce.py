@@ -100,9 +100,12 @@ def _others(table: Table, results: list[Result]) -> list[str]:
 
 
 def missing(table: Table, root: Path) -> list[str]:
-    """The commands that make what the table lacks below `root`, each once, in an order in which they can be run."""
-    results, runs = read_results(root), find_pretrainings(root)
-    gaps = _gaps({row: _newest(row, table, results) for row in table.rows}, table, runs, root)
+    """The commands that make what the table lacks below `root`, each once, in an order in which they can be run.
+
+    The pre-training is always among them: an interrupted one goes on, one that is finished says so and ends.
+    """
+    results = read_results(root)
+    gaps = _gaps({row: _newest(row, table, results) for row in table.rows}, table, {}, root)
     return list(dict.fromkeys(command for commands in gaps for command in commands))
 
 

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from absl import flags
 
+from configs.common import TABLE7
 from univip_jax.command import run as run_command
 
 NAME = "benchmarks.ablation"
+# Of rows with one config, as none and k0, one.
 _ROWS = {
-    7: ("a", "b", "c", "d", "e"),
+    7: tuple(TABLE7),
     8: ("random_views", "naive", "annotated", "selective_search", "k0", "k2", "k8"),
 }
 # Small maps on a CPU: see docs/benchmarks.md, and demo/__main__.py.
@@ -42,6 +44,8 @@ def _check_flags() -> None:
     args = flags.FLAGS
     if args.budget != "full" and not args.scenes:
         raise flags.Error("--scenes is missing: give the scenes.npz of python -m benchmarks.scenes")
+    if args.budget == "full" and (args.rows or args.set or args.seeds != ["0"]):
+        raise flags.Error("--budget=full is the paper's: it has no --rows, --seeds or --set")
     if unknown := set(args.rows) - set(_ROWS[int(args.table)]):
         raise flags.Error(f"--rows={','.join(sorted(unknown))}: choose from {','.join(_ROWS[int(args.table)])}")
     if wrong := [seed for seed in args.seeds if not seed.isdecimal()]:

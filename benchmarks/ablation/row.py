@@ -52,30 +52,32 @@ def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict
         "metrics_sha256": hashlib.sha256((folder / METRICS).read_bytes()).hexdigest(),
         "config": asked,
     }
-    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    temporary = (folder / RESULTS).with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.replace(folder / RESULTS)  # it is there or not: it says that the row is done
     return results
 
 
 def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) -> tuple[TrainState, float]:
-    """The state after the last step, and the mean share of a scene that its two views have in common.
-
-    k-NN is asked where the log is written, so `log_every` should divide a quarter of the steps."""
+    """The state after the last step, and the mean share of a scene that its two views have in common."""
     mesh, seed, batch = make_mesh(), plan.step.seed, plan.batch_size
     step_fn, state = make_train_step(plan.step, mesh), plan.init_state()
     scenes = jax.tree.map(jnp.asarray, packed.scenes)
-    look_every, overlaps, window = plan.total_steps // _LOOKS, [], []
+    look_every, overlaps, window = max(1, plan.total_steps // _LOOKS), [], []
     with (folder / METRICS).open("w") as file, tqdm(total=plan.total_steps, unit="step", desc=name) as bar:
         for step in range(plan.total_steps):
             epoch, position = divmod(step, plan.steps_per_epoch)
-            order = np.random.default_rng([seed, epoch]).permutation(len(scenes.photos))
+            if position == 0:
+                order = np.random.default_rng([seed, epoch]).permutation(len(scenes.photos))
             rows = order[position * batch : (position + 1) * batch]
             key = jax.random.fold_in(jax.random.key(seed + 1), step)  # the step's own key is of `seed`
             views, overlap = make_views(key, *(part[rows] for part in scenes), spec=plan.views)
             state, metrics = step_fn(state, jax.device_put(views, by_batch(mesh)))
             window.append(metrics | {"overlap": overlap.mean()})
             done = step + 1
-            if done % log_every == 0 or done == plan.total_steps:
-                means = {key: float(np.mean([m[key] for m in window])) for key in window[-1]}
+            if done % log_every == 0 or done % look_every == 0 or done == plan.total_steps:
+                window = jax.device_get(window)
+                means = {name: float(np.mean([metrics[name] for metrics in window])) for name in window[-1]}
                 overlaps += [means["overlap"]] * len(window)
                 if done % look_every == 0:
                     means |= _worth(plan, state, packed, probe=False)

@@ -22,7 +22,7 @@ def table_lines(table: int, results: list[dict]) -> list[str]:
         known = paper.get(row)
         cells = [known.name if known else row, f"{known.paper['top1']}" if known else "", *cells, digests]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, f"seeds {', '.join(map(str, seeds))}; k = 20; chance is 10 %"]
+    return [*lines, f"seeds {', '.join(map(str, seeds))}"]
 
 
 def _mean(values: list[float]) -> str:

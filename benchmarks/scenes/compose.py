@@ -47,13 +47,28 @@ def list_classes(root: Path) -> list[tuple[Path, int]]:
     return photos
 
 
+def list_pair(train: Path, test: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """`list_classes` of both; UserError where their classes differ."""
+    pair = list_classes(train), list_classes(test)
+    names = [{path.parent.name for path, _ in photos} for photos in pair]
+    if names[0] != names[1]:
+        raise UserError(f"{train} and {test} have different classes: {sorted(names[0] ^ names[1])[:5]}")
+    return pair
+
+
 def open_square(path: Path, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The photo's largest centred square, at `side` px."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        margin_x, margin_y = (max(0, a - b) / 2 for a, b in (image.size, image.size[::-1]))
-        box = (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
-        return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=3.0))
+    """The photo's largest centred square, at `side` px.
+
+    Raises UserError where it cannot be read, or claims more pixels than Pillow takes for a photo.
+    """
+    try:
+        with Image.open(path) as found:
+            image = found.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it or take it away") from error
+    margin_x, margin_y = (max(0, a - b) / 2 for a, b in (image.size, image.size[::-1]))
+    box = (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=3.0))
 
 
 def place_objects(rng: np.random.Generator, spec: SceneSpec) -> Int[np.ndarray, "N 3"]:
@@ -78,8 +93,13 @@ def place_objects(rng: np.random.Generator, spec: SceneSpec) -> Int[np.ndarray, 
 
 
 def write_scenes(photos: list[tuple[Path, int]], out: Path, count: int, seed: int, spec: SceneSpec) -> Path:
-    """Writes `out/photos/*.jpg` and `out/annotations.json` (COCO); the json's path."""
+    """Writes `out/photos/*.jpg` and `out/annotations.json` (COCO); the json's path.
+
+    Raises UserError where `out` holds more scenes than `count`.
+    """
     (out / "photos").mkdir(parents=True, exist_ok=True)
+    if (found := len(list((out / "photos").iterdir()))) > count:
+        raise UserError(f"{out} holds {found} scenes, more than --count={count}: name another --out")
     images, annotations = [], []
     for number in tqdm(range(count), unit="scene", desc="composing"):
         rng = np.random.default_rng([seed, number])

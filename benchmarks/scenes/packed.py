@@ -5,6 +5,7 @@ padded with boxes of no area. It is made where the data set is, and read anywher
 """
 
 import io
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.scenes.compose import list_classes, open_square
+from benchmarks.scenes.compose import list_pair, open_square
 from univip_jax.errors import UserError
 
 _FORMAT = 1
@@ -63,15 +64,10 @@ def pack(prepared: Path, train: Path, test: Path, single_side: int, out: Path) -
     if len(sizes) != 1 or len(set(*sizes)) != 1:
         raise UserError(f"{prepared} holds photos of {len(sizes)} sizes; only square scenes of one size can be packed")
     arrays = _bytes_of("scenes", encoded) | {"proposals": _padded(proposals), "objects": _padded(objects)}
-    names = []
-    for name, folder in (("train", train), ("test", test)):
-        photos = list_classes(folder)
-        names.append({path.parent.name for path, _ in photos})
+    for name, photos in zip(("train", "test"), list_pair(train, test), strict=True):
         squares = (open_square(path, single_side) for path, _ in tqdm(photos, unit="photo", desc=name))
         arrays |= _bytes_of(name, [_jpeg(square) for square in squares])
         arrays[f"{name}_labels"] = np.array([label for _, label in photos])
-    if names[0] != names[1]:
-        raise UserError(f"{train} and {test} have different classes: {sorted(names[0] ^ names[1])[:5]}")
     np.savez(out, format=_FORMAT, fingerprint=dataset.fingerprint, **arrays)
 
 
@@ -87,7 +83,7 @@ def unpack(path: Path) -> Packed:
             raise ValueError(f"format {arrays['format']}")
         scenes = Scenes(_decoded(arrays, "scenes"), arrays["proposals"], arrays["objects"])
         sets = [Singles(_decoded(arrays, name), arrays[f"{name}_labels"]) for name in ("train", "test")]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no packed data set ({error}); make it by python -m benchmarks.scenes") from error
     return Packed(str(arrays["fingerprint"]), scenes, *sets)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.scenes.compose import SceneSpec, list_classes, open_square, place_objects, write_scenes
+from benchmarks.scenes.compose import SceneSpec, list_classes, list_pair, open_square, place_objects, write_scenes
 from benchmarks.scenes.packed import pack, unpack
 from tests.small import prepare_photos
 from univip_jax.errors import UserError
@@ -96,6 +96,20 @@ def test_a_packed_file_holds_the_prepared_scenes_and_the_labelled_photos(classes
 def test_mistakes_are_named(tmp_path, classes):
     with pytest.raises(UserError, match="holds no photos in class folders"):
         list_classes(tmp_path)
-    (tmp_path / "other.npz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match="is no packed data set"):
-        unpack(tmp_path / "other.npz")
+    for content in (b"no archive", b"PK\x03\x04 cut short"):
+        (tmp_path / "other.npz").write_bytes(content)
+        with pytest.raises(UserError, match="is no packed data set"):
+            unpack(tmp_path / "other.npz")
+    (tmp_path / "classes" / "red").mkdir(parents=True)
+    damaged = tmp_path / "classes" / "red" / "damaged.png"
+    damaged.write_bytes((classes / "red" / "0.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"different classes: \['blue', 'green'\]"):
+        list_pair(classes, tmp_path / "classes")
+    with pytest.raises(UserError, match=r"damaged\.png cannot be read"):
+        open_square(damaged, 8)
+
+
+def test_more_scenes_than_asked_for_are_not_mixed_with_new_ones(classes, scenes):
+    with pytest.raises(UserError, match=r"holds 12 scenes, more than --count=2"):
+        write_scenes(list_classes(classes), scenes, 2, 0, SceneSpec())
+    assert len(list((scenes / "photos").iterdir())) == 12
