@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
+# Two workers: a test is mostly one thread of compiling. Neighbours stay together, for what they share.
+PYTEST := -m pytest --numprocesses=2 --dist=worksteal
+
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-export: $(VENV)/installed-export
-	$(BIN)/python -m pytest tests/export
+	$(BIN)/python $(PYTEST) tests/export
 
 test-beam: $(VENV)-beam/installed
 	$(VENV)-beam/bin/python -m pytest tests/beam

@@ -59,7 +59,10 @@ def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict
 
 
 def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) -> tuple[TrainState, float]:
-    """The state after the last step, and the mean share of a scene that its two views have in common."""
+    """The state after the last step, and the mean share of a scene that its two views have in common.
+
+    Raises UserError when a step is not finite: the step would leave it out, and rows would differ in their length.
+    """
     mesh, seed, batch = make_mesh(), plan.step.seed, plan.batch_size
     step_fn, state = make_train_step(plan.step, mesh), plan.init_state()
     scenes = jax.tree.map(jnp.asarray, packed.scenes)
@@ -78,6 +81,8 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
             if done % log_every == 0 or done % look_every == 0 or done == plan.total_steps:
                 window = jax.device_get(window)
                 means = {name: float(np.mean([metrics[name] for metrics in window])) for name in window[-1]}
+                if means["train/bad_steps"]:
+                    raise UserError(f"{folder}: a step up to {done} was not finite: lower optimizer.lr")
                 overlaps += [means["overlap"]] * len(window)
                 if done % look_every == 0:
                     means |= _worth(plan, state, packed, probe=False)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks.ablation import views
+from benchmarks.ablation import row, views
 from benchmarks.ablation.budgets import row_config
-from benchmarks.ablation.row import METRICS, run_row, untrained
+from benchmarks.ablation.row import METRICS, RESULTS, run_row, untrained
 from benchmarks.ablation.table import table_lines
 from benchmarks.scenes.packed import Packed, Scenes, Singles
 from univip_jax.data import crops
@@ -108,6 +108,14 @@ def test_a_row_trains_is_kept_and_stands_beside_the_papers(packed, tmp_path):
     assert table[2].startswith("| untrained |  |")
     assert table[3].startswith(f"| (a) BYOL | 57.3 | {first['knn'] + 1:.1f} +- 1.4 | 100.0 +- 0.0 |")
     assert first["metrics_sha256"][:8] in table[3]
+
+
+def test_a_row_with_a_step_that_is_not_finite_is_none(packed, tmp_path, monkeypatch):
+    metrics = {"train/loss": np.float32(np.nan), "train/bad_steps": np.int32(1)}
+    monkeypatch.setattr(row, "make_train_step", lambda spec, mesh: lambda state, views: (state, metrics))
+    with pytest.raises(UserError, match="a: a step up to 1 was not finite"):
+        run_row(row_config("tiny", 7, "a", 0, TINY), packed, tmp_path / "a", "a")
+    assert not (tmp_path / "a" / RESULTS).exists()
 
 
 @pytest.mark.parametrize(
