@@ -19,6 +19,7 @@ from absl import app, flags
 
 from benchmarks.soak import trials
 from benchmarks.soak.damage import damage_again_and_again
+from benchmarks.soak.moments import at_random, inside_a_save, seconds_to_first_step
 from benchmarks.soak.training import COMPILED, Training
 from demo.scenes import write_photos
 
@@ -45,7 +46,7 @@ def _prepare(root: Path) -> Path:
 def _undisturbed(root: Path, data: Path, ranks: int) -> tuple[Training, float]:
     """A training that nobody hurts, and the seconds from its start, nothing compiled yet, to its first step."""
     training = Training(root / f"undisturbed{ranks}", data, steps=_STEPS.value, interval=_INTERVAL.value, ranks=ranks)
-    cold = trials.seconds_to_first_step(training)
+    cold = seconds_to_first_step(training)
     if training.process.wait():
         raise RuntimeError(training.output()[-3000:])
     return training, cold
@@ -84,13 +85,13 @@ def _try(name: str, root: Path, data: Path, reference: Training, warm: list[floa
     settings = {"steps": _STEPS.value, "interval": _INTERVAL.value, "ranks": reference.ranks}
     training = Training(root / name, data, **settings, stall=5.0 if name in ("stalls", "faults") else 60.0)
     shutil.copytree(reference.folder / COMPILED, training.folder / COMPILED)
-    warm.append(trials.seconds_to_first_step(training))
+    warm.append(seconds_to_first_step(training))
     training.kill() if not training.ranks else training.stop()
     count, longest = _COUNT.value, 1.5 * warm[-1]  # a start and some saves
     if name == "kill":
-        return trials.kill_again_and_again(training, reference, count, trials.at_random(rng, longest))
+        return trials.kill_again_and_again(training, reference, count, at_random(rng, longest))
     if name == "save":
-        return trials.kill_again_and_again(training, reference, count, trials.inside_a_save(rng))
+        return trials.kill_again_and_again(training, reference, count, inside_a_save(rng))
     if name == "sigterm":
         return trials.sigterm(training, reference, max(1, count * 2 // 5), rng, longest)
     if name == "damage":

@@ -6,12 +6,12 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.soak.damage import damage_one
+from benchmarks.soak.moments import Moment, at_random, while_it_trains
 from benchmarks.soak.training import COMPILED, Training
 
 
@@ -26,9 +26,7 @@ def compare(training: Training, reference: Training, seen: Counter) -> None:
     seen["LOSSES THAT DIFFER"] += len(differing)
 
 
-def kill_again_and_again(
-    training: Training, reference: Training, count: int, wait: Callable[[Training], bool]
-) -> Counter:
+def kill_again_and_again(training: Training, reference: Training, count: int, wait: Moment) -> Counter:
     """`count` times: starts it, waits for the moment, `kill -9`; then lets it end."""
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "unreadable newest": 0, "acknowledged lost": 0})
     while seen["kills"] < count:
@@ -61,40 +59,6 @@ def kill_again_and_again(
     return seen
 
 
-def seconds_to_first_step(training: Training) -> float:
-    """Starts it; from there to its first new step."""
-    before = training.newest_step()
-    training.start()
-    training.wait_for(lambda: training.newest_step() > before, "step")
-    return time.monotonic() - training.started
-
-
-def at_random(rng: random.Random, longest: float) -> Callable[[Training], bool]:
-    """A moment up to `longest` seconds after the start: imports, restoring, compiling, steps and saves."""
-
-    def wait(training: Training) -> bool:
-        end = training.started + rng.uniform(0.0, longest)
-        return training.wait_for(lambda: time.monotonic() > end, "moment")
-
-    return wait
-
-
-def inside_a_save(rng: random.Random) -> Callable[[Training], bool]:
-    """A moment while a checkpoint is being written."""
-
-    def wait(training: Training) -> bool:
-        saves = rng.randrange(1, 4)
-        for _ in range(saves):
-            if not training.wait_for(lambda: not training.saving(), "end of a save", every=0.002):
-                return False
-            if not training.wait_for(training.saving, "save", every=0.002):
-                return False
-        time.sleep(rng.uniform(0.0, 0.05))
-        return training.process.poll() is None
-
-    return wait
-
-
 def sigterm(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
     """SIGTERM at random moments: exit code 0 once it listens, and no step is done twice."""
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "steps lost": 0})
@@ -122,14 +86,18 @@ def sigterm(training: Training, reference: Training, count: int, rng: random.Ran
 
 
 def kill_ranks(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
-    """`kill -9` of a random rank under the supervisor, which ends the others and starts all again."""
+    """`kill -9` of a random rank under the supervisor, which ends the others and starts all again.
+
+    Every other kill waits for a new step: a start takes many times the seconds of all steps.
+    """
+    moments = (while_it_trains(rng, longest / 4), at_random(rng, longest))
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
     stopping: list[float] = []
     training.start()
     while seen["kills"] < count:
         ended = not training.wait_for(lambda: len(training.rank_ids()) == training.ranks, "ranks")
         if not ended:
-            ended = not at_random(rng, longest)(training)
+            ended = not moments[seen["kills"] % 2](training)
         if ended:
             if training.process.returncode:
                 raise RuntimeError(training.output()[-3000:])
