@@ -46,6 +46,7 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt $(VENV)/bin/pytho
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
 	touch $@ $(VENV)/installed
 
+# All trials: hours. MINUTES is of the trial `faults`.
 MINUTES ?= 10
 soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.soak --minutes=$(MINUTES)

@@ -24,7 +24,7 @@ class Photo(NamedTuple):
 def torch_batches(photos: list[Photo], spec: ViewSpec, batch_size: int) -> Iterator[list]:
     """Batches of normalised float32 views [B, 3, S, S], again and again, by a DataLoader in this process.
 
-    Strengths and probabilities are those of METHOD, as in configs/common.py. The boxes come with the photos: choosing
+    Strengths and probabilities are those of configs/common.py. The boxes come with the photos: choosing
     them costs PyTorch nothing here.
 
     Raises UserError where torch or torchvision cannot be imported.

@@ -117,7 +117,7 @@ def test_read_config_says_what_is_wrong_with_a_folder(tmp_path):
         read_config(tmp_path)
 
 
-# METHOD section 6: the rows of Tables 7 and 8. Overlap, weights of (scene-instance, instance), K, proposals.
+# The rows of the paper's Tables 7 and 8. Overlap, weights of (scene-instance, instance), K, proposals.
 ROWS = {
     "table7=a": (False, 0, 0, 4, "stored"),
     "table7=b": (True, 0, 0, 4, "stored"),
@@ -164,7 +164,7 @@ def test_an_unknown_row_lists_the_rows(row, config):
         config.get_config(row)
 
 
-RECIPES = {  # METHOD section 5
+RECIPES = {  # the paper's
     coco: ("sgd", 1e-4, 512, 0.4, 4, 800),
     coco_plus: ("sgd", 1e-4, 512, 0.4, 4, 800),
     imagenet: ("lars", 1e-6, 4096, 4.8, 10, 300),
@@ -188,7 +188,7 @@ def test_recipes_are_the_paper_s(config):
 
 
 def test_augmentation_is_byol_s():
-    """METHOD section 2: (scene 1 and instances, scene 2)."""
+    """BYOL's: (scene 1 and instances, scene 2)."""
     found = coco.get_config().augment
     assert (found.flip, found.jitter, found.greyscale) == (0.5, 0.8, 0.2)
     assert (found.brightness, found.contrast, found.saturation, found.hue) == (0.4, 0.4, 0.2, 0.1)

@@ -1,4 +1,4 @@
-"""Photometric augmentation on the accelerator (METHOD: BYOL's, as in its appendix B), every sample by its own draw.
+"""Photometric augmentation on the accelerator (BYOL's, as in its appendix B), every sample by its own draw.
 
 The operations are dm-pix's, which are those of BYOL's own code: brightness is added, contrast stretches about each
 channel's mean, saturation and hue act in HSV. Pixels are clipped before the normalisation, never after it.

@@ -178,16 +178,19 @@ def _compile(plan: Plan, dataset: Dataset, state: TrainState, mesh: Mesh, start:
         jax.ShapeDtypeStruct((batch, views.num_instances, views.instance_size, views.instance_size, 3), np.uint8),
     )
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_batch(mesh)), like)
-    print("compiling the train step ...", flush=True)
-    compiled = make_train_step(plan.step, mesh).lower(state, like).compile()
-    flops = compiled.cost_analysis()["flops"] * mesh.size / batch
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    backbone = sum(x.size for x in jax.tree.leaves(state.params["encoder"]["backbone"]))
     print(
         f"data      {dataset.num_records} photos in {dataset.root}\n"
         f"run       steps {start} to {plan.total_steps}, {plan.steps_per_epoch} an epoch, {batch} photos a step, "
         f"{views.num_instances} instances a photo\n"
         f"devices   {mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes\n"
+        "compiling the train step ...",
+        flush=True,
+    )
+    compiled = make_train_step(plan.step, mesh).lower(state, like).compile()
+    flops = compiled.cost_analysis()["flops"] * mesh.size / batch
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    backbone = sum(x.size for x in jax.tree.leaves(state.params["encoder"]["backbone"]))
+    print(
         f"network   {plan.step.model.backbone}, {parameters / 1e6:.1f} M parameters trained, {backbone / 1e6:.1f} M "
         f"of them backbone\n"
         f"compute   {flops / 1e9:.2f} GFLOP an image, {flops * batch * (plan.total_steps - start):.2g} FLOP to do",

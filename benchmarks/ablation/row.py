@@ -24,7 +24,7 @@ from univip_jax.sharding import by_batch, make_mesh
 from univip_jax.train_step import make_train_step
 from univip_jax.types import Features, TrainState
 
-_K, _TEMPERATURE = 20, 0.07  # of k-NN (METHOD: `knn`)
+_K, _TEMPERATURE = 20, 0.07  # of k-NN, as in configs/knn.py
 _INVERSE_L2 = 0.1  # of the logistic probe
 _BATCH = 512  # photos, of features
 _LOOKS = 4  # times that k-NN is asked while a row trains, evenly spaced

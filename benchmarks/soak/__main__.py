@@ -29,7 +29,7 @@ TRIALS = (
 )
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "How long faults of all kinds are thrown at random (trial `faults`).")
 _TRIALS = flags.DEFINE_list("trials", list(TRIALS), f"Which trials, of {', '.join(TRIALS)}.")
-_COUNT = flags.DEFINE_integer("count", 50, "Interruptions a trial; of ranks and stalls a fraction.", 1)
+_COUNT = flags.DEFINE_integer("count", 50, "Of kill and save; 2/5 of it of sigterm and ranks, 4 times it of damage.", 1)
 _STEPS = flags.DEFINE_integer("steps", 400, "Of a training.", 50)
 _INTERVAL = flags.DEFINE_integer("interval", 10, "Steps between two checkpoints.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments and the damage.")

@@ -41,7 +41,7 @@ def test_right_answers_are_counted(classes, expected):
 
 @pytest.mark.parametrize(("labels", "weight_decay"), [(1, 5e-4), (10, 1e-4)])
 def test_the_protocol_s_numbers(labels, weight_decay):
-    """METHOD, `semi_orl`: batch 256, 20 epochs, x0.2 at 12 and 16, three rates by three multipliers."""
+    """`semi_orl`: batch 256, 20 epochs, x0.2 at 12 and 16, three rates by three multipliers."""
     config = config_of.get_config(f"labels={labels}")
     made = make_recipe(config, 224)
     assert (made.batch_size, made.num_epochs, made.momentum, made.weight_decay) == (256, 20, 0.9, weight_decay)

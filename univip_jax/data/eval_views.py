@@ -20,7 +20,7 @@ def centre_crop(image: tf.Tensor, size: int) -> tf.Tensor:
 def squash(image: tf.Tensor, size: int) -> tf.Tensor:
     """The whole photo, uint8 [H, W, 3], its shorter side resized to 256/224 of `size`, then to uint8 [size, size, 3].
 
-    The protocol of SVMs on VOC07 (METHOD: `svm_voc07`) resizes twice, each time anti-aliased and to whole pixel values.
+    The protocol of SVMs on VOC07 (`svm_voc07`) resizes twice, each time anti-aliased and to whole pixel values.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     side, shorter = round(size / _KEPT), tf.minimum(height, width)

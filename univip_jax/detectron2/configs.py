@@ -1,4 +1,4 @@
-"""Mask R-CNN on COCO by the paper's protocol (METHOD section 6), as Detectron2's config files."""
+"""Mask R-CNN on COCO by the paper's protocol, as Detectron2's config files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""k-NN on frozen features (METHOD: `knn`; Wu et al. 2018): cosine similarity, votes weighted by exp(s / T)."""
+"""k-NN on frozen features (`knn`; Wu et al. 2018): cosine similarity, votes weighted by exp(s / T)."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Semi-supervised fine-tuning (METHOD: `semi_orl`; Table 6): a grid judged on held-out labels, then one reading of the
+"""Semi-supervised fine-tuning (`semi_orl`; Table 6): a grid judged on held-out labels, then one reading of the
 test set.
 
 # Deviation from the paper: its protocol's grid is chosen by the test set. Here each point is trained on a part of the

@@ -1,4 +1,4 @@
-"""Linear SVMs on frozen features (METHOD: `svm_voc07`; Goyal et al. 2019), by all and by few photos of each class.
+"""Linear SVMs on frozen features (`svm_voc07`; Goyal et al. 2019), by all and by few photos of each class.
 
 Difficult objects are ignored as the benchmark does: a photo in which a class is difficult alone is absent in training,
 and left out of few-photo draws and of the test.
