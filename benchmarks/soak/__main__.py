@@ -61,11 +61,11 @@ def _disk(training: Training, reference: Training) -> Counter:
     good = training.saved()
     code = training.finish(file_size_limit=64)
     line = next((line for line in training.output().splitlines() if "cannot be written" in line), "")
-    seen["exit code"], seen["said so"] = code, bool(line)
+    seen["exit code"], seen["EXIT CODE NOT 1"], seen["NOT SAID"] = code, int(code != 1), int(not line)
     seen["steps until it said so"] = training.newest_step() - good[-1]
     seen["GOOD CHECKPOINTS LOST"] = len(set(good) - set(training.saved()))
     training.finish()
-    trials.compare(training, reference, seen)
+    trials.compare_ends(training, reference, seen)
     return seen
 
 

@@ -16,19 +16,26 @@ from benchmarks.soak.training import COMPILED, Training
 
 
 def compare(training: Training, reference: Training, seen: Counter) -> None:
-    """Whether the newest checkpoint and all losses are bit for bit those of the undisturbed training."""
-    if saved := training.saved():
-        step = saved[-1]
-        same = step not in reference.saved() or training.digests(step) == reference.digests(step)
+    """Whether the newest checkpoint that both have and all losses are bit for bit those of the undisturbed training."""
+    if common := set(training.saved()) & set(reference.saved()):
+        same = training.digests(max(common)) == reference.digests(max(common))
         seen["states identical" if same else "STATES THAT DIFFER"] += 1
     expected = reference.losses()
     differing = [step for step, loss in training.losses().items() if loss != expected[step]]
     seen["LOSSES THAT DIFFER"] += len(differing)
 
 
+def compare_ends(training: Training, reference: Training, seen: Counter) -> None:
+    """As `compare`, of two trainings that should be at their end."""
+    compare(training, reference, seen)
+    final = max(reference.saved())
+    same = final in training.saved() and training.digests(final) == reference.digests(final)
+    seen["FINAL STATES THAT DIFFER"] += not same
+
+
 def kill_again_and_again(training: Training, reference: Training, count: int, wait: Moment) -> Counter:
     """`count` times: starts it, waits for the moment, `kill -9`; then lets it end."""
-    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "unreadable newest": 0, "acknowledged lost": 0})
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "UNREADABLE NEWEST": 0, "ACKNOWLEDGED LOST": 0})
     while seen["kills"] < count:
         before, step = training.saved(), training.newest_step()
         output = len(training.output())
@@ -47,21 +54,19 @@ def kill_again_and_again(training: Training, reference: Training, count: int, wa
         if "going on from step" in printed:
             resumed = int(printed.split("going on from step ")[1].split()[0])
             seen["most steps lost"] = max(seen["most steps lost"], step - resumed)
-            seen["unreadable newest"] += before[-1] != resumed
-        seen["acknowledged lost"] += not set(acknowledged) <= set(training.saved())
+            seen["UNREADABLE NEWEST"] += before[-1] != resumed
+        seen["ACKNOWLEDGED LOST"] += not set(acknowledged) <= set(training.saved())
         compare(training, reference, seen)
         if training.newest_step() > step and "compiling" in printed:
             seen["went on"] += 1
     training.finish()
-    compare(training, reference, seen)
-    final = max(reference.saved())
-    seen["final state identical"] = int(training.digests(final) == reference.digests(final))
+    compare_ends(training, reference, seen)
     return seen
 
 
 def sigterm(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
     """SIGTERM at random moments: exit code 0 once it listens, and no step is done twice."""
-    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "steps lost": 0})
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "STEPS LOST": 0})
     slowest = 0.0
     while seen["signals"] < count:
         output = len(training.output())
@@ -76,7 +81,7 @@ def sigterm(training: Training, reference: Training, count: int, rng: random.Ran
         seen["signals"] += 1
         seen["exit code 0" if code == 0 else f"before it listened (code {code})"] += 1
         step = training.newest_step()
-        seen["steps lost"] += step - max(training.saved(), default=0)
+        seen["STEPS LOST"] += step - max(training.saved(), default=0)
         printed = training.output()[output:]
         phase = "saving a step" if "SIGTERM: saving" in printed else "before the first step" if code == 0 else "imports"
         seen[f"while {phase}"] += 1
@@ -116,9 +121,7 @@ def kill_ranks(training: Training, reference: Training, count: int, rng: random.
         compare(training, reference, seen)
         training.started = time.monotonic()
     training.process.wait()
-    compare(training, reference, seen)
-    final = max(reference.saved())
-    seen["final state identical"] = int(training.digests(final) == reference.digests(final))
+    compare_ends(training, reference, seen)
     seen["seconds until the others stopped, median"] = round(sorted(stopping)[len(stopping) // 2], 2)
     seen["seconds until the others stopped, at most"] = round(max(stopping), 2)
     return seen
@@ -198,7 +201,7 @@ def faults(training: Training, reference: Training, minutes: float, rng: random.
         seen["LOSSES THAT DIFFER"] += sum(loss != expected[step] for step, loss in training.losses().items())
     if training.process.wait():
         raise RuntimeError(training.output()[-3000:])
-    compare(training, reference, seen)
+    compare_ends(training, reference, seen)
     seen["checkpoints set aside"] = training.output().count("set aside as")
     seen["restarts by the supervisor"] = training.output().count("restart")
     return seen
@@ -216,7 +219,7 @@ def elastic(stages: list[Training], reference: Training) -> Counter:
         elif stage.process.wait():
             raise RuntimeError(stage.output()[-3000:])
     expected, found = reference.losses(), stages[-1].losses()
-    seen["steps that differ in number"] = len(expected.keys() ^ found.keys())
+    seen["STEPS THAT ONLY ONE HAS"] = len(expected.keys() ^ found.keys())
     differences = [abs(found[step][0] - expected[step][0]) for step in sorted(expected)]
     seen["largest difference of a loss"] = float(f"{max(differences):.2g}")
     seen["median"] = float(f"{sorted(differences)[len(differences) // 2]:.2g}")
