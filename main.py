@@ -1,5 +1,6 @@
 """The one entry: `python main.py --config=configs/coco.py --workdir=DIR [--config.field=value ...]`."""
 
+import errno
 import os
 import sys
 import traceback
@@ -15,9 +16,11 @@ from univip_jax import goodput  # noqa: F401, I001 (imported first: it notes whe
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from univip_jax.config import check_least
 from univip_jax.errors import UserError
 from univip_jax.watchdog import Watchdog
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: not a mistake of the user's, so a supervisor tries again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)
@@ -85,6 +88,7 @@ def _run(_: list[str]) -> None:
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant; failures are raised
     try:
+        check_least(config)
         with Watchdog(config.get("stall_seconds", 0.0)):  # a disk of another machine may never give a module
             task = _open_task(config, workdir)
         task(config, workdir)
@@ -98,8 +102,16 @@ def _run(_: list[str]) -> None:
         if "RESOURCE_EXHAUSTED" in str(error):  # XLA's word
             print("error: out of memory on the device: lower --config.batch_size, or use more devices", file=sys.stderr)
             _end(1)
+        if isinstance(error, OSError) and (error.errno in _UNWRITABLE or _is_below(workdir, error.filename)):
+            place = error.filename or f"a file in --workdir={workdir}"
+            print(f"error: {place}: {error.strerror}; put it right, or choose another --workdir", file=sys.stderr)
+            _end(1)
         traceback.print_exc()
         _end(_SOFTWARE_ERROR)
+
+
+def _is_below(workdir: Path, filename: object) -> bool:
+    return isinstance(filename, str | os.PathLike) and Path(filename).absolute().is_relative_to(workdir.absolute())
 
 
 def _end(code: int) -> None:

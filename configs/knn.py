@@ -5,7 +5,7 @@
 
 `--config.pretrained=random` is the untrained network of `model`: the number to beat.
 Cost: one forward pass of both sets, split over all devices of all processes; an interrupted one goes on where it was.
-The features stay in the workdir, for other k and temperatures: 10.9 GB for ImageNet's two sets and a ResNet-50. The vote
+The features stay in the workdir, for other k and temperatures: 10.9 GB for ImageNet's sets and a ResNet-50. The vote
 is process 0's, on one device, where 65,536 training photos (0.5 GB) are at a time; of the rest the host maps the file.
 """
 

@@ -76,14 +76,15 @@ def main(_: list[str]) -> None:
         "main.py", "--config=configs/demo.py", f"--workdir={run}", f"--config.data.train={root / 'data'}",
         f"--config.seed={_SEED.value}",
     )  # fmt: skip
+    _command("-m", "univip_jax.report", f"--run={run}")
     untrained = _evaluate("probe_untrained", "random", root)
     trained = _evaluate("probe_trained", str(run), root)
     print(
         "\nlinear probe on digits that no scene showed, of any size and place (chance: 10 %)\n"
         f"  untrained network   {untrained:5.1f} %\n"
         f"  after pre-training  {trained:5.1f} %\n"
-        f"what the network saw  {run / 'first_batch.png'}\n"
-        f"curves                tensorboard --logdir={run}\n"
+        f"what the network saw   {run / 'first_batch.png'}\n"
+        f"the run on one page    {run / 'report.html'}; curves live: tensorboard --logdir={run}\n"
         f"done in {time.monotonic() - began:.0f} s"
     )
 

@@ -11,7 +11,7 @@ import pytest
 
 import univip_jax
 from tests.small import assert_equal_states, small_config
-from univip_jax.checkpoint import Checkpoints, Retention
+from univip_jax.checkpoint import Checkpoints, Retention, _sha256
 from univip_jax.errors import DamagedCheckpoint, UserError
 from univip_jax.sharding import make_mesh, replicated
 from univip_jax.train import train
@@ -63,15 +63,34 @@ def test_a_disk_or_device_that_fails_sets_no_checkpoint_aside(run, data, tmp_pat
     assert [path.name for path in (again / "checkpoints").iterdir()] == ["2"]
 
 
-def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_set_aside(tmp_path):
+@pytest.mark.parametrize(("fields", "lacks"), [({}, "digests"), ({"digests": {}}, "shapes")])
+def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_set_aside(tmp_path, fields, lacks):
+    meta = {"fingerprint": "x", **fields}
+    if fields:
+        meta["sha256"] = _sha256(meta)
     with Checkpoints(tmp_path, Retention(1)) as checkpoints:
         state = {"params": {"a": jax.numpy.ones(3)}}
-        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave({"fingerprint": "x"})}
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
         checkpoints._manager.save(4, args=ocp.args.Composite(**items))
         checkpoints.wait()
-        with pytest.raises(UserError, match=r"checkpoints/4 carries no digests: an older version") as error:
+        with pytest.raises(UserError, match=rf"checkpoints/4 carries no {lacks}: an older version") as error:
             checkpoints.restore(4, state, replicated(make_mesh()))
         assert not isinstance(error.value, DamagedCheckpoint)
+
+
+def test_a_config_that_no_checkpoint_fits_is_refused_and_nothing_is_changed(run, data, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    config = small_config(data)
+    config.allow_changes = "model.hidden"
+    config.model.hidden = 24
+    with pytest.raises(
+        UserError, match=r"checkpoints/4 is of another network or optimizer .* as batch_stats/"
+    ) as error:
+        train(config, again)
+    assert not isinstance(error.value, DamagedCheckpoint)
+    assert sorted(path.name for path in (again / "checkpoints").iterdir()) == ["2", "4"]
+    assert (again / "config.json").read_bytes() == (run / "config.json").read_bytes()
 
 
 def test_where_no_checkpoint_is_whole_the_run_does_not_silently_begin_anew(run, data, tmp_path):

@@ -25,6 +25,7 @@ LAYERS = [
         "optim",
         "sharding",
         "metrics",
+        "charts",
         "supervise",
     ],
     ["weights", "detectron2.check", "models.heads", "data.index", "data.crops", "losses", "paper"],
@@ -32,8 +33,8 @@ LAYERS = [
     ["train_state", "evaluate.neighbours", "data.pipeline", "data.labelled", "detectron2.__main__", "reproduce"],
     ["train_step", "checkpoint", "data.subset"],
     ["plan", "evaluate.features", "evaluate.color", "evaluate.heads", "evaluate.logistic"],
-    ["report", "resume", "evaluate.kept", "evaluate.probe", "extract", "import_weights", "export.consumers"],
-    ["evaluate.knn", "evaluate.svm"],
+    ["pictures", "resume", "evaluate.kept", "evaluate.probe", "extract", "import_weights", "export.consumers"],
+    ["evaluate.knn", "evaluate.svm", "report"],
     ["evaluate.during", "evaluate.finetune", "evaluate.linear", "evaluate.sweep", "export.formats", "export.parity"],
     ["run_log", "evaluate.semi", "export.card"],
     ["train"],
@@ -51,6 +52,7 @@ HOMES = {
     "safetensors": ("univip_jax/weight_files.py", "univip_jax/export/"),
     "torch": ("univip_jax/weight_files.py", "univip_jax/export/"),
     "yaml": ("univip_jax/detectron2/",),
+    "matplotlib": ("univip_jax/charts.py",),
     "dm_pix": ("univip_jax/augment.py",),
 }
 FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.supervised import DEAF, ROOT, SAVES, alive, starter
-from univip_jax.supervise import newest_step, workdir
+from univip_jax.supervise import kept, newest_step, workdir
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_killed_rank_ends_the_others_and_all_start_again(supervise):
         r"supervise: rank 1 was ended by SIGKILL after 0:\d\d:\d\d; newest checkpoint: step 5", lines[0]
     )
     assert re.fullmatch(r"supervise: all ranks have ended, \d+\.\d\d s after the first", lines[1])
-    assert lines[2:] == ["supervise: restart 1 of 3 since the last new checkpoint, in 0.01 s"]
+    assert lines[2:] == ["supervise: restart 1 of 3 since the last progress, in 0.01 s"]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
@@ -56,10 +56,10 @@ def test_without_progress_it_gives_up(supervise, limit):
     assert supervised.wait() == 75
     # Only the first start brings a checkpoint.
     assert supervised.starts() == 1 + limit
-    restarts = re.findall(r"restart (\d) of \d since the last new checkpoint, in ([\d.]+) s", supervised.err)
+    restarts = re.findall(r"restart (\d) of \d since the last progress, in ([\d.]+) s", supervised.err)
     assert restarts == [("1", "0.01"), ("2", "0.02"), ("3", "0.04")][:limit]
     last = supervised.err.splitlines()[-1]
-    assert f"given up after {limit} restarts in a row without a new checkpoint in {supervised.run}" in last
+    assert f"given up after {limit} restarts in a row without progress in {supervised.run}" in last
 
 
 def test_with_progress_it_never_gives_up(supervise):
@@ -220,6 +220,43 @@ def test_only_committed_checkpoints_count(tmp_path):
     for name in ("8", "20", "100.orbax-checkpoint-tmp-0", "damaged-300"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert newest_step(tmp_path) == 20
+
+
+@pytest.mark.parametrize(
+    ("is_progress", "script"),
+    [
+        (True, "mkdir checkpoints/30"),
+        (True, "mkdir -p grid/checkpoints/1"),
+        (True, "mkdir -p step_4_seed_0/final/checkpoints/1"),
+        (True, "mv checkpoints/20 checkpoints/damaged-20 && sleep 0.01 && mkdir checkpoints/20"),
+        (True, "printf more >> step_4_seed_0/features/a.rows"),
+        (True, "touch step_4_seed_0/results.json"),
+        (False, "mkdir checkpoints/30.orbax-checkpoint-tmp-0"),
+        (False, "mv checkpoints/20 checkpoints/damaged-20"),
+        (False, "rm -r checkpoints/10"),
+        (False, "printf rows > step_4_seed_0/features/a.rows"),
+        (False, "echo >> metrics.jsonl"),
+    ],
+)
+def test_what_a_restart_goes_on_from_is_progress(tmp_path, is_progress, script):
+    for name in ("checkpoints/10", "checkpoints/20", "step_4_seed_0/features"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "step_4_seed_0/features/a.rows").write_text("rows")
+    before = kept(tmp_path)
+    subprocess.run(script, shell=True, check=True, cwd=tmp_path)
+    assert bool(kept(tmp_path) - before) == is_progress
+
+
+def test_a_disk_that_errs_is_no_end_of_the_supervisor(tmp_path, monkeypatch):
+    """It asks for progress just when a rank has died of that disk."""
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+
+    def fail(self, pattern):
+        raise OSError(5, "Input/output error")
+
+    assert len(kept(tmp_path)) == 1
+    monkeypatch.setattr(Path, "glob", fail)
+    assert kept(tmp_path) == set()
 
 
 def test_it_starts_without_jax():

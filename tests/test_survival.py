@@ -158,8 +158,19 @@ def test_resume_equals_an_undisturbed_run_bit_for_bit(run, data, tmp_path):
 
 
 def test_a_finished_run_is_left_alone(run, data, capsys):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     train(small_config(data), run)
     assert "is finished" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_an_evaluation_that_falls_on_the_last_step_is_made_up_for_once(run, data, labelled, tmp_path, capsys):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    for _ in range(2):
+        train(knn_config(data, labelled), again)
+        assert "is finished" in capsys.readouterr().out
+        assert [line["step"] for line in lines(again) if "knn/top1" in line] == [4]
 
 
 def test_another_config_is_refused_by_field(run, data):

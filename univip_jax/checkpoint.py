@@ -6,7 +6,7 @@ Every save carries a digest of each leaf, every restore verifies them: Orbax its
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Checkpoints:
           UserError: this save, or the one before, could not be written; older checkpoints are untouched.
           DivergedReplicas: the devices do not hold the same state; nothing is saved.
         """
-        meta = {**meta, "digests": digests(state, all_processes=True)}
+        meta = {**meta, "digests": digests(state, all_processes=True), "shapes": _shapes(state)}
         meta["sha256"] = _sha256(meta)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
@@ -126,7 +126,13 @@ class Checkpoints:
         """
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         args = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        return self._restore(step, args, like)[0]
+        meta = self._read_meta(step)
+        if differing := _differing(like, meta["shapes"], partial=True):
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} holds another backbone than config.json of the run describes: "
+                f"they differ in {len(differing)} arrays, as {differing[0]}; restore that file"
+            )
+        return self._restore(step, args, meta)
 
     def restore(self, step: int, like: Any, sharding: NamedSharding) -> tuple[TrainState, dict]:
         """The state after `step` steps, on the devices of `sharding`, and its `meta`.
@@ -136,9 +142,24 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: it is not what was saved.
+          UserError: it was saved with other leaves, or of other shapes.
         """
+        meta, damage = None, None
+        try:
+            meta = self._read_meta(step)
+        except DamagedCheckpoint as error:
+            damage = error
+        # All or none read the state: Orbax lets each wait there for the others.
+        if not np.all(multihost_utils.process_allgather(np.array([meta is not None]))):
+            raise damage or self._damaged(step, "its description is damaged on another host")
+        if differing := _differing(like, meta["shapes"]):
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is of another network or optimizer than the config describes: "
+                f"they differ in {len(differing)} arrays, as {differing[0]}; go on with the config and the versions "
+                "that saved it, or begin anew in another --workdir"
+            )
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
-        return self._restore(step, ocp.args.StandardRestore(like))
+        return self._restore(step, ocp.args.StandardRestore(like), meta), meta
 
     def set_aside(self, step: int) -> Path:
         """Renames a checkpoint so that it counts no more, and nothing is lost; returns its new place."""
@@ -153,10 +174,30 @@ class Checkpoints:
         self._manager.reload()
         return place
 
-    def _restore(self, step: int, state_args: Any, part: Any = None) -> tuple[Any, dict]:
-        args = ocp.args.Composite(state=state_args, meta=ocp.args.JsonRestore())
+    def _restore(self, step: int, args: Any, meta: dict) -> Any:
+        """The state, or the part of it that `args` names, with the digests of `meta`."""
+        state = self._read(step, state=args).state
+        for name, found in digests(state).items():
+            if meta["digests"].get(name) != found:
+                raise self._damaged(step, f"{name} is not what was saved")
+        return state
+
+    def _read_meta(self, step: int) -> dict:
+        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
+        if not isinstance(meta, dict):
+            raise self._damaged(step, "its description is not the one that was saved")
+        if meta.keys() & {"digests", "sha256"} and meta.get("sha256") != _sha256(meta):
+            raise self._damaged(step, "its description is not the one that was saved")
+        if missing := {"digests", "shapes"} - meta.keys():
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} carries no {min(missing)}: an older version saved it; use that "
+                "one, or begin anew in another --workdir"
+            )
+        return meta
+
+    def _read(self, step: int, **items: Any) -> Any:
         try:
-            restored = self._manager.restore(step, args=args)
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # of the device, not of the file
         except OSError as error:
@@ -166,41 +207,27 @@ class Checkpoints:
         except Exception as error:  # damaged bytes raise anything inside the readers of Orbax and TensorStore
             lines = str(error).strip().splitlines() or [repr(error)]
             raise self._damaged(step, lines[0]) from error
-        state, meta = restored.state, restored.meta
-        if isinstance(meta, dict) and not meta.keys() & {"digests", "sha256"}:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} carries no digests: an older version saved it; use that one, "
-                "or begin anew in another --workdir"
-            )
-        if not isinstance(meta, dict) or meta.get("sha256") != _sha256(meta):
-            raise self._damaged(step, "its description is not the one that was saved")
-        if part is not None:
-            self._check_modules(step, part, state, meta["digests"].keys())
-        for name, found in digests(state).items():
-            if meta["digests"].get(name) != found:
-                raise self._damaged(step, f"{name} is not what was saved")
-        return state, meta
-
-    def _check_modules(self, step: int, like: Any, found: Any, saved: Iterable[str]) -> None:
-        """Orbax leaves out what is not saved, gives what is in its own shape, and does not tell of more."""
-        wanted, shapes = (
-            {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-            for leaves in map(jax.tree_util.tree_leaves_with_path, (like, found))
-        )
-        modules = {tuple(name.split("/")[:3]) for name in wanted}
-        there = {name for name in saved if tuple(name.split("/")[:3]) in modules}
-        differing = sorted(wanted.keys() ^ there) or sorted(name for name in wanted if wanted[name] != shapes[name])
-        if differing:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} holds another backbone than config.json of the run describes: "
-                f"they differ in {len(differing)} arrays, as {differing[0]}; restore that file"
-            )
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         others = [other for other in self.steps() if other != step]
         return DamagedCheckpoint(
             f"checkpoint {self.folder / str(step)} is damaged ({reason}); others are of steps {others or 'none'}"
         )
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    """By the names that `digests` gives."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape) for path, leaf in leaves}
+
+
+def _differing(like: Any, saved: dict[str, list[int]], *, partial: bool = False) -> list[str]:
+    """Names of the leaves that only one of them has, or in another shape; `partial`: in modules that `like` has."""
+    wanted = _shapes(like)
+    if partial:
+        modules = {tuple(name.split("/")[:3]) for name in wanted}
+        saved = {name: shape for name, shape in saved.items() if tuple(name.split("/")[:3]) in modules}
+    return sorted(name for name in wanted.keys() | saved.keys() if wanted.get(name) != saved.get(name))
 
 
 def _sha256(meta: dict) -> str:

@@ -25,6 +25,13 @@ FREE_FIELDS = (
     "data.train",
 )
 _FREE_SECTION = "knn."
+# The least that a number may be, in every config that has the field.
+_LEAST = {
+    **dict.fromkeys(("seed", "step", "image_size", "num_epochs", "num_steps", "keep_every_steps", "num_workers"), 0),
+    **dict.fromkeys(("data.num_threads", "stall_seconds", "knn.every_steps", "knn.every_epochs"), 0),
+    **dict.fromkeys(("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"), 1),
+    **dict.fromkeys(("max_bad_steps", "k", "knn.k", "knn.batch_size", "num_draws", "checkpoint_every_epochs"), 1),
+}
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -47,6 +54,14 @@ def to_spec(kind: type[Spec], config: ConfigDict, section: str) -> Spec:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values})
 
 
+def check_least(config: ConfigDict) -> None:
+    """Raises UserError that names the first number which is less than it may be."""
+    for name, value in flatten(config).items():
+        least = _LEAST.get(name)
+        if least is not None and any(number < least for number in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{name}={value} must be at least {least}")
+
+
 def flatten(config: ConfigDict) -> dict:
     """Dotted names to values as JSON holds them: tuples are lists, references are their values."""
     flat = {}
@@ -64,7 +79,13 @@ def allowed_changes(config: ConfigDict) -> set[str]:
 
 
 def write_config(run: Path, config: ConfigDict) -> None:
-    """Writes `config.json`, or checks that the one in the folder belongs to the same run, or the same evaluation.
+    """Writes `config.json`; raises UserError as `check_config` does."""
+    check_config(run, config)
+    keep_config(run, config)
+
+
+def check_config(run: Path, config: ConfigDict) -> None:
+    """Checks that a `config.json` in the folder, if any, belongs to the same run, or the same evaluation.
 
     Raises UserError that names the first field whose value differs and that `allow_changes` does not name. All fields
     of an evaluation enter its result, so it has no `allow_changes`.
@@ -89,6 +110,11 @@ def write_config(run: Path, config: ConfigDict) -> None:
                     f"on with this run, or change it on purpose by --config.allow_changes={name}"
                 )
             print(f"changed on purpose: {change}")
+
+
+def keep_config(run: Path, config: ConfigDict) -> None:
+    """Writes `config.json`, which appears whole."""
+    path = run / CONFIG
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
     temporary.replace(path)

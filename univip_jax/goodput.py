@@ -51,6 +51,11 @@ class Goodput:
         self._seconds["train"] = min(trained, self._seconds["train"])
         self.write()
 
+    def stepping(self) -> float:
+        """Seconds until now of steps and of waiting for their batches."""
+        self._turn(self._inside)
+        return self._seconds["train"] + self._seconds["data"]
+
     def write(self) -> dict[str, float]:
         """Brings the file up to date; the seconds of each kind and the share of training, as metrics."""
         self._turn(self._inside)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-METRICS = "metrics.jsonl"
+METRICS, FIRST_BATCH = "metrics.jsonl", "first_batch.png"
 
 
 def duration(seconds: float) -> str:
@@ -39,20 +39,24 @@ class MetricsWriter:
             temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
             temporary.replace(self._path)
         self._file = self._path.open("a")
-        self._events = SummaryWriter(str(run), purge_step=start + 1 if start else None)
+        self._run, self._purge_step = run, start + 1 if start else None
+        self._events: SummaryWriter | None = None  # its file is there as soon as it is: not before there is a point
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line of JSON and one point a curve, after `step` steps; without values that are not finite."""
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
+        if self._events is None:
+            self._events = SummaryWriter(str(self._run), purge_step=self._purge_step)
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes and closes both."""
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _step(line: str) -> float:
@@ -67,20 +71,25 @@ class Progress:
     """One line a report with the loss, images/s and the time left; on a terminal it overwrites itself."""
 
     def __init__(self, start: int, total: int, steps_per_epoch: int, batch_size: int):
-        self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
-        self._step, self._time = start, time.perf_counter()
+        self._start, self._total = start, total
+        self._steps_per_epoch, self._batch_size = steps_per_epoch, batch_size
 
-    def rate(self, step: int) -> float:
-        """Images a second since the last call."""
-        now = time.perf_counter()
-        rate = (step - self._step) * self._batch_size / (now - self._time)
-        self._step, self._time = step, now
+    def begin(self, stepping: float) -> None:
+        """The step after the start begins; `stepping`: seconds that were spent on steps before, as for `rate`."""
+        self._begun = time.perf_counter()
+        self._step, self._stepping = self._start, stepping
+
+    def rate(self, step: int, stepping: float) -> float:
+        """Images a second since the last call, while steps were done: neither saved nor evaluated."""
+        rate = (step - self._step) * self._batch_size / max(1e-9, stepping - self._stepping)
+        self._step, self._stepping = step, stepping
         return rate
 
     def report(self, step: int, rate: float, metrics: dict[str, float]) -> None:
-        """Prints the line."""
+        """Prints the line; the time left is with saves and evaluations, as often as they came so far."""
         terms = [f"{k.removeprefix('train/loss_')} {v:.3f}" for k, v in metrics.items() if "/loss_" in k]
-        left = duration((self._total - step) * self._batch_size / rate)
+        spent = time.perf_counter() - self._begun
+        left = duration((self._total - step) * spent / (step - self._start))
         line = (
             f"step {step}/{self._total}  epoch {step / self._steps_per_epoch:.1f}  loss {metrics['train/loss']:.3f} "
             f"({', '.join(terms)})  {rate:.0f} images/s  {left} left"

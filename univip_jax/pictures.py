@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""The picture of what a run is fed with."""
 
 from pathlib import Path
 
@@ -72,31 +72,4 @@ def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
             for column, view in enumerate([*scenes, *instances], start=1):
                 place = (_GAP + column * (_SIDE + _GAP), top + line * (_SIDE + _GAP))
                 sheet.paste(_fit(np.asarray(view)), place)
-    sheet.save(path)
-
-
-def draw_curve(title: str, points: dict[int, list[float]], path: Path) -> None:
-    """Draws values over steps to a PNG file: a dot for each value, a line through the means of each step."""
-    width, height, margin = 640, 320, 48
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    values = [value for step in points.values() for value in step]
-    low, high, first, last = min(values), max(values), min(points), max(points)
-
-    def place(step: int, value: float) -> tuple[float, float]:
-        x = margin + (width - 2 * margin) * (step - first) / max(1, last - first)
-        # Equal values, which have no range, lie in the middle.
-        share = (value - low) / (high - low) if high > low else 0.5
-        return x, height - margin - (height - 2 * margin) * share
-
-    draw.text((margin, 10), title, fill=_INK, font_size=14)
-    draw.line([margin, height - margin + 8, width - margin, height - margin + 8], fill=_INK)
-    for value in {low, high}:
-        draw.text((6, place(first, value)[1]), f"{value:.1f}", fill=_INK, anchor="lm")
-    for step in {first, last}:
-        draw.text((place(step, low)[0], height - margin + 14), str(step), fill=_INK, anchor="ma")
-    draw.line([place(step, float(np.mean(points[step]))) for step in sorted(points)], fill=_SCENES[1], width=2)
-    for step, found in points.items():
-        for x, y in (place(step, value) for value in found):
-            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=_SCENES[1])
     sheet.save(path)

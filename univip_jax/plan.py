@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from univip_jax import optim
 from univip_jax.augment import AugmentSpec
-from univip_jax.config import to_spec
+from univip_jax.config import check_least, to_spec
 from univip_jax.errors import UserError
 from univip_jax.losses import LossSpec
 from univip_jax.models.univip import ModelSpec
@@ -48,9 +48,7 @@ def make_plan(config: ConfigDict, num_images: int) -> Plan:
             "views.num_instances=0, but loss.scene_instance or loss.instance is above 0: set both to 0 "
             "(as the config argument table8=k0 does), or use instances"
         )
-    for field in ("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"):
-        if config[field] < 1:
-            raise UserError(f"{field}={config[field]} must be at least 1")
+    check_least(config)
     steps_per_epoch = max(1, num_images // config.batch_size)
     total_steps = config.num_steps or round(config.num_epochs * steps_per_epoch)
     if total_steps < 1:

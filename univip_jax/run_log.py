@@ -17,17 +17,23 @@ class RunLog:
     def __init__(self, run: Path | None, start: int, plan: Plan, goodput: Goodput):
         """None writes nothing, as all processes but the first do."""
         self._progress = Progress(start, plan.total_steps, plan.steps_per_epoch, plan.batch_size)
-        self._goodput = goodput
+        self._goodput, self._steps_per_epoch = goodput, plan.steps_per_epoch
         self._writer = MetricsWriter(run, start) if run else None
         lines = read_metrics(run) if run else []
         self._top1 = {line["step"]: line[TOP1] for line in lines if TOP1 in line}
-        self.trained_seconds = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
+        self._trained = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
+
+    def train_from_now(self) -> None:
+        """The next steps are what progress and goodput count."""
+        self._goodput.train_from_now(self._trained)
+        self._progress.begin(self._goodput.stepping())
 
     def report(self, step: int, window: list[dict], spread: dict[str, float]) -> None:
         """Writes and prints the metrics of the steps since the last report, up to `step`, and of the features there."""
-        values, rate = _summarize(window), self._progress.rate(step)
+        values, rate = _summarize(window), self._progress.rate(step, self._goodput.stepping())
         if self._writer:
-            self._writer.write(step, {**values, **spread, "train/images_per_second": rate, **self._goodput.write()})
+            pace = {"train/epoch": step / self._steps_per_epoch, "train/images_per_second": rate}
+            self._writer.write(step, {**values, **spread, **pace, **self._goodput.write()})
             self._progress.report(step, rate, values)
             if spread:
                 print(f"step {step}: {_named(spread)}", flush=True)

@@ -1,9 +1,11 @@
 """One mesh axis, `data`, over all devices of all hosts; the state is on each of them, a batch is split."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from univip_jax.errors import UserError
@@ -49,3 +51,14 @@ def put_batch(mesh: Mesh, batch: Tree) -> Tree:
     """Host arrays of this process's rows to one global array each."""
     sharding = by_batch(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def of_first_process(numbers: Sequence[int]) -> list[int]:
+    """What process 0 gives, in every process; the others may give other numbers, or another count of them.
+
+    For what each would see for itself, as the files of a folder, but perhaps at another moment.
+    """
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    padded = np.zeros(count, np.int32)
+    padded[: min(count, len(numbers))] = numbers[:count]
+    return multihost_utils.broadcast_one_to_all(padded).tolist()

@@ -3,13 +3,15 @@
 Starts the command, or several ranks of it, and starts it again when it dies: the command itself goes on from the
 newest checkpoint in its --workdir. The exit code is 0 when the run is finished, or saved after a SIGTERM. Codes 1
 and 2 are mistakes that a restart would repeat, and end it at once. Anything else, a signal or the 75 of what may be
-gone at a second try, is tried again until --max_restarts restarts in a row have brought no new checkpoint.
+gone at a second try, is tried again until --max_restarts restarts in a row have brought no progress: no checkpoint,
+no features, no result (`kept`).
 
 When a rank dies the others are killed at once, not asked by SIGTERM: that asks them to agree on a step and save it,
 which they cannot without the dead one, and all that they hold is in the checkpoint or is computed again. The rank that
 died first is the cause: the others may die of its death with any code.
 """
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -39,7 +41,7 @@ class Policy:
     """How many ranks there are, and how patient to be with them."""
 
     num_processes: int
-    max_restarts: int  # in a row that brought no new checkpoint
+    max_restarts: int  # in a row that brought no progress
     backoff: float  # s before the first restart in a row; each further one waits twice as long
     grace: float  # s that the ranks have to save after a SIGTERM
     sigterm_code: int  # our exit code when they have
@@ -67,24 +69,24 @@ class Supervisor:
         """Returns our exit code when the run is finished, stopped or given up."""
         restarts, longest = 0, self._policy.max_restarts
         while True:
-            before = newest_step(self._run)
+            before = kept(self._run)
             cause = self._run_ranks()
             if cause is None or self._signal is not None:
                 return self._exit_code(cause)
             if cause.code in USER_ERRORS:
                 _say(f"exit code {cause.code} is a mistake that a restart would repeat: the run is ended")
                 return cause.code
-            if newest_step(self._run) > before:
+            if kept(self._run) - before:
                 restarts = 0
             if restarts >= longest:
                 _say(
-                    f"given up after {restarts} restarts in a row without a new checkpoint in {self._run}: put right "
+                    f"given up after {restarts} restarts in a row without progress in {self._run}: put right "
                     "what ends the run, then the same command goes on"
                 )
                 return self._exit_code(cause)
             pause = min(self._policy.backoff * 2**restarts, LONGEST_PAUSE)
             restarts += 1
-            _say(f"restart {restarts} of {longest} since the last new checkpoint, in {pause:g} s")
+            _say(f"restart {restarts} of {longest} since the last progress, in {pause:g} s")
             end = time.monotonic() + pause
             while self._signal is None and time.monotonic() < end:
                 self._wait(end)
@@ -145,6 +147,23 @@ class Supervisor:
         if cause is None:
             return self._policy.sigterm_code if self._signal else 0
         return cause.code if cause.code > 0 else 128 - cause.code
+
+
+def kept(run: Path) -> set[tuple[Path, int]]:
+    """What a restart goes on from: checkpoints, each with its time, and features and results, each with its size.
+
+    Those of evaluations are one or two folders further down: a sweep has one for each step, and a grid its own.
+    """
+    names = ("checkpoints/*", "features/*.rows", "results.json")
+    found = set()
+    for pattern in (depth + name for depth in ("", "*/", "*/*/") for name in names):
+        with contextlib.suppress(OSError):  # an older checkpoint has just been removed, or the disk errs
+            for place in run.glob(pattern):
+                if place.parent.name != "checkpoints":
+                    found.add((place, place.stat().st_size))
+                elif place.name.isdecimal():
+                    found.add((place, place.stat().st_mtime_ns))
+    return found
 
 
 def newest_step(run: Path) -> int:
@@ -219,9 +238,7 @@ def _main(command: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("num_processes", 1, "Ranks on this machine; one drives all of its GPUs.", lower_bound=1)
-    flags.DEFINE_integer(
-        "max_restarts", 3, "Restarts in a row without a new checkpoint; 0: none at all.", lower_bound=0
-    )
+    flags.DEFINE_integer("max_restarts", 3, "Restarts in a row without progress; 0: none at all.", lower_bound=0)
     flags.DEFINE_float("backoff", 1.0, "Seconds before a restart; doubles with each of them in a row.", lower_bound=0.0)
     flags.DEFINE_float("grace", 120.0, "Seconds that the ranks have to save after SIGTERM.", lower_bound=0.0)
     flags.DEFINE_integer(

@@ -13,17 +13,18 @@ from ml_collections import ConfigDict
 
 from univip_jax.checkpoint import Checkpoints, Retention
 from univip_jax.compile_cache import seal_compiled
-from univip_jax.config import allowed_changes, to_spec, write_config
+from univip_jax.config import allowed_changes, check_config, keep_config, to_spec
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import make_batches, photo_ids, preview
 from univip_jax.data.records import Dataset, open_dataset
 from univip_jax.errors import UserError
 from univip_jax.evaluate.during import KnnDuringTraining, KnnSpec, make_spread
 from univip_jax.goodput import Goodput
+from univip_jax.metrics import FIRST_BATCH
 from univip_jax.monitor import BadSteps
+from univip_jax.pictures import draw_batch
 from univip_jax.plan import Plan, make_plan
 from univip_jax.preemption import Preemption
-from univip_jax.report import draw_batch
 from univip_jax.resume import start_or_resume
 from univip_jax.run_log import RunLog
 from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch
@@ -31,7 +32,6 @@ from univip_jax.train_step import augment_views, make_train_step
 from univip_jax.types import Batch, TrainState
 from univip_jax.watchdog import Watchdog
 
-FIRST_BATCH = "first_batch.png"
 _PICTURED = 4  # photos of the first batch that are drawn
 _AHEAD = 2  # steps that may be queued on the device: more would only hold batches in its memory
 
@@ -60,7 +60,7 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
     knn = KnnDuringTraining(knn_spec, plan.step.model, plan.views.scene_size) if knn_every and primary else None
     if primary:
         run.mkdir(parents=True, exist_ok=True)
-        write_config(run, config)
+        check_config(run, config)
     goodput = Goodput(run if primary else None)
     retention = Retention(config.keep_checkpoints, config.keep_every_steps)
 
@@ -68,24 +68,8 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
         with goodput.spend("restore" if checkpoints.steps() else "compile"):
             other_data = "data.train" in allowed_changes(config)
             start, state = start_or_resume(plan, dataset, checkpoints, mesh, allow_other_data=other_data)
-        if start >= plan.total_steps:
-            print(f"{run} is finished: {start} of {plan.total_steps} steps are done")
-            return
-        if primary and start == 0:
-            _draw_first_batch(dataset, index, plan, run / FIRST_BATCH)
-        with goodput.spend("compile"):
-            step_fn = _compile(plan, dataset, state, mesh, start)
-            seal_compiled(run)
-        spread = make_spread(plan.step.model, mesh)
-        bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
-        threads = config.data.num_threads
-        batches = make_batches(
-            dataset, index, plan.views, rows=rows, start=start, stop=plan.total_steps, num_threads=threads
-        )
-        if preemption.reached(start):
-            print(f"SIGTERM before step {start + 1}; the same command goes on from there", flush=True)
-            return
-
+        if primary:
+            keep_config(run, config)  # not before a checkpoint fits it
         with contextlib.closing(RunLog(run if primary else None, start, plan, goodput)) as log:
 
             def first_process_says(value: int) -> int:
@@ -99,6 +83,30 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
                         log.evaluated(step, knn(state))
                     retention.best = first_process_says(log.best() or 0)
                 watchdog.resume()
+
+            if start:
+                retention.best = first_process_says(log.best() or 0)
+                if knn_every and start % knn_every == 0 and not first_process_says(log.is_evaluated(start)):
+                    evaluate(start)  # it was interrupted
+                    goodput.write()
+                    watchdog.pause()
+            if start >= plan.total_steps:
+                print(f"{run} is finished: {start} of {plan.total_steps} steps are done")
+                return
+            if primary and start == 0:
+                _draw_first_batch(dataset, index, plan, run / FIRST_BATCH)
+            with goodput.spend("compile"):
+                step_fn = _compile(plan, dataset, state, mesh, start)
+                seal_compiled(run)
+            spread = make_spread(plan.step.model, mesh)
+            bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
+            threads = config.data.num_threads
+            batches = make_batches(
+                dataset, index, plan.views, rows=rows, start=start, stop=plan.total_steps, num_threads=threads
+            )
+            if preemption.reached(start):
+                print(f"SIGTERM before step {start + 1}; the same command goes on from there", flush=True)
+                return
 
             def spread_of_features() -> dict[str, float]:
                 watchdog.pause()
@@ -114,11 +122,7 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
                     seal_compiled(run)  # the first save and evaluation compile too
                 watchdog.resume()
 
-            goodput.train_from_now(log.trained_seconds)
-            if start and knn_every:
-                retention.best = first_process_says(log.best() or 0)
-                if start % knn_every == 0 and not first_process_says(log.is_evaluated(start)):
-                    evaluate(start)  # it was interrupted
+            log.train_from_now()
             window, running = [], deque()
             watchdog.resume()
             for step in range(start + 1, plan.total_steps + 1):

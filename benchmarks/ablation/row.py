@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict
         return found
     folder.mkdir(parents=True, exist_ok=True)
     plan, begun = make_plan(config, len(packed.scenes.photos)), time.monotonic()
+    if len(packed.scenes.photos) < plan.batch_size:
+        raise UserError(f"batch_size={plan.batch_size} is more than the {len(packed.scenes.photos)} scenes: lower it")
     state, overlap = _train(plan, packed, folder, name, config.log_every_steps)
     results = {
         "row": name,
@@ -107,7 +110,10 @@ def _worth(plan: Plan, state: TrainState, packed: Packed, *, probe: bool) -> dic
     train, test = features(packed.train), features(packed.test)
     worth = {"knn": knn_top1(train, test, _K, _TEMPERATURE), "effective_rank": effective_rank(test.features)}
     if probe:
-        worth["probe"] = accuracy(fit_logistic(train, test.features, _INVERSE_L2), test.labels, 1)
+        try:
+            worth["probe"] = accuracy(fit_logistic(train, test.features, _INVERSE_L2), test.labels, 1)
+        except UserError as error:  # one that does not converge is no reason to train the row again
+            print(f"no probe of this row: {error}", file=sys.stderr)
     return worth
 
 

@@ -66,10 +66,10 @@ def test_mean_and_deviation_over_seeds_of_each_step(run, labelled, tmp_path):
         np.testing.assert_allclose([entry["mean"], entry["deviation"]], [scores.mean(), scores.std(ddof=1)])
     assert (found["mean"], found["seeds"]) == (34, [0, 2, 7])
     with Image.open(tmp_path / CURVE) as picture:
-        # The lowest value, of the first step, and the highest, of the last, are in opposite corners.
-        left, right, top, bottom = 48, picture.width - 48, 48, picture.height - 48
-        line = picture.getpixel((left, bottom))
-        assert line == picture.getpixel((right, top)) != picture.getpixel((right, bottom)) == picture.getpixel((0, 0))
+        # The lowest value, of the first step, is at the lower left, and the highest, of the last, at the upper right.
+        rows, columns = np.nonzero((np.asarray(picture)[..., :3] == (0x43, 0x63, 0xD8)).all(-1))
+        assert rows[columns == columns.min()].max() > 0.7 * picture.height
+        assert rows[columns == columns.max()].min() < 0.3 * picture.height
 
 
 def test_an_interrupted_sweep_goes_on_and_a_longer_one_keeps_what_is_done(run, labelled, tmp_path):
@@ -82,6 +82,28 @@ def test_an_interrupted_sweep_goes_on_and_a_longer_one_keeps_what_is_done(run, l
     sweep(told := Told(), config, tmp_path, steps=["newest"], seeds=["0", "1", "2"])
     assert told.asked == [(4, 2)]
     assert read(tmp_path)["mean"] == 14
+
+
+def test_each_seed_may_draw_its_own_labelled_part_of_one_set(run, labelled, tmp_path):
+    """As `semi` does with data.subset=drawn; the set that they are drawn from must stay the same."""
+
+    def told(drawn_from: str):
+        def evaluate(config, workdir):
+            result = {
+                "top1": 50.0,
+                "seed": config.seed,
+                "train": f"drawn by seed {config.seed}",
+                "protocol": "semi_orl",
+            }
+            write_results(workdir, result | {"drawn_from": drawn_from})
+
+        return evaluate
+
+    config = small_knn(run, labelled)
+    sweep(told("photos"), config, tmp_path, steps=["4"], seeds=["0", "1"])
+    assert read(tmp_path)["seeds"] == [0, 1]
+    with pytest.raises(UserError, match=r"has drawn_from photos, but .*step_4_seed_2.* has others"):
+        sweep(told("others"), config, tmp_path, steps=["4"], seeds=["0", "1", "2"])
 
 
 def test_what_is_done_by_other_settings_or_on_other_data_is_refused_by_name(run, labelled, tmp_path):

@@ -21,7 +21,7 @@ from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches
 from univip_jax.errors import UserError
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
-from univip_jax.sharding import by_batch, make_mesh, replicated
+from univip_jax.sharding import by_batch, make_mesh, of_first_process, replicated
 from univip_jax.types import Features
 from univip_jax.weight_files import image_size_of, read_backbone
 
@@ -95,7 +95,7 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     with Checkpoints(Path(run)) as checkpoints:
-        steps = checkpoints.steps()
+        steps = of_first_process(checkpoints.steps())  # a run that goes on may save one between two looks
         if not steps or (step is not None and step not in steps):
             raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")
         step = steps[-1] if step is None else step
@@ -141,5 +141,7 @@ def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: i
 def write_results(workdir: Path, results: dict) -> None:
     """Writes `results.json` into an evaluation's folder and prints it as one line."""
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    temporary = (workdir / RESULTS).with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.replace(workdir / RESULTS)  # it is there or not: it says that the evaluation is done
     print(json.dumps(results))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from univip_jax.config import flatten
@@ -151,16 +152,22 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         return
     probe = probe_by_logistic if config.protocol == "logistic" else probe_by_sgd
     outcome = probe(config, encoder, train, test, size, workdir)
-    if jax.process_index():
-        return
+    if jax.process_index() == 0:
+        write_results(workdir, _results(config, encoder, outcome, settings, train, test))
+    multihost_utils.sync_global_devices("linear probe done")  # the others wait: one that ended would end the job
+
+
+def _results(
+    config: ConfigDict, encoder: Encoder, outcome: Outcome, settings: dict, train: Labelled, test: Labelled
+) -> dict:
     grid = [point | {"held_out": value} for point, value in zip(outcome.points, outcome.held_out, strict=True)]
-    results = {
+    return {
         "protocol": config.protocol,
         "top1": outcome.top1,
         "top5": outcome.top5,
         "pretrained": encoder.source,
         "step": encoder.step,
-        "image_size": size,
+        "image_size": settings["image_size"],
         **({} if config.protocol == "logistic" else {"epochs": config.num_epochs}),
         "seed": config.seed,
         "train": train.describe(),
@@ -171,4 +178,3 @@ def evaluate_linear(config: ConfigDict, workdir: Path) -> None:
         "chosen_by": outcome.chosen_by,
         "settings": settings,
     }
-    write_results(workdir, results)

@@ -50,8 +50,8 @@ class Stage(NamedTuple):
     judge: Labelled
 
 
-def open_subset(config: ConfigDict) -> tuple[Labelled, Labelled]:
-    """The labelled part of `data.train`, as `data.subset` says, and the test set."""
+def open_subset(config: ConfigDict) -> tuple[Labelled, Labelled, Labelled]:
+    """`data.train`, the labelled part of it, as `data.subset` says, and the test set."""
     if not config.data.subset:
         raise UserError(
             "data.subset is not set: a text file that names the labelled photos, `drawn` for "
@@ -59,10 +59,10 @@ def open_subset(config: ConfigDict) -> tuple[Labelled, Labelled]:
         )
     train, test = open_pair(config.data.train, config.data.test)
     if config.data.subset == "drawn":
-        train = drawn_subset(train, config.labels, config.seed)
-    elif config.data.subset != "all":
-        train = named_subset(train, Path(config.data.subset))
-    return train, test
+        return train, drawn_subset(train, config.labels, config.seed), test
+    if config.data.subset != "all":
+        return train, named_subset(train, Path(config.data.subset)), test
+    return train, train, test
 
 
 def best(grid: list[Point], scores: list[Score | None]) -> Point:
@@ -195,7 +195,7 @@ def evaluate_semi(config: ConfigDict, workdir: Path) -> None:
     """
     encoder = open_encoder(config)
     recipe = make_recipe(config, config.image_size or encoder.image_size)
-    subset, test = open_subset(config)
+    whole, subset, test = open_subset(config)
     grid = make_grid(config)
     stages = make_stages(config, grid, subset, test)
     primary = jax.process_index() == 0
@@ -222,6 +222,7 @@ def evaluate_semi(config: ConfigDict, workdir: Path) -> None:
         "image_size": recipe.image_size,
         "epochs": recipe.num_epochs,
         "batch_size": recipe.batch_size,
+        **({"drawn_from": whole.describe()} if config.data.subset == "drawn" else {}),
         "train": subset.describe(),
         "test": test.describe(),
         "classes": len(subset.classes),

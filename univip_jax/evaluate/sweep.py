@@ -14,17 +14,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from univip_jax.charts import draw_curve
 from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import CONFIG, write_config
 from univip_jax.errors import UserError
 from univip_jax.evaluate.features import RANDOM, RESULTS, write_results
 from univip_jax.metrics import duration
-from univip_jax.report import draw_curve
+from univip_jax.sharding import of_first_process
 
 Evaluation = Callable[[ConfigDict, Path], None]
 CURVE = "curve.png"
 # What all results of a sweep share. The labelled sets carry their fingerprints: photos that were changed show here.
-_SHARED = ("protocol", "pretrained", "image_size", "train", "test", "classes")
+_SHARED = ("protocol", "pretrained", "image_size", "drawn_from", "train", "test", "classes")
 
 
 def sweep(
@@ -74,7 +75,7 @@ def _find_steps(config: ConfigDict, asked: Sequence[str]) -> list[int]:
             raise UserError(f"pretrained={run} has no checkpoints: name a run's folder, or leave --steps out")
         return [0]
     with Checkpoints(Path(run)) as checkpoints:
-        there = checkpoints.steps()
+        there = of_first_process(checkpoints.steps())
     if list(asked) == ["all"]:
         wanted = there
     elif list(asked) == ["newest"] or not (asked or config.step):
@@ -115,6 +116,8 @@ def _read(folder: Path) -> dict | None:
 def _check_shared(first: Path, other: Path) -> None:
     one, two = _read(first), _read(other)
     for name in _SHARED:
+        if name == "train" and "drawn_from" in one and one["seed"] != two["seed"]:
+            continue  # each seed draws its own labelled part
         if one.get(name) != two.get(name):
             raise UserError(
                 f"{first / RESULTS} has {name} {one.get(name)}, but {other / RESULTS} has {two.get(name)}: they are no "
@@ -142,7 +145,7 @@ def _summarize(results: dict[tuple[int, int], dict], workdir: Path) -> None:
         print(f"picture: {workdir / CURVE}")
     write_results(
         workdir,
-        {name: newest[name] for name in _SHARED if name in newest}
+        {name: newest[name] for name in _SHARED if name in newest and (name != "train" or "drawn_from" not in newest)}
         | {score: steps[-1]["mean"], **steps[-1]}
         | {"seeds": sorted({seed for _, seed in results}), "steps": steps}
         | {"runs": [{"step": step, "seed": seed, score: value[score]} for (step, seed), value in results.items()]},

@@ -1,0 +1,81 @@
+"""Charts of figures over steps."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+_COLORS = ("#4363d8", "#e6194b", "#2e8b57", "#f58231", "#911eb4", "#808080", "#469990", "#9a6324", "#bfa500")
+_POINTS = 300  # that a line is drawn of: what lies between them is its shade, from the least to the most
+Series = Mapping[str, Sequence[tuple[int, float]]]  # of each line (step, value), in the order of the steps
+
+
+def draw_curve(title: str, points: dict[int, list[float]], path: Path) -> None:
+    """Draws values over steps to a PNG file: a dot for each value, a line through the means of each step."""
+    figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained")
+    axes = _frame(figure, title)
+    axes.plot(list(points), [np.mean(values) for values in points.values()], color=_COLORS[0])
+    axes.plot(
+        *zip(*[(step, value) for step, values in points.items() for value in values], strict=True), "o", c=_COLORS[0]
+    )
+    figure.savefig(path)
+
+
+def draw_lines(title: str, series: Series, *, log: bool = False) -> bytes:
+    """An SVG file of lines over steps; of many points those in between are shaded."""
+    figure = Figure(figsize=(5.6, 2.8), layout="constrained")
+    axes = _frame(figure, title)
+    for color, (label, points) in zip(_COLORS, series.items(), strict=False):
+        steps, means, least, most = thin(points)
+        axes.fill_between(steps, least, most, color=color, alpha=0.2, linewidth=0)
+        marker = "o" if len(points) < 30 else ""
+        axes.plot(steps, means, label=label, color=color, linewidth=1.2, marker=marker, markersize=3)
+    if log:
+        axes.set_yscale("log")
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False, ncols=2)
+    return _svg(figure)
+
+
+def thin(points: Sequence[tuple[int, float]]) -> np.ndarray:
+    """Mean step, mean, least and most [4, n] of n <= 300 groups of points that follow each other."""
+    steps, values = np.array(points, float).T
+    groups = np.array_split(np.arange(len(points)), min(_POINTS, len(points)))
+    found = [(steps[g].mean(), values[g].mean(), values[g].min(), values[g].max()) for g in groups]
+    return np.array(found).T
+
+
+def draw_shares(title: str, shares: Mapping[str, float]) -> bytes:
+    """An SVG file of one bar, split by shares in percent."""
+    figure = Figure(figsize=(11.2, 1.3), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    left = 0.0
+    for color, (label, share) in zip(_COLORS, shares.items(), strict=False):
+        axes.barh(0, share, left=left, color=color, label=f"{label} {share:.1f} %")
+        left += share
+    axes.set_xlim(0, left)
+    axes.set_axis_off()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.05), fontsize=8, frameon=False, ncols=len(shares))
+    return _svg(figure)
+
+
+def _frame(figure: Figure, title: str) -> Axes:
+    """Of a frame, what is read: steps below, values at the left, thin lines at them."""
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return axes
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
