@@ -108,7 +108,7 @@ def test_goodput_counts_what_was_done_twice(run, data, tmp_path):
     )
 
 
-def test_a_full_disk_ends_the_run_at_once_and_leaves_the_last_good_checkpoint(run, data, tmp_path):
+def test_a_full_disk_ends_the_run_at_once_and_leaves_the_last_good_checkpoint(run, data, tmp_path, caplog):
     """No file may grow beyond 64 KiB from here on, as on a disk that is full."""
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -121,6 +121,7 @@ def test_a_full_disk_ends_the_run_at_once_and_leaves_the_last_good_checkpoint(ru
             train(config, again)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "Traceback" not in caplog.text  # the error is told once
     train(config, again)
     assert_equal_states(run, again, 4)
 

@@ -5,6 +5,7 @@ Every save carries a digest of each leaf, every restore verifies them: Orbax its
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from jax.sharding import NamedSharding
 from univip_jax.digest import digests
 from univip_jax.errors import DamagedCheckpoint, TransientError, UserError
 from univip_jax.types import TrainState
+
+# What ends one of Orbax's threads it logs with a traceback, and raises at the next call, where it becomes our one line.
+logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 
 FOLDER = "checkpoints"
 

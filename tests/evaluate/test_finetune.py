@@ -29,7 +29,7 @@ class Given(nn.Module):
 @pytest.mark.parametrize(("classes", "expected"), [(7, [2, 4]), (4, [2, 4])])
 def test_right_answers_are_counted(classes, expected):
     """Logits are the class's pixel, so that class 0 is first; -1 fills up."""
-    images = jnp.zeros((6, 1, classes, 3), jnp.uint8).at[:, 0, :, 0].set(jnp.arange(classes)[::-1])
+    images = jnp.zeros((6, 1, classes, 3), jnp.uint8).at[:, 0, :, 0].set(jnp.arange(classes, dtype=jnp.uint8)[::-1])
     labels = np.array([0, min(4, classes - 1), 5 if classes > 5 else -1, -1, 0, 1])
     head = {"kernel": jnp.eye(classes), "bias": jnp.zeros(classes)}
     found = count_right({"backbone": {}, "head": head}, {}, images, labels, backbone=Given())
