@@ -25,8 +25,11 @@ def draw_curve(title: str, points: dict[int, list[float]], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_lines(title: str, series: Series, *, log: bool = False) -> bytes:
-    """An SVG file of lines over steps; of many points those in between are shaded."""
+def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
+    """An SVG file of lines over steps; of many points those in between are shaded.
+
+    `scale` is linear, from_zero (where only then a change has its size) or log.
+    """
     figure = Figure(figsize=(5.6, 2.8), layout="constrained")
     axes = _frame(figure, title)
     for color, (label, points) in zip(_COLORS, series.items(), strict=False):
@@ -34,8 +37,10 @@ def draw_lines(title: str, series: Series, *, log: bool = False) -> bytes:
         axes.fill_between(steps, least, most, color=color, alpha=0.2, linewidth=0)
         marker = "o" if len(points) < 30 else ""
         axes.plot(steps, means, label=label, color=color, linewidth=1.2, marker=marker, markersize=3)
-    if log:
+    if scale == "log":
         axes.set_yscale("log")
+    elif scale == "from_zero":
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 or None)
     if len(series) > 1:
         axes.legend(fontsize=8, frameon=False, ncols=2)
     return _svg(figure)
@@ -70,7 +75,7 @@ def _frame(figure: Figure, title: str) -> Axes:
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5")
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     return axes
 

@@ -29,7 +29,7 @@ _LEAST_DEVIATION, _LEAST_RANK = 0.1, 4.0
 _MOST_WAITING = 0.1  # of the steps' time, for the next batch
 _MOST_LOST = 0.1  # of all time, for what interruptions undid
 _BAD_STEPS = {"": "train/bad_steps"}
-_CHARTS = (  # title, label and metric of each line, whether the axis is logarithmic
+_CHARTS = (  # title, label and metric of each line, scale
     (
         "loss and its terms",
         {
@@ -38,23 +38,23 @@ _CHARTS = (  # title, label and metric of each line, whether the axis is logarit
             "scene-instance": "train/loss_scene_instance",
             "instance": "train/loss_instance",
         },
-        False,
+        "linear",
     ),
-    ("gradient norm", {"": "train/grad_norm"}, True),
+    ("gradient norm", {"": "train/grad_norm"}, "log"),
     (
         "deviation of features (0 is collapse)",
         {"backbone": "features/deviation", "target projection": "train/feature_deviation"},
-        False,
+        "from_zero",
     ),
     (
         "effective rank of features (1 is collapse)",
         {"of the batch": "features/effective_rank", "of the labelled photos": "knn/effective_rank"},
-        False,
+        "from_zero",
     ),
-    ("top-1 on labelled photos, %", {"k-NN": "knn/top1", "logistic probe": "probe/top1"}, False),
-    ("learning rate", {"": "train/learning_rate"}, False),
-    ("images a second", {"": "train/images_per_second"}, False),
-    ("steps that were not finite", _BAD_STEPS, False),
+    ("top-1 on labelled photos, %", {"k-NN": "knn/top1", "logistic probe": "probe/top1"}, "linear"),
+    ("learning rate", {"": "train/learning_rate"}, "from_zero"),
+    ("images a second", {"": "train/images_per_second"}, "from_zero"),
+    ("steps that were not finite", _BAD_STEPS, "from_zero"),
 )
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>
@@ -189,7 +189,7 @@ def _progress(run: Path, config: ConfigDict, lines: list[dict], newest: dict, to
 
 def _charts(lines: list[dict]) -> list[str]:
     drawn = []
-    for title, metrics, log in _CHARTS:
+    for title, metrics, scale in _CHARTS:
         series = {
             label: [(line["step"], line[name]) for line in lines if name in line] for label, name in metrics.items()
         }
@@ -198,7 +198,7 @@ def _charts(lines: list[dict]) -> list[str]:
         if metrics == _BAD_STEPS and not any(value for _, value in series.get("", [])):
             continue
         if series:
-            drawn.append(_inline(draw_lines(title, series, log=log), "svg+xml", title))
+            drawn.append(_inline(draw_lines(title, series, scale), "svg+xml", title))
     return drawn
 
 
