@@ -74,7 +74,7 @@ COLLECTIONS = (
     Collection("100 million photos, 10 epochs", 100_000_000, 10, 4096, 176e3),
 )
 PRICES = {"h200": 4.0, "v5e": 1.2, "v5p": 4.2, "core": 0.04, "gb_month": 0.02}
-DEFAULTS = Assumptions(images_per_second=1000.0, input_seconds=9.2e-3, proposal_seconds=0.371, prices=PRICES)
+DEFAULTS = Assumptions(images_per_second=1000.0, input_seconds=11.0e-3, proposal_seconds=0.371, prices=PRICES)
 
 
 def resnet50() -> Network:
