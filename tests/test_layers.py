@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest first. A module may import from its own line and from those above.
 LAYERS = [
-    ["errors"],
+    ["errors", "files"],
     ["digest", "monitor", "preemption", "goodput", "watchdog", "compile_cache", "ranks"],
     ["data.polygons", "data.tfds_photos", "data.unreadable", "evaluate.one_vs_rest"],
     ["data.voc"],

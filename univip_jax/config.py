@@ -9,6 +9,7 @@ from typing import TypeVar
 from ml_collections import ConfigDict
 
 from univip_jax.errors import UserError
+from univip_jax.files import write_whole
 
 Spec = TypeVar("Spec")
 CONFIG = "config.json"
@@ -113,11 +114,8 @@ def check_config(run: Path, config: ConfigDict) -> None:
 
 
 def keep_config(run: Path, config: ConfigDict) -> None:
-    """Writes `config.json`, which appears whole."""
-    path = run / CONFIG
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
+    """Writes `config.json`."""
+    write_whole(run / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
 
 
 def read_config(run: Path) -> ConfigDict:

@@ -1,6 +1,6 @@
 """Where the wall time of a run went, over all its attempts: what was training and what was not.
 
-Only the standard library: `main.py` imports this file first, so that `STARTED` is when the process began.
+Nothing that takes time to import: `main.py` imports this file first, so that `STARTED` is when the process began.
 """
 
 import contextlib
@@ -8,6 +8,8 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from univip_jax.files import write_whole
 
 STARTED = time.time()
 LEDGER = "goodput.json"
@@ -61,9 +63,7 @@ class Goodput:
         self._turn(self._inside)
         if self._path:
             ledger = {"updated": self._mark, "attempts": self.attempts, "seconds": self._seconds}
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(ledger) + "\n")
-            temporary.replace(self._path)
+            write_whole(self._path, json.dumps(ledger) + "\n")
         seconds = {f"goodput/{kind}_seconds": value for kind, value in self._seconds.items()}
         return {"goodput/share": self._seconds["train"] / max(1e-9, sum(self._seconds.values())), **seconds}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from univip_jax.files import write_whole
+
 METRICS, FIRST_BATCH = "metrics.jsonl", "first_batch.png"
 
 
@@ -35,9 +37,7 @@ class MetricsWriter:
         self._path = run / METRICS
         if self._path.exists():
             kept = [line for line in read_metrics(run) if line["step"] <= start]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-            temporary.replace(self._path)
+            write_whole(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = self._path.open("a")
         self._run, self._purge_step = run, start + 1 if start else None
         self._events: SummaryWriter | None = None  # its file is there as soon as it is: not before there is a point

@@ -18,6 +18,7 @@ from univip_jax.charts import draw_lines, draw_shares
 from univip_jax.command import run as run_command
 from univip_jax.config import flatten, read_config
 from univip_jax.errors import UserError
+from univip_jax.files import write_whole
 from univip_jax.goodput import KINDS
 from univip_jax.metrics import FIRST_BATCH, METRICS, duration, read_metrics
 from univip_jax.monitor import BUNDLE
@@ -102,10 +103,8 @@ def write_report(run: Path) -> Path:
         config="".join(f"<tr><td>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in fields),
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    temporary = (run / PAGE).with_suffix(".tmp")
     try:
-        temporary.write_text(page)
-        temporary.replace(run / PAGE)
+        write_whole(run / PAGE, page)
     except OSError as error:
         raise UserError(
             f"{run / PAGE} cannot be written: {error.strerror}; free space or rights, then rerun"

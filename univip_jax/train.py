@@ -2,12 +2,12 @@
 
 import contextlib
 from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -27,7 +27,7 @@ from univip_jax.plan import Plan, make_plan
 from univip_jax.preemption import Preemption
 from univip_jax.resume import start_or_resume
 from univip_jax.run_log import RunLog
-from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch
+from univip_jax.sharding import by_batch, local_rows, make_mesh, of_first_process, put_batch
 from univip_jax.train_step import augment_views, make_train_step
 from univip_jax.types import Batch, TrainState
 from univip_jax.watchdog import Watchdog
@@ -71,25 +71,9 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
         if primary:
             keep_config(run, config)  # not before a checkpoint fits it
         with contextlib.closing(RunLog(run if primary else None, start, plan, goodput)) as log:
-
-            def first_process_says(value: int) -> int:
-                """The log is of the first process alone, but all must agree on what follows from it."""
-                return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-            def evaluate(step: int) -> None:
-                watchdog.pause()
-                with goodput.spend("evaluate"):
-                    if knn:
-                        log.evaluated(step, knn(state))
-                    retention.best = first_process_says(log.best() or 0)
-                watchdog.resume()
-
+            pauses = _Pauses(run, checkpoints, retention, log, goodput, watchdog, knn)
             if start:
-                retention.best = first_process_says(log.best() or 0)
-                if knn_every and start % knn_every == 0 and not first_process_says(log.is_evaluated(start)):
-                    evaluate(start)  # it was interrupted
-                    goodput.write()
-                    watchdog.pause()
+                pauses.take_up(start, state, due=bool(knn_every and start % knn_every == 0))
             if start >= plan.total_steps:
                 print(f"{run} is finished: {start} of {plan.total_steps} steps are done")
                 return
@@ -107,20 +91,6 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
             if preemption.reached(start):
                 print(f"SIGTERM before step {start + 1}; the same command goes on from there", flush=True)
                 return
-
-            def spread_of_features() -> dict[str, float]:
-                watchdog.pause()
-                with goodput.spend("evaluate"):
-                    metrics = spread(state, batch)
-                watchdog.resume()
-                return metrics
-
-            def save(step: int) -> None:
-                watchdog.pause()
-                with goodput.spend("save"):
-                    checkpoints.save(step, state, {"fingerprint": dataset.fingerprint})
-                    seal_compiled(run)  # the first save and evaluation compile too
-                watchdog.resume()
 
             log.train_from_now()
             window, running = [], deque()
@@ -142,13 +112,13 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
                 if to_save or step % config.log_every_steps == 0:
                     metrics = jax.device_get(window)
                     bad_steps.check(metrics, step - len(window), primary=primary)
-                    log.report(step, metrics, spread_of_features() if to_look else {})
+                    log.report(step, metrics, pauses.look(spread, state, batch) if to_look else {})
                     checkpoints.check()
                     window = []
                 if to_save:
-                    save(step)
+                    pauses.save(step, state, {"fingerprint": dataset.fingerprint})
                 if to_evaluate and not stop:
-                    evaluate(step)
+                    pauses.evaluate(step, state)
                 if stop and not last:
                     print(
                         f"SIGTERM: saving step {step} of {plan.total_steps}; the same command goes on from there",
@@ -161,6 +131,57 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
             goodput.write()
             if primary:
                 print(goodput.summary())
+
+
+class _Pauses:
+    """What comes between steps, told to the watchdog and to the ledger of time. All processes call it together."""
+
+    def __init__(
+        self,
+        run: Path,
+        checkpoints: Checkpoints,
+        retention: Retention,
+        log: RunLog,
+        goodput: Goodput,
+        watchdog: Watchdog,
+        knn: KnnDuringTraining | None,
+    ):
+        """`knn` is of the first process alone, as the log is; the others are told what follows from it."""
+        self._run, self._checkpoints, self._retention = run, checkpoints, retention
+        self._log, self._goodput, self._watchdog, self._knn = log, goodput, watchdog, knn
+
+    def take_up(self, start: int, state: TrainState, *, due: bool) -> None:
+        """Which checkpoint is the best so far; and the evaluation after step `start`, if it was due and interrupted."""
+        self._retention.best, evaluated = of_first_process([self._log.best() or 0, self._log.is_evaluated(start)])
+        if due and not evaluated:
+            self.evaluate(start, state)
+            self._goodput.write()
+            self._watchdog.pause()
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """k-NN of the state after `step` steps, by which the best checkpoint is told."""
+        with self._spend("evaluate"):
+            if self._knn:
+                self._log.evaluated(step, self._knn(state))
+            (self._retention.best,) = of_first_process([self._log.best() or 0])
+
+    def look(self, spread: Callable[[TrainState, Batch], dict[str, float]], state: TrainState, batch: Batch) -> dict:
+        """How spread the features of a batch are (`make_spread`)."""
+        with self._spend("evaluate"):
+            return spread(state, batch)
+
+    def save(self, step: int, state: TrainState, meta: dict) -> None:
+        """Begins to save the state, and keeps what was compiled: the first save and evaluation compile too."""
+        with self._spend("save"):
+            self._checkpoints.save(step, state, meta)
+            seal_compiled(self._run)
+
+    @contextlib.contextmanager
+    def _spend(self, kind: str) -> Iterator[None]:
+        self._watchdog.pause()
+        with self._goodput.spend(kind):
+            yield
+        self._watchdog.resume()
 
 
 def _check_proposals(dataset: Dataset, plan: Plan) -> None:

@@ -19,6 +19,7 @@ from univip_jax.augment import normalize_pixels
 from univip_jax.errors import UserError
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.neighbours import effective_rank, knn_top1
+from univip_jax.files import write_whole
 from univip_jax.models.univip import make_backbone
 from univip_jax.plan import Plan, make_plan
 from univip_jax.sharding import by_batch, make_mesh
@@ -55,9 +56,7 @@ def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict
         "metrics_sha256": hashlib.sha256((folder / METRICS).read_bytes()).hexdigest(),
         "config": asked,
     }
-    temporary = (folder / RESULTS).with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(folder / RESULTS)  # it is there or not: it says that the row is done
+    write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")  # where it is, the row is done
     return results
 
 

@@ -30,7 +30,7 @@ def small_config(pretrained, train, test):
 
 
 @pytest.fixture(scope="module")
-def test_set(tmp_path_factory):
+def unseen(tmp_path_factory):
     """30 photos of each class that training does not see."""
     root, rng = tmp_path_factory.mktemp("test"), np.random.default_rng(1)
     for name, low in (("dark", 0), ("light", 150)):
@@ -42,12 +42,12 @@ def test_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(run, labelled, test_set, tmp_path_factory):
+def finished(run, labelled, unseen, tmp_path_factory):
     """The folder of an evaluation that was not interrupted, and the names of the sets that it was scored on."""
     folder, scored, score = tmp_path_factory.mktemp("finished"), [], Finetuning.score
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Finetuning, "score", lambda *a: scored.append((a[2].name, a[2].num_images)) or score(*a))
-        evaluate_semi(small_config(run, labelled, test_set), folder)
+        evaluate_semi(small_config(run, labelled, unseen), folder)
     return folder, scored
 
 
@@ -67,7 +67,7 @@ def test_processes_read_their_rows_of_the_batches_that_one_would_read(labelled):
         np.testing.assert_array_equal(last.labels, alone.labels[[7]])
 
 
-def test_separable_classes_are_told_apart_and_results_say_how(finished, run, labelled, test_set):
+def test_separable_classes_are_told_apart_and_results_say_how(finished, run, labelled, unseen):
     found = results(finished[0])
     assert found["top1"] > 99 and found["top5"] == 100
     assert found["grid"][0] == {"lr": DIVERGES, "head_multiplier": 1.0, "held_out": None}
@@ -76,14 +76,14 @@ def test_separable_classes_are_told_apart_and_results_say_how(finished, run, lab
     assert "top-1 on 5 photos held out" in found["chosen_by"]
     expected = {"protocol": "semi_orl", "labels": 10, "images_used": 24, "pretrained": str(run), "step": 4, "seed": 0}
     assert {name: found[name] for name in expected} == expected
-    assert (found["train"]["name"], found["test"]["name"]) == (str(labelled), str(test_set))
+    assert (found["train"]["name"], found["test"]["name"]) == (str(labelled), str(unseen))
     assert (found["train"]["images"], found["test"]["images"], found["classes"]) == (24, 60, 2)
 
 
-def test_the_test_set_is_read_once_at_the_end(finished, test_set):
+def test_the_test_set_is_read_once_at_the_end(finished, unseen):
     (held_out, number), last = finished[1]
     assert "held out" in held_out and number == 5  # the point that diverged is not scored
-    assert last == (str(test_set), 60)
+    assert last == (str(unseen), 60)
 
 
 def digests(folder):
@@ -92,7 +92,7 @@ def digests(folder):
 
 
 def test_an_evaluation_that_is_interrupted_ends_with_the_same_bits(
-    finished, run, labelled, test_set, tmp_path, monkeypatch
+    finished, run, labelled, unseen, tmp_path, monkeypatch
 ):
     train_epoch, calls = Finetuning.train_epoch, []
 
@@ -104,39 +104,39 @@ def test_an_evaluation_that_is_interrupted_ends_with_the_same_bits(
 
     monkeypatch.setattr(Finetuning, "train_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_semi(small_config(run, labelled, test_set), tmp_path)
-    evaluate_semi(small_config(run, labelled, test_set), tmp_path)
+        evaluate_semi(small_config(run, labelled, unseen), tmp_path)
+    evaluate_semi(small_config(run, labelled, unseen), tmp_path)
     assert calls == [0, 0, 1, 2, 2, 3, 0, 1, 2, 3]
     assert results(tmp_path) == results(finished[0])
     assert digests(tmp_path) == digests(finished[0]) and len(digests(tmp_path)) > 40
 
 
 def test_a_finished_evaluation_writes_its_results_again_without_a_photo(
-    finished, run, labelled, test_set, tmp_path, monkeypatch
+    finished, run, labelled, unseen, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     (folder / "results.json").unlink()
     monkeypatch.setattr(Finetuning, "score", None)
     monkeypatch.setattr(Finetuning, "train_epoch", None)
-    evaluate_semi(small_config(run, labelled, test_set), folder)
+    evaluate_semi(small_config(run, labelled, unseen), folder)
     assert results(folder) == results(finished[0])
 
 
-def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, test_set, tmp_path):
-    config = small_config(run, labelled, test_set)
+def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, unseen, tmp_path):
+    config = small_config(run, labelled, unseen)
     config.lr = (0.1,)
     with pytest.raises(UserError, match=r"lr was \[1e\+30, 3\.2\] and is now \[0\.1\].*give the old value$"):
         evaluate_semi(config, finished[0])
     with pytest.raises(UserError, match=r"pretrained was .* and is now 'random'"):
-        evaluate_semi(small_config("random", labelled, test_set), finished[0])
+        evaluate_semi(small_config("random", labelled, unseen), finished[0])
     more = shutil.copytree(labelled, tmp_path / "more")
     shutil.copy(more / "dark" / "0.png", more / "dark" / "another.png")
     with pytest.raises(UserError, match=r"data\.train was .*labelled.* and is now .*more"):
-        evaluate_semi(small_config(run, more, test_set), finished[0])
+        evaluate_semi(small_config(run, more, unseen), finished[0])
     moved = shutil.copytree(finished[0], tmp_path / "moved")
     (moved / "config.json").write_text((moved / "config.json").read_text().replace(str(labelled), str(more)))
     with pytest.raises(UserError, match=r"was begun with the subset .*: choose another --workdir"):
-        evaluate_semi(small_config(run, more, test_set), moved)
+        evaluate_semi(small_config(run, more, unseen), moved)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, te
         ("lr", (), r"lr=\(\) and head_multiplier=\(1.0,\) must each hold a number"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_leaves_nothing(labelled, test_set, tmp_path, field, value, message):
-    config = small_config("random", labelled, test_set)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(labelled, unseen, tmp_path, field, value, message):
+    config = small_config("random", labelled, unseen)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
         evaluate_semi(config, tmp_path / "run")

@@ -19,6 +19,7 @@ from univip_jax.checkpoint import Checkpoints
 from univip_jax.config import read_config, to_spec
 from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches
 from univip_jax.errors import UserError
+from univip_jax.files import write_whole
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.sharding import by_batch, make_mesh, of_first_process, replicated
@@ -141,7 +142,5 @@ def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: i
 def write_results(workdir: Path, results: dict) -> None:
     """Writes `results.json` into an evaluation's folder and prints it as one line."""
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = (workdir / RESULTS).with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(workdir / RESULTS)  # it is there or not: it says that the evaluation is done
+    write_whole(workdir / RESULTS, json.dumps(results, indent=2) + "\n")  # where it is, the evaluation is done
     print(json.dumps(results))

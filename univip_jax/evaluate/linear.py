@@ -23,6 +23,7 @@ from univip_jax.evaluate.heads import ProbeSpec, select
 from univip_jax.evaluate.kept import CENTRE, kept_features
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.probe import score, train_heads
+from univip_jax.files import write_whole
 from univip_jax.types import Features
 
 SETTINGS = "settings.json"
@@ -64,9 +65,7 @@ def claim(workdir: Path, settings: dict) -> None:
                 )
     elif jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        temporary.replace(path)
+        write_whole(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def choose(points: list[dict], held_out: list[float | None], part: Labelled, retrain: bool) -> tuple[int, str]:
