@@ -49,4 +49,4 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt $(VENV)/bin/pytho
 # All trials: hours. MINUTES is of the trial `faults`.
 MINUTES ?= 10
 soak: $(VENV)/installed
-	$(BIN)/python -m benchmarks.soak --minutes=$(MINUTES)
+	$(BIN)/python -m tests.soak --minutes=$(MINUTES)

@@ -11,14 +11,14 @@ from pathlib import Path
 # XLA reads it when it is imported; its start-up notes hide what a user needs to read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from univip_jax import goodput  # noqa: F401, I001 (imported first: it notes when the process began)
+from univip_jax.run import goodput  # noqa: F401, I001 (imported first: it notes when the process began)
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from univip_jax.config import check_least
-from univip_jax.errors import UserError
-from univip_jax.watchdog import Watchdog
+from univip_jax.common.errors import UserError
+from univip_jax.run.watchdog import Watchdog
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: not a mistake of the user's, so a supervisor tries again
@@ -63,7 +63,7 @@ def _open_task(config: ConfigDict, workdir: Path) -> Callable[[ConfigDict, Path]
 
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if config.task == "train":
-        from univip_jax.train import train as task
+        from univip_jax.run.train import train as task
     elif config.task == "knn":
         from univip_jax.evaluate.knn import evaluate_knn as task
     elif config.task == "linear":
@@ -78,7 +78,7 @@ def _open_task(config: ConfigDict, workdir: Path) -> Callable[[ConfigDict, Path]
         from univip_jax.evaluate.sweep import sweep
 
         task = partial(sweep, task, steps=_STEPS.value, seeds=_SEEDS.value)
-    from univip_jax.compile_cache import keep_compiled
+    from univip_jax.run.compiled import keep_compiled
 
     keep_compiled(workdir)
     return task

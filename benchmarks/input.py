@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from tqdm import tqdm
 
 from benchmarks.torch_input import Photo, torch_batches
 from configs import common
-from univip_jax import command
+from univip_jax.common import cli as command
+from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 from univip_jax.data.crops import crop
+from univip_jax.data.host import tf
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import choose_views, make_batches, read_record, record_seed
 from univip_jax.data.records import Dataset, decode_image, open_dataset, parse, run_on_one_core
-from univip_jax.errors import UserError
 from univip_jax.views import ViewSpec
 
 BATCH = 16

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from univip_jax.augment import DEVIATION, MEAN
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.views import ViewSpec
 
 

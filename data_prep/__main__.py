@@ -15,10 +15,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from data_prep import check, page, prepare, runners, shards
+from data_prep import check, page, prepare, shards
 from data_prep import manifest as manifests
 from data_prep.inputs import Inputs
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.data.host import available_cores
 
 _SOURCE = flags.DEFINE_enum(
     "source", "images", ["images", "tfds"], "Where the photos come from: files, or a data set of TFDS."
@@ -147,7 +148,7 @@ def _prepare(beam_options: list[str]) -> int:
         inputs=Inputs(*files, _DATASET.value or "", _SPLIT.value or ""),
         out=Path(_OUT.value),
         settings=settings,
-        num_workers=_NUM_WORKERS.value or runners.available_cores(),
+        num_workers=_NUM_WORKERS.value or available_cores(),
         max_rejected=_MAX_REJECTED.value,
         task_index=_TASK_INDEX.value,
         num_tasks=_NUM_TASKS.value,
@@ -159,7 +160,7 @@ def _prepare(beam_options: list[str]) -> int:
 
 def _check() -> int:
     root = Path(_CHECK.value)
-    manifest, problems, left = check.check_dataset(root, _NUM_WORKERS.value or runners.available_cores())
+    manifest, problems, left = check.check_dataset(root, _NUM_WORKERS.value or available_cores())
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.photos import Rejected, StoredPhoto
+from univip_jax.common.errors import UserError
 from univip_jax.data import boxes
+from univip_jax.data.photos.decode import Rejected, StoredPhoto
+from univip_jax.data.photos.sources import Objects
 from univip_jax.data.polygons import Polygons
-from univip_jax.errors import UserError
 
 
 class Annotations(NamedTuple):
@@ -23,15 +24,6 @@ class Annotations(NamedTuple):
     width: int  # px
     is_crowd: np.ndarray | None = None  # bool [M], a box around many things; None: none is
     polygons_xy_px: Polygons = Polygons()  # points float32 [P, 2] xy in px; crowds (masks in run lengths) have none
-
-
-class Objects(NamedTuple):
-    """Annotated objects in fractions of a photo."""
-
-    boxes: np.ndarray = np.zeros([0, 4], np.float32)  # [M, 4] yxyx in [0, 1]
-    labels: np.ndarray = np.zeros([0], np.int64)  # [M]
-    is_crowd: np.ndarray = np.zeros([0], bool)  # [M]
-    polygons: Polygons = Polygons()  # points yx in [0, 1]
 
 
 def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:

@@ -16,8 +16,8 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from data_prep.runners import Task
 from data_prep.writing import temporary
+from univip_jax.common.errors import UserError
 from univip_jax.data import records
-from univip_jax.errors import UserError
 
 _LOCAL = ("DirectRunner", "FnApiRunner")
 

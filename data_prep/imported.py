@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from data_prep.annotations import Annotations, match
+from univip_jax.common.errors import UserError
 from univip_jax.data.polygons import Polygons
-from univip_jax.errors import UserError
 
 _CHUNK = 1 << 22  # characters
 _NAMED = 5  # names that the report gives as examples

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.listing import Entry, Listing, Stamp, stamp_of
-from data_prep.sources import list_source
 from data_prep.writing import appearing
+from univip_jax.data.photos.listing import Entry, Listing, Stamp, stamp_of
+from univip_jax.data.photos.sources import list_source
 
 INDEX = "index.json"
 _VERSION = 1

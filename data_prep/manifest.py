@@ -8,10 +8,10 @@ from data_prep import filters, page, verdict
 from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
 from data_prep.shards import SHARD_NAME, Settings, ShardSpec, library_versions
-from data_prep.sources import photos_digest
 from data_prep.writing import write_whole
+from univip_jax.common.errors import UserError
 from univip_jax.data import records
-from univip_jax.errors import UserError
+from univip_jax.data.photos.sources import photos_digest
 
 REJECTED = "rejected.jsonl"
 _PACE_SHARDS = 64  # the newest finished ones tell how long the others will take

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
 from data_prep.inputs import Inputs, load
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 
 class Request(NamedTuple):

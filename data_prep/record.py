@@ -5,10 +5,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_prep import annotations, filters, photos, selective_search
-from data_prep.annotations import Annotations, Objects
-from data_prep.sources import PhotoFile, open_photo
+from data_prep import annotations, filters, selective_search
+from data_prep.annotations import Annotations
 from univip_jax.data import boxes, records
+from univip_jax.data.photos import decode as photos
+from univip_jax.data.photos.sources import Objects, PhotoFile, open_photo
 
 
 class Settings(NamedTuple):

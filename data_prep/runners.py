@@ -15,17 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from univip_jax.common.errors import UserError
 from univip_jax.data import records
-from univip_jax.errors import UserError
 
 Task = Callable[[Any, Callable[[], object]], Any]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(task: Task, specs: Sequence[Any], num_photos: int, num_workers: int) -> list[Any]:

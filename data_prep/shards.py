@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from data_prep import photos, verdict
+from data_prep import verdict
 from data_prep.annotations import Annotations, fingerprint
 from data_prep.record import Settings, make_record
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.sources import PhotoFile
 from data_prep.writing import appearing, sha256_of, write_whole
 from univip_jax.data import records
+from univip_jax.data.photos import decode as photos
+from univip_jax.data.photos.sources import PhotoFile
 
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 _TMP_NAME = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 

@@ -33,7 +33,7 @@ def steps_compiled_once():
     if find_spec("jax") is None:  # Beam's environment: nothing is trained there
         yield
         return
-    from univip_jax import train  # late: after the hook
+    from univip_jax.run import train  # late: after the hook
 
     sections = ("seed", "batch_size", "num_epochs", "num_steps", "views", "augment", "model", "loss", "transport")
     make_plan, make_train_step = train.make_plan, train.make_train_step
@@ -79,7 +79,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     """A finished run of 4 steps with checkpoints after 2 and 4; tests work on copies."""
     from tests.small import small_config
-    from univip_jax.train import train
+    from univip_jax.run.train import train
 
     folder = tmp_path_factory.mktemp("run")
     train(small_config(data), folder)

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from configs import coco
 from univip_jax.augment import AugmentSpec, augment_batch, gaussian_blur, normalize_pixels
+from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
-from univip_jax.errors import UserError
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 BYOL = to_spec(AugmentSpec, coco.get_config(), "augment")

@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import coco, coco_plus, imagenet
+from univip_jax.common.errors import UserError
 from univip_jax.config import FREE_FIELDS, flatten, read_config, to_spec, write_config
-from univip_jax.errors import UserError
 from univip_jax.losses import LossSpec
 from univip_jax.plan import make_plan
 

@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.losses import LossSpec, cosine, instance_loss, scene_instance_loss, scene_loss
 from univip_jax.transport import TransportSpec
 from univip_jax.types import OnlineOutputs, TargetOutputs

@@ -69,7 +69,7 @@ def run_failing(folder: Path, error: str, *flags: str) -> subprocess.CompletedPr
     config = folder / "config.py"
     config.write_text("from configs import coco\n\ndef get_config():\n    return coco.get_config()\n")
     code = (
-        "import sys, runpy, univip_jax.train as t, jax\n"
+        "import sys, runpy, univip_jax.run.train as t, jax\n"
         "def fail(config, run):\n"
         "    __import__('threading').Thread(target=lambda: __import__('time').sleep(300)).start()\n"
         f"    raise {error}\n"

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.optim import OptimizerSpec, is_kernel, learning_rate, make_optimizer, target_momentum
 
 SGD = OptimizerSpec(name="sgd", lr=0.2, momentum=0.9, weight_decay=1e-2, trust_coefficient=1e-3, warmup_epochs=4.0)

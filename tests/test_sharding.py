@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.small import BATCH, small_config
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.plan import make_plan
 from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, replicated
 from univip_jax.train_step import make_train_step

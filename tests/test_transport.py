@@ -9,7 +9,7 @@ import oracles
 import ot
 import pytest
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.transport import TransportSpec, marginals, normalize, transport_plan
 
 GOOD = {"epsilon": 0.1, "num_iters": 50, "plan_mass": 1.0, "marginal_features": "normalized", "marginal_floor": 1e-3}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from univip_jax.evaluate.features import Encoder
+    from univip_jax.weights.encoder import Encoder
 
 
 def load_encoder(run_or_file: str | Path) -> "Encoder":
@@ -12,6 +12,6 @@ def load_encoder(run_or_file: str | Path) -> "Encoder":
 
     Raises UserError where the folder is no run or holds no checkpoint, or the file no ResNet of ours.
     """
-    from univip_jax.evaluate import features  # late: data preparation needs neither JAX nor Orbax
+    from univip_jax.weights import encoder as features  # late: data preparation needs neither JAX nor Orbax
 
     return features.load_encoder(run_or_file)

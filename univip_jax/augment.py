@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)

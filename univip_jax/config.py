@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from univip_jax.errors import UserError
-from univip_jax.files import write_whole
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 
 Spec = TypeVar("Spec")
 CONFIG = "config.json"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.transport import TransportSpec, marginals, normalize, transport_plan
 from univip_jax.types import OnlineOutputs, TargetOutputs
 

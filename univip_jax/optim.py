@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 OPTIMIZERS = ("sgd", "lars")
 

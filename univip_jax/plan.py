@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from univip_jax import optim
 from univip_jax.augment import AugmentSpec
+from univip_jax.common.errors import UserError
 from univip_jax.config import check_least, to_spec
-from univip_jax.errors import UserError
 from univip_jax.losses import LossSpec
 from univip_jax.models.univip import ModelSpec
 from univip_jax.train_state import init_state

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 Tree = TypeVar("Tree")
 

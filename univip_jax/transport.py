@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.types import at_least_float32
 
 with warnings.catch_warnings():

@@ -5,7 +5,7 @@ Apart from `data.crops`, which carries them out, because the accelerator's side 
 
 from dataclasses import dataclass
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 PROPOSALS = ("stored", "annotated", "naive")
 PICKS = ("random", "first")

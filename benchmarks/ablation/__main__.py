@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from configs.common import TABLE7
-from univip_jax.command import run as run_command
+from univip_jax.common.cli import run as run_command
 
 NAME = "benchmarks.ablation"
 # Of rows with one config, as none and k0, one.
@@ -56,8 +56,8 @@ def _check_flags() -> None:
 
 def _full(table: int, root: Path) -> int:
     """Trains and evaluates by main.py what the table lacks."""
-    from univip_jax.paper import TABLES
-    from univip_jax.reproduce import compare, missing
+    from univip_jax.reproduce.__main__ import compare, missing
+    from univip_jax.reproduce.rows import TABLES
 
     root.mkdir(parents=True, exist_ok=True)
     for command in missing(TABLES[table], root):

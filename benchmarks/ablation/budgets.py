@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
 from configs import common
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 # Two augmentations of an instance: with one, each instance is matched with itself (docs/benchmarks.md, "Ablation").
 _SHARED = {

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from benchmarks.ablation.views import make_views
 from benchmarks.scenes.packed import Packed, Singles
 from univip_jax.augment import normalize_pixels
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.neighbours import effective_rank, knn_top1
-from univip_jax.files import write_whole
 from univip_jax.models.univip import make_backbone
 from univip_jax.plan import Plan, make_plan
 from univip_jax.sharding import by_batch, make_mesh

@@ -2,7 +2,7 @@
 
 import statistics
 
-from univip_jax.paper import TABLES
+from univip_jax.reproduce.rows import TABLES
 
 _MEASURES = ("knn", "probe", "effective_rank", "overlap", "seconds")
 

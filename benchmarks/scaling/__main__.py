@@ -22,8 +22,8 @@ from benchmarks.scaling import predict
 from benchmarks.scaling.collectives import PURPOSES
 from benchmarks.scaling.program import Program, from_json
 from configs import coco
-from univip_jax.command import run
-from univip_jax.errors import UserError
+from univip_jax.common.cli import run
+from univip_jax.common.errors import UserError
 
 _FLAGS = flags.FLAGS
 _CAPTION = (

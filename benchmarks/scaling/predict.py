@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 
 from configs import coco
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.plan import make_plan
 
 PASSES = 3  # scene 1, scene 2, instances

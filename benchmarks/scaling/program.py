@@ -18,8 +18,8 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from benchmarks.scaling.collectives import Collective, Tensor, read_collectives
-from univip_jax.command import call
-from univip_jax.errors import UserError
+from univip_jax.common.cli import call
+from univip_jax.common.errors import UserError
 from univip_jax.plan import make_plan
 from univip_jax.sharding import make_mesh
 from univip_jax.train_step import make_train_step

@@ -14,7 +14,7 @@ from absl import flags
 
 from benchmarks.scenes.compose import SceneSpec, list_pair, write_scenes
 from benchmarks.scenes.packed import pack
-from univip_jax.command import run as run_command
+from univip_jax.common.cli import run as run_command
 
 PACKED = "scenes.npz"
 

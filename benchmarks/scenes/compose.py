@@ -13,8 +13,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.listing import SUFFIXES
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.data.photos.listing import SUFFIXES
 
 _QUALITY = 90  # of the JPEG
 _TRIES = 50  # places tried for an object

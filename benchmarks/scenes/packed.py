@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.scenes.compose import list_pair, open_square
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 _FORMAT = 1
 _QUALITY = 95  # JPEG, of labelled photos

@@ -21,8 +21,8 @@ from benchmarks.step.program import EXPERIMENTS, FRAMEWORKS, METHODS, Program
 from benchmarks.step.table import comparisons, goals, markdown, peak_tflops
 from benchmarks.step.worker import Order, Worker, sees_accelerator, torch_is_installed
 from configs import common
-from univip_jax.command import run as run_command
-from univip_jax.errors import UserError
+from univip_jax.common.cli import run as run_command
+from univip_jax.common.errors import UserError
 
 NAME = "benchmarks.step"
 # Flags that are fields of the config, with its defaults.

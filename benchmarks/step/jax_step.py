@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.step.program import Program, random_pixels
 from univip_jax.losses import instance_loss
-from univip_jax.paper import PHOTOS
 from univip_jax.plan import Plan, make_plan
+from univip_jax.reproduce.rows import PHOTOS
 from univip_jax.sharding import make_mesh, put_batch, replicated
 from univip_jax.train_step import augment_views, make_train_step
 from univip_jax.types import Batch, OnlineOutputs, TargetOutputs

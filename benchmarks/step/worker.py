@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.step.program import Program
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 _MAX_CALLS = 1000  # a round
 

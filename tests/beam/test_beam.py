@@ -9,7 +9,7 @@ from painted import paint
 
 from data_prep import beam, prepare, shards
 from data_prep.inputs import Inputs
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = shards.Settings("selective_search", 100, 16, 20)

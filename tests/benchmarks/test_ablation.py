@@ -14,11 +14,11 @@ from benchmarks.ablation.budgets import row_config
 from benchmarks.ablation.row import METRICS, RESULTS, run_row, untrained
 from benchmarks.ablation.table import table_lines
 from benchmarks.scenes.packed import Packed, Scenes, Singles
+from univip_jax.common.errors import UserError
 from univip_jax.data import crops
 from univip_jax.data.pipeline import record_seed
-from univip_jax.errors import UserError
-from univip_jax.metrics import read_metrics
 from univip_jax.plan import make_plan
+from univip_jax.run.metrics import read_metrics
 
 SIDE = 128
 TINY = {

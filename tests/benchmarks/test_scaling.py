@@ -14,7 +14,7 @@ from benchmarks.scaling.__main__ import targets
 from benchmarks.scaling.collectives import GRADIENTS, METRICS, NORM_BACKWARD, NORM_FORWARD, Tensor, read_collectives
 from benchmarks.scaling.program import compile_step, from_json
 from tests.small import small_config
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.plan import make_plan
 from univip_jax.sharding import make_mesh
 from univip_jax.train_step import make_train_step

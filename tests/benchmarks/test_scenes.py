@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks.scenes.compose import SceneSpec, list_classes, list_pair, open_square, place_objects, write_scenes
 from benchmarks.scenes.packed import pack, unpack
 from tests.small import prepare_photos
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 COLORS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
 

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from univip_jax.common.errors import UserError
 from univip_jax.data import crops
 from univip_jax.data.boxes import pairwise_iou
-from univip_jax.errors import UserError
 from univip_jax.views import ViewSpec
 
 SPEC = ViewSpec(

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from univip_jax.common.errors import UserError
 from univip_jax.data.index import Index, permutation
 from univip_jax.data.records import Dataset, Shard
-from univip_jax.errors import UserError
 
 
 def dataset(*sizes: int) -> Dataset:

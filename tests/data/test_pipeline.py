@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 
 from tests.small import BATCH, prepare_photos, small_config, write_photos
+from univip_jax.common.errors import TransientError, UserError
 from univip_jax.config import to_spec
 from univip_jax.data import pipeline
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import choose_views, make_batches, preview
 from univip_jax.data.records import open_dataset
-from univip_jax.errors import TransientError, UserError
 from univip_jax.views import ViewSpec
 
 STEPS = 5  # over the end of the first epoch, which has 3

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from univip_jax.common.errors import UserError
 from univip_jax.data import records
 from univip_jax.data.polygons import Polygons, read_polygons
-from univip_jax.errors import UserError
 
 
 def encoded(mode="RGB", kind="PNG", size=(7, 5)):

@@ -8,10 +8,11 @@ import pytest
 from painted import paint
 from PIL import Image, ImageOps
 
-from data_prep import annotations, photos
+from data_prep import annotations
 from data_prep.annotations import Annotations
+from univip_jax.common.errors import UserError
+from univip_jax.data.photos import decode as photos
 from univip_jax.data.polygons import Polygons
-from univip_jax.errors import UserError
 
 IDS = ["c.jpg", "x/a.jpg", "y/a.jpg", "z/b.jpg"]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from painted import paint
 
-from data_prep import imported, shards, sources
-from univip_jax.errors import UserError
+from data_prep import imported, shards
+from univip_jax.common.errors import UserError
+from univip_jax.data.photos import sources
 
 IMAGES = [{"id": 9, "file_name": "9.jpg", "height": 96, "width": 120}, {"id": 4, "file_name": "4.jpg"}]
 IDS = ["folder/4.jpg", "folder/9.jpg", "folder/none.jpg"]

@@ -6,7 +6,8 @@ import zipfile
 
 import pytest
 
-from data_prep import index, sources
+from data_prep import index
+from univip_jax.data.photos import sources
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from painted import paint
 
-from data_prep import check, prepare, shards, sources, writing
+from data_prep import check, prepare, shards, writing
 from data_prep.inputs import Inputs
+from univip_jax.common.errors import UserError
 from univip_jax.data import records
-from univip_jax.errors import UserError
+from univip_jax.data.photos import sources
 
 SETTINGS = shards.Settings("selective_search", 400, 16, 20)
 

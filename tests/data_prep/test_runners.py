@@ -5,7 +5,8 @@ import os
 import pytest
 
 from data_prep import runners
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.data.host import available_cores
 
 
 def square(number, on_photo):
@@ -28,4 +29,4 @@ def test_a_killed_worker_is_one_line_with_a_way_out():
 
 
 def test_at_least_one_core_is_available():
-    assert 1 <= runners.available_cores() <= os.cpu_count()
+    assert 1 <= available_cores() <= os.cpu_count()

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from painted import paint
 
-from data_prep import shards, sources
+from data_prep import shards
 from data_prep.annotations import Annotations
-from data_prep.photos import Rejected
 from univip_jax.data import records
+from univip_jax.data.photos import sources
+from univip_jax.data.photos.decode import Rejected
 
 SETTINGS = shards.Settings("selective_search", 400, 16, 20)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import writing
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LEFT_OVER = f"photos-00001-of-00003.tfrecord.{'0' * 32}.tmp"

@@ -10,8 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from configs import linear
 from tests.small import small_config
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import open_encoder
+from univip_jax.common.errors import UserError
 from univip_jax.evaluate.heads import (
     Heads,
     Point,
@@ -23,6 +22,7 @@ from univip_jax.evaluate.heads import (
     make_step,
     select,
 )
+from univip_jax.weights.encoder import open_encoder
 
 
 def spec_of(protocol: str, **changes) -> ProbeSpec:

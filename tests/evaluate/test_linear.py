@@ -11,14 +11,14 @@ import tensorflow_datasets as tfds
 
 from configs import linear
 from tests.small import small_config
-from univip_jax.data.labelled import hold_out, open_labelled, training_batches
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.sets import hold_out, open_labelled, training_batches
 from univip_jax.evaluate import kept, logistic, probe
-from univip_jax.evaluate.features import open_encoder
 from univip_jax.evaluate.heads import ProbeSpec
 from univip_jax.evaluate.linear import evaluate_linear, number_to_hold_out
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.types import Features
+from univip_jax.weights.encoder import open_encoder
 
 RATE = 32  # times the protocols' rates: they are for 256 photos, a batch of the tests has 8
 

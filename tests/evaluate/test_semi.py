@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import semi as config_of
-from univip_jax.data.labelled import open_labelled, training_batches
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.sets import open_labelled, training_batches
 from univip_jax.evaluate.finetune import Finetuning
 from univip_jax.evaluate.semi import Point, Score, best, evaluate_semi
 

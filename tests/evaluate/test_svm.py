@@ -9,8 +9,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
 
 from configs import svm
-from univip_jax.data.voc import read_voc
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.voc import read_voc
 from univip_jax.evaluate.svm import evaluate_svm
 
 

@@ -22,17 +22,17 @@ from torch_resnet import randomise
 
 from benchmarks.step.torch_networks import TorchResNet
 from univip_jax import load_encoder
-from univip_jax.detectron2.check import check_config
-from univip_jax.detectron2.pickle_file import read_pkl
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder, write_results
+from univip_jax.common.errors import UserError
 from univip_jax.export import __main__ as command
 from univip_jax.export import formats
 from univip_jax.export.consumers import jax_outputs
+from univip_jax.export.detectron2.check import check_config
 from univip_jax.export.parity import SIZES, photos
-from univip_jax.import_weights import import_weights
 from univip_jax.models.resnet import DEPTHS
-from univip_jax.weights import Architecture, to_flat, to_torch
+from univip_jax.weights.__main__ import import_weights
+from univip_jax.weights.encoder import Encoder, write_results
+from univip_jax.weights.names import Architecture, to_flat, to_torch
+from univip_jax.weights.pickle_file import read_pkl
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])

@@ -10,10 +10,10 @@ from torch_resnet import randomise
 
 from benchmarks.step.torch_networks import TorchResNet
 from univip_jax import load_encoder
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.models.resnet import pool_2x2
-from univip_jax.weight_files import read_backbone
-from univip_jax.weights import to_torch
+from univip_jax.weights.files import read_backbone
+from univip_jax.weights.names import to_torch
 
 NET = randomise(TorchResNet((2, 2, 2, 2), False, 0.125))
 OTHER = randomise(TorchResNet((2, 2, 2, 2), False, 0.125), seed=1)

@@ -16,7 +16,7 @@ from univip_jax.plan import make_plan
 from univip_jax.sharding import make_mesh
 from univip_jax.train_step import train_step
 from univip_jax.types import Batch
-from univip_jax.weights import to_torch
+from univip_jax.weights.names import to_torch
 
 BATCH, SIDE, INSTANCE, K = 4, 32, 16, 2
 FIELDS = {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.models.univip import Encoder, ModelSpec, Online, target_forward
 
 SPEC = ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="float32")

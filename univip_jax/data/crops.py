@@ -5,8 +5,7 @@ float32 yxyx in [0, 1]; seeds are int32 [2], as the stateless random operations 
 depends on the photo, so that no photo can hang or fail.
 """
 
-import tensorflow as tf
-
+from univip_jax.data.host import tf
 from univip_jax.views import ViewSpec
 
 _CANDIDATES = 100  # naive boxes drawn for a photo

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from univip_jax.common.errors import UserError
 from univip_jax.data.records import Dataset
-from univip_jax.errors import UserError
 
 
 class Rows(NamedTuple):

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from jaxtyping import Int
 
+from univip_jax.common.errors import TransientError, UserError
 from univip_jax.data.crops import crop, instance_boxes, naive_boxes, scene_pair
+from univip_jax.data.host import tf
 from univip_jax.data.index import Index
 from univip_jax.data.records import Dataset, decode_image, parse
-from univip_jax.errors import TransientError, UserError
 from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 

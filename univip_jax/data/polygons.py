@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+from univip_jax.data.host import tf
 
 _FEATURES = {
     "objects/polygons": tf.io.FixedLenSequenceFeature([2], tf.float32, allow_missing=True),

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
+from univip_jax.common.errors import UserError
+from univip_jax.data.host import tf
 from univip_jax.data.polygons import Polygons, to_features
-from univip_jax.errors import UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from univip_jax.augment import normalize_pixels
-from univip_jax.data.labelled import Labelled, LabelledBatch, centre_batches, choose, training_batches
-from univip_jax.evaluate.features import Encoder
+from univip_jax.data.labelled.sets import Labelled, LabelledBatch, centre_batches, choose, training_batches
 from univip_jax.models.resnet import ResNet
 from univip_jax.sharding import by_batch, local_rows, put_batch, replicated
+from univip_jax.weights.encoder import Encoder
 
 _AHEAD = 2  # steps that may be queued on the device: more would only hold batches in its memory
 

@@ -11,11 +11,11 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from univip_jax.augment import DEVIATION, MEAN, normalize_pixels
-from univip_jax.errors import UserError
-from univip_jax.evaluate.color import augment_colors
-from univip_jax.evaluate.features import Encoder
+from univip_jax.common.errors import UserError
+from univip_jax.evaluate.colors import augment_colors
 from univip_jax.models.resnet import batch_norm, pool_2x2, stage_maps
 from univip_jax.types import at_least_float32
+from univip_jax.weights.encoder import Encoder
 
 POOLINGS = {"gap": lambda res5: at_least_float32(res5).mean((1, 2)), "2x2": pool_2x2}
 SCHEDULES = ("milestones", "cosine")

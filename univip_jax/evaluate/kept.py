@@ -17,14 +17,14 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
-from univip_jax.data.eval_views import View, centre_crop, squash
-from univip_jax.data.labelled import Labelled, LabelledBatch, view_batches
-from univip_jax.digest import digests
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.sets import Labelled, LabelledBatch, view_batches
+from univip_jax.data.labelled.views import View, centre_crop, squash
 from univip_jax.models.resnet import pool_2x2
+from univip_jax.run.integrity import digests
 from univip_jax.sharding import by_batch, make_mesh, replicated
 from univip_jax.types import Features
+from univip_jax.weights.encoder import Encoder
 
 
 class Recipe(NamedTuple):

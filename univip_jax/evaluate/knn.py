@@ -8,11 +8,11 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from univip_jax.data.labelled import Labelled, open_pair
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import open_encoder, write_results
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.sets import Labelled, open_pair
 from univip_jax.evaluate.kept import CENTRE, kept_features
 from univip_jax.evaluate.neighbours import top1_of_each
+from univip_jax.weights.encoder import open_encoder, write_results
 
 
 def open_for_knn(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:

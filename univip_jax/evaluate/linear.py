@@ -15,16 +15,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
-from univip_jax.data.labelled import Labelled, hold_out, open_pair
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import RESULTS, Encoder, open_encoder, write_results
+from univip_jax.data.labelled.sets import Labelled, hold_out, open_pair
 from univip_jax.evaluate.heads import ProbeSpec, select
 from univip_jax.evaluate.kept import CENTRE, kept_features
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.probe import score, train_heads
-from univip_jax.files import write_whole
 from univip_jax.types import Features
+from univip_jax.weights.encoder import RESULTS, Encoder, open_encoder, write_results
 
 SETTINGS = "settings.json"
 _BYOL_HELD_OUT = 10_009  # of ImageNet's training photos

@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.types import Features
 
 _MAX_ITER = 2000  # of the logistic regression

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.transport import normalize
 from univip_jax.types import Features
 

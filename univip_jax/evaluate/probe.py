@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from tqdm import tqdm
 
-from univip_jax.checkpoint import Checkpoints, Retention
-from univip_jax.data.labelled import Labelled, centre_batches, training_batches
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.sets import Labelled, centre_batches, training_batches
 from univip_jax.evaluate.heads import Heads, ProbeSpec, features_fn, init_heads, make_count, make_schedule, make_step
-from univip_jax.resume import restore_newest_good
+from univip_jax.run.checkpoint import Checkpoints, Retention
+from univip_jax.run.resume import restore_newest_good
 from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, replicated
+from univip_jax.weights.encoder import Encoder
 
 _AHEAD = 2  # steps that may be queued on the device: more would only hold batches in its memory
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from univip_jax.augment import DEVIATION, MEAN
-from univip_jax.evaluate.features import Encoder
 from univip_jax.export.formats import PRODUCER, has_class, resnet_depth
+from univip_jax.weights.encoder import Encoder
 
 _LOAD = {
     "torchvision": """model = torchvision.models.{backbone}()

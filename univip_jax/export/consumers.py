@@ -16,13 +16,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from univip_jax.augment import DEVIATION, MEAN
-from univip_jax.detectron2.check import PIXEL_MEAN, PIXEL_STD
-from univip_jax.detectron2.names import from_detectron2
-from univip_jax.detectron2.pickle_file import read_pkl
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import load_encoder
+from univip_jax.common.errors import UserError
+from univip_jax.export.detectron2.check import PIXEL_MEAN, PIXEL_STD
 from univip_jax.models.resnet import DEPTHS, ResNet
-from univip_jax.weights import State, recognise
+from univip_jax.weights.detectron2 import from_detectron2
+from univip_jax.weights.encoder import load_encoder
+from univip_jax.weights.names import State, recognise
+from univip_jax.weights.pickle_file import read_pkl
 
 PROCESSOR = "preprocessor_config.json"
 # uint8 [N, H, W, 3] to the maps after each stage [N, h, w, C], where the consumer shows them, and the features [N, F].

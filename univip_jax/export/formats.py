@@ -12,13 +12,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from univip_jax.augment import DEVIATION, MEAN
-from univip_jax.detectron2.configs import mask_rcnn_config
-from univip_jax.detectron2.names import to_detectron2
-from univip_jax.detectron2.pickle_file import write_pkl
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder
+from univip_jax.common.errors import UserError
 from univip_jax.export import consumers
-from univip_jax.weights import to_flat, to_torch
+from univip_jax.export.detectron2.configs import mask_rcnn_config
+from univip_jax.weights.detectron2 import to_detectron2
+from univip_jax.weights.encoder import Encoder
+from univip_jax.weights.names import to_flat, to_torch
+from univip_jax.weights.pickle_file import write_pkl
 
 Metadata = dict[str, str]
 PRODUCER = "univip_jax"  # in the metadata of what it trained

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from univip_jax.errors import UserError
-from univip_jax.evaluate.features import Encoder
+from univip_jax.common.errors import UserError
 from univip_jax.export.consumers import CONSUMERS, jax_outputs
+from univip_jax.weights.encoder import Encoder
 
 TOLERANCE = 1e-4
 _SMALLEST = 1e-12  # of a stage's largest value: all zeros differ by nothing

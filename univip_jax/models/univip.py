@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from univip_jax.errors import UserError
+from univip_jax.common.errors import UserError
 from univip_jax.models.heads import MLP
 from univip_jax.models.resnet import DEPTHS, STEMS, ResNet
 from univip_jax.types import OnlineOutputs, TargetOutputs

@@ -1,1 +1,0 @@
-"""Training under faults: `python -m benchmarks.soak`."""

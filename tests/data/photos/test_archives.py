@@ -1,0 +1,149 @@
+"""Photos in zip and tar files, against what the standard library unpacks; and every way in which one can be bad."""
+
+import io
+import os
+import tarfile
+import zipfile
+
+import pytest
+
+from univip_jax.common.errors import UserError
+from univip_jax.data.photos import sources
+from univip_jax.data.photos.decode import Rejected
+
+CONTENTS = {"b.JPG": b"second", "deep/er/ä\n.png": b"third" * 1000, "a.jpg": b"first"}
+
+
+def make_zip(path, contents=CONTENTS):
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, (name, data) in enumerate(contents.items()):
+            archive.writestr(name, data, [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA][index % 3])
+        archive.mkdir("empty.jpg")
+    return path
+
+
+def make_tar(path, contents=CONTENTS, mode="w", kind=tarfile.PAX_FORMAT):
+    with tarfile.open(path, mode, format=kind) as archive:
+        for name, data in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def opened(path):
+    return {photo.image_id: sources.open_photo(photo).encoded for photo in sources.find_photos(path)}
+
+
+def reason(photo):
+    with pytest.raises(Rejected) as error:
+        sources.open_photo(photo)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_photos_of_a_tar_are_read_in_place(tmp_path, kind):
+    path = make_tar(
+        tmp_path / "photos.tar", CONTENTS | {"./c.jpg": b"fourth", "notes.txt": b"", "._a.jpg": b""}, kind=kind
+    )
+    assert opened(path) == CONTENTS | {"c.jpg": b"fourth"}
+    assert os.listdir(tmp_path) == ["photos.tar"]
+
+
+def test_photos_of_a_zip_are_read_in_place_however_they_are_compressed(tmp_path):
+    path = make_zip(tmp_path / "photos.zip", CONTENTS | {"notes.txt": b"", "__MACOSX/._a.jpg": b"", "w\\x.jpg": b"w"})
+    assert opened(path) == CONTENTS | {"w/x.jpg": b"w"}
+    assert os.listdir(tmp_path) == ["photos.zip"]
+
+
+def test_ids_are_those_of_a_folder_with_the_same_photos(tmp_path):
+    for name, data in CONTENTS.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(data)
+    assert opened(tmp_path / "folder") == opened(make_zip(tmp_path / "photos.zip"))
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_names_that_lead_out_are_rejected_and_nothing_is_written(tmp_path, make):
+    unsafe = {"../x.jpg": b"x", "a/../../x.jpg": b"x", "/x.jpg": b"x", "C:/x.jpg": b"x"}
+    found = {photo.image_id: photo for photo in sources.find_photos(make(tmp_path / "archive", CONTENTS | unsafe))}
+    assert set(found) == set(CONTENTS) | set(unsafe)
+    assert all(reason(found[name]) == "unsafe name: it leads out of the archive" for name in unsafe)
+    assert os.listdir(tmp_path) == ["archive"]
+
+
+def test_links_in_a_tar_lead_to_their_photos_or_are_rejected(tmp_path):
+    with tarfile.open(make_tar(tmp_path / "photos.tar", {"x/a.jpg": b"first"}), "a") as archive:
+        for name, kind, target in [
+            ("hard.jpg", tarfile.LNKTYPE, "x/a.jpg"),
+            ("x/soft.jpg", tarfile.SYMTYPE, "../hard.jpg"),
+            ("x/lost.jpg", tarfile.SYMTYPE, "../../outside.jpg"),
+            ("circle.jpg", tarfile.SYMTYPE, "circle.jpg"),
+            ("pipe.jpg", tarfile.FIFOTYPE, ""),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    found = {photo.image_id: photo for photo in sources.find_photos(tmp_path / "photos.tar")}
+    assert [sources.open_photo(found[name]).encoded for name in ("x/a.jpg", "hard.jpg", "x/soft.jpg")] == [b"first"] * 3
+    assert reason(found["x/lost.jpg"]) == "a link to what the archive does not hold"
+    assert {reason(found[name]) for name in ("circle.jpg", "pipe.jpg")} == {"not a regular file"}
+
+
+def test_of_two_members_of_one_name_the_last_counts(tmp_path):
+    with tarfile.open(make_tar(tmp_path / "photos.tar"), "a") as archive:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"new"))
+    assert opened(tmp_path / "photos.tar")["a.jpg"] == b"new"
+
+
+def test_a_damaged_and_an_encrypted_member_are_rejected(tmp_path):
+    path = make_zip(tmp_path / "photos.zip", {"a.jpg": b"first", "b.jpg": b"second"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"first")] ^= 1
+    with zipfile.ZipFile(path) as archive:
+        central = archive.start_dir
+    second = data.index(b"PK\x01\x02", central + 4)
+    data[second + 8] |= 1  # says that it is encrypted
+    data[data.index(b"PK\x03\x04", 4) + 6] |= 1
+    path.write_bytes(data)
+    damaged, encrypted = sources.find_photos(path)
+    assert reason(damaged) == "unreadable member: Bad CRC-32"
+    assert "encrypted" in reason(encrypted)
+
+
+def test_a_tar_that_is_cut_short_after_it_was_listed_is_no_photo_of_zeros(tmp_path):
+    path = make_tar(tmp_path / "photos.tar", {"a.jpg": b"first", "b.jpg": b"x" * 100_000})
+    first, second = sources.find_photos(path)
+    os.truncate(path, 50_000)
+    assert sources.open_photo(first).encoded == b"first"
+    assert reason(second) == "unreadable member: the archive ends before it"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: make_tar(path, mode="w:gz"), "compressed by gzip"),
+        (lambda path: make_tar(path, mode="w:xz"), "compressed by xz"),
+        (lambda path: path.write_bytes(b"text"), "is no zip or tar file"),
+        (lambda path: os.truncate(make_tar(path), 2000), "damaged"),
+        (lambda path: make_tar(path, {"a.txt": b""}), "has no photos"),
+    ],
+)
+def test_what_cannot_be_read_in_place_is_one_line(tmp_path, make, words):
+    make(tmp_path / "photos.tar")
+    with pytest.raises(UserError, match=words) as error:
+        sources.find_photos(tmp_path / "photos.tar")
+    assert f"--images={tmp_path / 'photos.tar'}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_archive_without_the_right_to_read_it_is_one_line(tmp_path, monkeypatch):
+    path = make_zip(tmp_path / "photos.zip")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"photos.zip cannot be read \(Permission denied\)"):
+        sources.find_photos(path)

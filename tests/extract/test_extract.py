@@ -1,0 +1,315 @@
+"""Features of a folder of photos: their rows, what an interruption leaves, and what a user can get wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from absl import flags
+from PIL import Image
+from small import small_config, write_photos
+
+from univip_jax.common import cli as command
+from univip_jax.common.errors import UserError
+from univip_jax.config import to_spec, write_config
+from univip_jax.data.labelled.sets import centre_batches, open_labelled
+from univip_jax.data.labelled.views import centre_crop
+from univip_jax.extract import __main__ as extract
+from univip_jax.extract import feature_file
+from univip_jax.extract.__main__ import Request, adaptive_mean, extract_folder
+from univip_jax.models.univip import ModelSpec, make_backbone
+from univip_jax.run.checkpoint import Checkpoints, Retention
+from univip_jax.types import TrainState
+from univip_jax.weights.encoder import load_encoder
+
+ROOT = Path(__file__).parents[2]
+PATHS = ["a.png", "b-1.png", "b/c.png", "b/d/e.PNG", "z.png"]  # as text: "-" comes before "/"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Checkpoints of a backbone that has seen nothing, after "1" and "2" steps; all else in them is empty."""
+    folder = tmp_path_factory.mktemp("runs") / "lr=1"
+    folder.mkdir()
+    write_config(folder, small_config(folder))
+    backbone = make_backbone(to_spec(ModelSpec, small_config(folder), "model"))
+    init = jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
+    zero = jnp.zeros((), jnp.int32)
+    with Checkpoints(folder, Retention(2)) as checkpoints:
+        for step in (1, 2):
+            variables = init(jax.random.key(step))
+            tree = {kind: {"encoder": {"backbone": variables[kind]}} for kind in variables}
+            checkpoints.save(step, TrainState(zero, tree["params"], tree["batch_stats"], {}, {}, {}, zero), {})
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five painted photos in nested folders."""
+    write_photos(tmp_path / "painted", len(PATHS))
+    for painted, name in zip(sorted((tmp_path / "painted").iterdir()), PATHS, strict=True):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        painted.rename(path)
+    return tmp_path / "photos"
+
+
+def request(run, photos, **changes) -> Request:
+    out = photos.parent / "lr=2" / "out.parquet"
+    return Request(**{"run": str(run), "images": str(photos), "out": out, "batch_size": 4} | changes)
+
+
+def rows(out: Path) -> tuple[list[str], np.ndarray]:
+    table = pq.ParquetFile(out).read()
+    values = table["features"].combine_chunks()
+    return table["path"].to_pylist(), values.values.to_numpy().reshape(len(values), -1)
+
+
+def crops(photos: Path, size: int) -> np.ndarray:
+    return np.stack([centre_crop(np.asarray(Image.open(photos / name)), size).numpy() for name in PATHS])
+
+
+def windows_by_hand(maps: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Window i of n holds position p where the spans [p, p + 1) and [i side / n, (i + 1) side / n) meet."""
+
+    def members(side: int, count: int, i: int) -> list[int]:
+        return [p for p in range(side) if p * count < (i + 1) * side and (p + 1) * count > i * side]
+
+    out = np.zeros((len(maps), rows, columns, maps.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            ys, xs = members(maps.shape[1], rows, i), members(maps.shape[2], columns, j)
+            out[:, i, j] = sum(maps[:, y, x].astype(float) for y in ys for x in xs) / (len(ys) * len(xs))
+    return out
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2), (3, 2), (7, 5), (8, 1)])
+def test_adaptive_means_by_hand(grid):
+    """Of 7 x 5: windows of 2 share a row and a column; of 3, rows 0-2, 2-4, 4-6; of 8, more windows than rows."""
+    maps = np.random.default_rng(0).normal(size=(2, 7, 5, 3)).astype(np.float32)
+    np.testing.assert_allclose(adaptive_mean(jnp.asarray(maps), *grid), windows_by_hand(maps, *grid), atol=1e-6)
+
+
+def test_two_windows_of_seven_share_the_middle():
+    maps = jnp.arange(7.0).reshape(1, 7, 1, 1)
+    assert adaptive_mean(maps, 2, 1).ravel().tolist() == [1.5, 4.5]  # means of 0..3 and 3..6
+
+
+def test_rows_are_the_encoders_features_in_the_order_of_the_paths(run, photos):
+    """Five photos in batches of 4: the last is filled up."""
+    closing = extract_folder(request(run, photos))
+    out = request(run, photos).out
+    paths, found = rows(out)
+    assert paths == PATHS
+    encoder = load_encoder(run)
+    assert encoder.step == 2
+    np.testing.assert_allclose(found, encoder(crops(photos, 32)), rtol=1e-5, atol=1e-6)
+    assert np.ptp(found, 0).max() > 0.01  # photos differ
+    metadata = {key.decode(): value.decode() for key, value in pq.read_schema(out).metadata.items()}
+    expected = {"run": str(run), "step": "2", "stage": "4", "pool": "mean", "image_size": "32", "num_photos": "5"}
+    assert expected.items() <= metadata.items()
+    assert json.loads(metadata["shape"]) == [1, 1, 64]
+    assert str(pq.read_schema(out).field("features").type).startswith("fixed_size_list<element: float")
+    assert "of 5 photos" in closing and "photos/s" in closing
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.parquet"]
+
+
+def test_a_grid_of_an_earlier_stage(run, photos):
+    """Crops of 40 px: 20, 10 and 5 px after the stem and two stages, and windows of 2 of 5 overlap."""
+    extract_folder(request(run, photos, stage=3, pool="2x2", image_size=40, step=1))
+    out = request(run, photos).out
+    encoder = load_encoder(run, 1)
+    maps = np.asarray(jax.jit(encoder.stages)(encoder.variables, crops(photos, 40))[2])
+    assert maps.shape == (5, 5, 5, 32)
+    assert json.loads(pq.read_schema(out).metadata[b"shape"]) == [2, 2, 32]
+    found = rows(out)[1].reshape(5, 2, 2, 32)
+    np.testing.assert_allclose(found, windows_by_hand(maps, 2, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_crops_are_those_of_the_evaluations(photos):
+    """Bit for bit, from pixels instead of files."""
+    for name in ("one", "two"):
+        (photos / name).mkdir()
+    (photos / PATHS[0]).rename(photos / "one" / "x.png")
+    (photos / PATHS[2]).rename(photos / "two" / "y.png")
+    (photos / "b").rename(photos.parent / "elsewhere")
+    (batch,) = centre_batches(open_labelled(str(photos)), 33, 8)
+    for image, name in zip(batch.images, ("one/x.png", "two/y.png"), strict=True):
+        np.testing.assert_array_equal(image, centre_crop(np.asarray(Image.open(photos / name)), 33))
+
+
+def test_bad_photos_are_named_and_left_out(run, photos):
+    (photos / "b" / "a.jpg").write_bytes(b"no photo")
+    (photos / "m.jpg").symlink_to("nowhere.jpg")
+    closing = extract_folder(request(run, photos))
+    assert rows(request(run, photos).out)[0] == PATHS
+    lines = Path(f"{request(run, photos).out}.rejected.jsonl").read_text().splitlines()
+    bad = [
+        {"id": "b/a.jpg", "reason": "not an image"},
+        {"id": "m.jpg", "reason": "unreadable file: No such file or directory"},
+    ]
+    assert [json.loads(line) for line in lines] == bad
+    assert "of 5 photos, without 2 that cannot be read: b/a.jpg (not an image), m.jpg" in closing
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_an_error(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 1 photos can be read \(first: a.jpg: empty file\)"):
+        extract_folder(request(run, tmp_path / "photos"))
+    assert [path.name for path in (tmp_path / "lr=2").iterdir()] == ["out.parquet.rejected.jsonl"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_file(run, photos, monkeypatch):
+    """Parts of two photos; the power goes while the second part is written, and again while the file is made."""
+    monkeypatch.setattr(feature_file, "PART_PHOTOS", 2)
+    (photos / "b-1.png").write_bytes(b"no photo")  # its part has one row
+    undisturbed = request(run, photos, out=photos.parent / "undisturbed.parquet")
+    extract_folder(undisturbed)
+
+    commit, named = feature_file.FeatureFile._commit, []
+
+    def fail_at(name):
+        def commit_or_fail(self, path):
+            if path.name == name:
+                raise InterruptedError("power")
+            named.append(path.name)
+            commit(self, path)
+
+        monkeypatch.setattr(feature_file.FeatureFile, "_commit", commit_or_fail)
+
+    loaded, load = [], extract.load_crop
+    monkeypatch.setattr(extract, "load_crop", lambda photo, size: loaded.append(photo.image_id) or load(photo, size))
+    fail_at("000001.parquet")
+    with pytest.raises(UserError, match="power"):
+        extract_folder(request(run, photos))
+    assert named == ["settings.json", "000000.parquet"]
+    out = request(run, photos).out
+    assert not out.exists()
+    (Path(f"{out}.parts") / "000002.parquet").write_bytes(b"PAR1 cut short")
+
+    loaded.clear(), named.clear()
+    fail_at("out.parquet")
+    with pytest.raises(UserError, match="power"):
+        extract_folder(request(f"{run}/", photos))  # a run by another name is the same run
+    assert sorted(loaded) == PATHS[2:]
+    assert named == ["000001.parquet", "000002.parquet", "out.parquet.rejected.jsonl"]
+
+    loaded.clear()
+    fail_at("")
+    extract_folder(request(run, photos))
+    assert loaded == []
+    assert rows(out)[0] == [name for name in PATHS if name != "b-1.png"]
+    assert out.read_bytes() == undisturbed.out.read_bytes()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.parquet", "out.parquet.rejected.jsonl"]
+
+
+CHANGES = [
+    ({"stage": 3}, "stage was 4 and is now 3"),
+    ({"pool": "2x2"}, "pool was mean and is now 2x2"),
+    ({"image_size": 40}, "image_size was 32 and is now 40"),
+    ({"step": 1}, "step was 2 and is now 1, weights_sha256 was"),
+    ({}, "num_photos was 5 and is now 4"),
+]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_settings_are_refused_by_name(run, photos, monkeypatch, finished):
+    out = request(run, photos).out
+    if finished:
+        extract_folder(request(run, photos))
+        before = out.read_bytes()
+        assert "is finished already" in extract_folder(request(run, photos, batch_size=8))
+        assert out.read_bytes() == before
+    else:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(extract, "_extract_part", interrupt)
+            extract_folder(request(run, photos))
+    for changes, message in CHANGES:
+        if not changes:
+            (photos / "z.png").unlink()
+        with pytest.raises(UserError, match=message) as error:
+            extract_folder(request(run, photos, **changes))
+        assert ("holds features" if finished else "holds unfinished features") in str(error.value)
+        assert "choose another --out" in str(error.value)
+
+
+def interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_file_of_something_else_is_not_overwritten(run, photos):
+    out = request(run, photos).out
+    out.parent.mkdir()
+    out.write_text("mine")
+    with pytest.raises(UserError, match="is no file of features: choose another --out"):
+        extract_folder(request(run, photos))
+    assert out.read_text() == "mine"
+    out.rename(f"{out}.parts")
+    with pytest.raises(UserError, match=r"out\.parquet\.parts"):
+        extract_folder(request(run, photos))
+    assert Path(f"{out}.parts").read_text() == "mine"
+
+
+def test_the_command_as_a_user_starts_it(run, photos):
+    out = request(run, photos).out
+    command = [
+        sys.executable,
+        "-m",
+        "univip_jax.extract",
+        f"--run={run}",
+        f"--images={photos}",
+        f"--out={out}",
+    ]
+    result = subprocess.run([*command, "--pool=1x2"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{out}: features [1, 2, 64] of 5 photos; 5 photos in this run at ")
+    assert "photo/s" in result.stderr and "Traceback" not in result.stderr
+    assert rows(out)[0] == PATHS
+
+
+@pytest.fixture
+def own_flags():
+    """The command's flags, in place of those of the same names that other commands have in this process."""
+    others = {name: flags.FLAGS[name] for name in Request._fields if name in flags.FLAGS}
+    for name in others:
+        delattr(flags.FLAGS, name)
+    extract._define_flags()
+    yield
+    for name in Request._fields:
+        delattr(flags.FLAGS, name)
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--pool=3"], 2, "--pool=3 is neither mean nor HxW, as 2x2"),
+        (["--pool=0x2"], 2, "--pool=0x2"),
+        (["--stage=5"], 2, "--stage=5: 5 is not an integer in the range [1, 4]"),
+        (["--run="], 2, "--run is missing"),
+        (["features.parquet"], 2, "unexpected argument 'features.parquet'"),
+        (["--images=nowhere"], 1, "--images=nowhere: no such folder"),
+        (["--run=nowhere"], 1, "nowhere is no run"),
+        (["--step=7"], 1, "has no checkpoint of step 7"),
+    ],
+)
+@pytest.mark.usefixtures("own_flags")
+def test_mistakes_are_one_line(run, photos, capsys, monkeypatch, arguments, code, message):
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    out = request(run, photos).out
+    with pytest.raises(SystemExit) as error:
+        given = ["extract", f"--run={run}", f"--images={photos}", f"--out={out}", *arguments]
+        command.parse_flags(extract.NAME, extract.REQUIRED, extract._check_flags)(given)
+        command.call(extract.NAME, extract._work, "")
+    assert error.value.code == code
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("python -m univip_jax.extract: ") and stderr.count("\n") == 1
+    assert message in stderr
+    assert not out.parent.exists()

@@ -1,0 +1,223 @@
+"""The paper's tables beside made-up results: which row a result is in, what is said of it, and what fills the gaps."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import coco, imagenet
+from univip_jax.config import flatten, write_config
+from univip_jax.reproduce.__main__ import compare, missing
+from univip_jax.reproduce.rows import TABLES
+
+ROOT = Path(__file__).parents[2]
+COCO_STEPS = 231 * 800  # 118,287 // 512 an epoch
+
+
+def write_run(folder: Path, config, **fields) -> None:
+    config.update_from_flattened_dict(fields)
+    folder.mkdir(parents=True)
+    write_config(folder, config)
+
+
+def write_result(folder: Path, pretrained: str, top1: float, **fields) -> None:
+    """By default linear_orl, on all of ImageNet, of the last step of 800 epochs of COCO."""
+    values = {"protocol": "linear_orl", "top1": top1, "pretrained": pretrained, "step": COCO_STEPS, "image_size": 224}
+    values |= {
+        "epochs": 28,
+        "classes": 1000,
+        "seed": 0,
+        "train": {"name": "t", "images": 1_281_167, "fingerprint": "t"},
+    }
+    values |= {"test": {"name": "v", "images": 50_000, "fingerprint": "v"}}
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(values | fields))
+
+
+def rows(text: str) -> dict[str, list[list[str]]]:
+    """The cells of each row of a Markdown table, by the row's name."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| "):
+            name, *cells = (cell.strip() for cell in line.strip("| ").split(" | "))
+            found.setdefault(name, []).append(cells)
+    return found
+
+
+def test_a_run_by_the_papers_settings_stands_beside_its_number_with_mean_and_deviation(tmp_path):
+    """60.0 and 60.6 of two seeds: 60.3, deviation 0.3 sqrt 2. Paths are those of the machine that evaluated."""
+    write_run(tmp_path / "deep/coco", coco.get_config())
+    write_result(tmp_path / "a", "/elsewhere/deep/coco", 60.0)
+    write_result(tmp_path / "b", "/elsewhere/deep/coco", 60.6, seed=1)
+    write_result(tmp_path / "again", "/elsewhere/deep/coco", 60.6, seed=1)  # copied: the same evaluation
+    write_result(tmp_path / "older", "/elsewhere/deep/coco", 41.0, step=1000)
+    write_result(tmp_path / "moco", "/elsewhere/deep/coco", 59.0, protocol="linear_moco")
+    text = compare(TABLES[1], tmp_path)
+    run = f"/elsewhere/deep/coco, step {COCO_STEPS}"
+    assert rows(text)["UniVIP, COCO, 800 epochs"] == [["60.2", "60.30 ± 0.42 (n = 2)", "nothing", run, "linear_orl"]]
+    assert [name for name, cells in rows(text).items() if cells[0][1] == "missing"] == [
+        "untrained",
+        "BYOL, COCO, 800 epochs",
+        "BYOL, COCO+, 800 epochs",
+        "UniVIP, COCO+, 800 epochs",
+        "BYOL, ImageNet, 200 epochs",
+        "UniVIP, ImageNet, 200 epochs",
+        "UniVIP, ImageNet, 300 epochs",
+    ]
+    for left_out in ("linear_orl 41.00", "linear_moco 59.00"):
+        assert re.search(rf"- {left_out}, .*: another protocol, or an older step", text)
+    assert "# UniVIP, COCO, 800 epochs" not in text  # no gap
+
+
+def test_what_differs_from_the_paper_is_said_and_not_averaged_with_what_does_not(tmp_path):
+    photos = tmp_path / "mine"
+    photos.mkdir()
+    (photos / "manifest.json").write_text(json.dumps({"num_records": 5120}))
+    short = {"batch_size": 256, "num_epochs": 100.0, "model.backbone": "resnet18", "data.train": str(photos)}
+    write_run(tmp_path / "short", coco.get_config("table7=e"), **short)
+    write_run(tmp_path / "full", coco.get_config(), seed=3)
+    write_result(tmp_path / "a", "full", 60.0)
+    write_result(tmp_path / "b", "full", 50.0, epochs=5, classes=10, test={"images": 500}, image_size=96)
+    write_result(tmp_path / "c", "short", 20.0, step=1000)
+    found = [cells[2:5] for cells in rows(compare(TABLES[7], tmp_path))["(e) all three"]]
+    assert found == [
+        ["60.00", "nothing", f"full, step {COCO_STEPS}"],
+        [
+            "50.00",
+            "evaluated by 5 epochs, not 28; evaluated at 96 px, not 224; 10 classes, not 1,000; "
+            "test set of 500 photos, not 50,000",
+            f"full, step {COCO_STEPS}",
+        ],
+        [
+            "20.00",
+            "batch_size 256, not 512; model.backbone resnet18, not resnet50; num_epochs 100.0, not 800.0; "
+            "pre-trained on 5,120 photos, not 118,287; step 1,000 of 2,000",
+            "short, step 1000",
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arg", "table", "names"),
+    [
+        ("table7=c", 7, ["(c) scene, scene-instance"]),
+        ("table7=b", 7, ["(b) scene"]),
+        ("table7=b", 8, ["(b) region candidates: none", "(c) K = 0"]),
+        ("table8=k8", 8, ["(c) K = 8"]),
+        ("table8=naive", 8, ["(b) region candidates: naive"]),
+        ("table8=random_views", 8, ["(a) scene similarity: no"]),
+        ("", 8, ["(a) scene similarity: yes", "(b) region candidates: selective search", "(c) K = 4"]),
+        ("table7=a", 8, []),
+        ("table8=k2", 1, []),
+    ],
+)
+def test_rows_are_told_by_the_method_of_the_run(tmp_path, arg, table, names):
+    write_run(tmp_path / "run", coco.get_config(arg))
+    write_result(tmp_path / "a", "run", 33.0)
+    text = compare(TABLES[table], tmp_path)
+    assert [name for name, cells in rows(text).items() if "33.00" in cells[0]] == names
+    assert ("a pre-training of no row of this table" in text) == (not names)
+
+
+def test_rows_of_table_1_are_told_by_data_optimizer_and_epochs(tmp_path):
+    for name, epochs in (("long", 290.0), ("short", 100.0)):
+        write_run(tmp_path / name, imagenet.get_config(), num_epochs=epochs)
+        write_result(tmp_path / f"{name}_linear", name, epochs / 10, protocol="linear_byol", epochs=80, step=10**9)
+    write_run(tmp_path / "plus", coco.get_config(), **{"data.train": "/disk/coco_plus"})
+    write_result(tmp_path / "plus_linear", "plus", 62.0, step=10**9)
+    found = rows(compare(TABLES[1], tmp_path))
+    assert found["UniVIP, ImageNet, 300 epochs"][0][1:3] == ["29.00", "num_epochs 290.0, not 300.0"]
+    assert found["UniVIP, ImageNet, 200 epochs"][0][1:3] == [
+        "10.00",
+        "num_epochs 100.0, not 200.0; optimizer.lr 0.3, not 0.45",
+    ]
+    assert found["UniVIP, COCO+, 800 epochs"][0][1:3] == ["62.00", "nothing"]
+
+
+def test_semi_supervised_results_are_told_by_their_share_of_labels(tmp_path):
+    write_run(tmp_path / "coco", coco.get_config("table7=a"))
+    for labels, images in ((1, 12_811), (10, 128_116)):
+        subset = {"images": images, "fingerprint": str(labels)}
+        for name, top1 in (("coco", 20.0 + labels), ("random", 1.0)):
+            network = {"model.backbone": "resnet50", "model.width": 1.0 / labels}
+            fields = {
+                "protocol": "semi_orl",
+                "settings": network,
+                "epochs": 20,
+                "labels": labels,
+                "top5": 50.0,
+                "train": subset,
+            }
+            write_result(tmp_path / f"{name}_{labels}", name, top1, **fields)
+    found = rows(compare(TABLES[6], tmp_path))
+    assert found["BYOL, COCO, 800 epochs, 1 %"][0][:3] == ["28.4 / 55.9", "21.00 / 50.00", "nothing"]
+    assert found["BYOL, COCO, 800 epochs, 10 %"][0][:3] == ["58.4 / 82.7", "30.00 / 50.00", "nothing"]
+    assert found["untrained, 1 %"][0][:3] == ["1.6 / 5.0", "1.00 / 50.00", "nothing"]
+    assert found["untrained, 10 %"][0][2] == "network resnet50 of width 0.1, not resnet50 of 1.0"
+
+
+def test_files_that_are_no_results_are_named_and_skipped(tmp_path):
+    for name, text in (("cut", '{"protocol": "li'), ("list", "[1]"), ("bare", '{"protocol": "knn", "top1": "high"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(text)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    write_result(tmp_path / "good", "run", 55.0)
+    command = [sys.executable, "-m", "univip_jax.reproduce", "--table=1", f"--runs={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "linear_orl 55.00, run, step 184800: its run is not here, or no pre-training of ours" in result.stdout
+    for name in ("cut", "list", "bare"):
+        assert f"{tmp_path / name}/results.json is skipped" in result.stderr
+    assert f"{tmp_path}/run/config.json is damaged" in result.stderr
+    command[-1] = "--runs=nowhere"
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.startswith("python -m univip_jax.reproduce: --runs=nowhere is no folder; name the one")
+
+
+def commands(table: int, root: Path) -> list[list[str]]:
+    """The words of each command that the table with no result at all asks for."""
+    text = compare(TABLES[table], root)
+    return [shlex.split(line) for line in text.splitlines() if line.startswith("python ")]
+
+
+def parse(words: list[str]):
+    """The config of a command, as main.py parses it."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words[1:])
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert values(words[1:]) == ["main.py"]
+    return values.config
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_commands_that_fill_the_gaps_train_the_rows_that_miss(tmp_path, table):
+    """What a command's config is, the row's is; and after the run is there, only its evaluation is asked for."""
+    trainings = [words for words in commands(table, tmp_path) if "--config.pretrained" not in " ".join(words)]
+    assert len(trainings) == {1: 7, 6: 6, 7: 5, 8: 7}[table]
+    expected = [row.settings for row in TABLES[table].rows if row.data]
+    for words in trainings:
+        config = parse(words)
+        assert flatten(config) in expected
+        write_run(Path(words[-1].removeprefix("--workdir=")), config)
+    left = commands(table, tmp_path)
+    assert all("--config.pretrained" in " ".join(words) for words in left)
+    assert len(left) == {1: 8, 6: 14, 7: 5, 8: 7}[table]
+    # Who runs them all goes on with a pre-training that was interrupted; it may not be finished.
+    to_run = [shlex.split(command) for command in missing(TABLES[table], tmp_path)]
+    assert [words for words in to_run if "--config.pretrained" not in " ".join(words)] == trainings
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_commands_that_fill_the_gaps_evaluate_by_the_rows_protocol(tmp_path, table):
+    found = [parse(words) for words in commands(table, tmp_path) if "--config.pretrained" in " ".join(words)]
+    protocols = {(config.get("protocol", "semi_orl"), config.get("labels")) for config in found}
+    assert protocols == {(row.evaluation.protocol, row.evaluation.labels) for row in TABLES[table].rows}
+    assert all(config.data.train.startswith("imagenet2012") and config.data.test for config in found)

@@ -1,0 +1,70 @@
+"""A restart finds the programs that were compiled, and none that was damaged."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from univip_jax.run.compiled import keep_compiled, seal_compiled
+
+run = Path(sys.argv[1])
+keep_compiled(run)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+print(float(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.full((8, 8), 0.5)).sum()))
+if len(sys.argv) == 2:
+    seal_compiled(run)
+print(len(hits))
+"""
+
+
+def run(folder: Path, *arguments: str) -> tuple[str, int, str]:
+    """The result, the number of programs that were found, and stderr."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-c", PROGRAM, str(folder), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    value, hits = done.stdout.split()
+    return value, int(hits), done.stderr
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    value, hits, _ = run(folder)
+    assert hits == 0
+    return folder, value
+
+
+def test_a_second_start_compiles_nothing_even_if_the_run_was_moved(compiled, tmp_path):
+    folder, value = compiled
+    shutil.copytree(folder, tmp_path / "moved")
+    for place in (folder, tmp_path / "moved"):
+        again, hits, _ = run(place)
+        assert again == value and hits >= 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "unsealed"])
+def test_a_damaged_program_is_removed_before_it_is_used_and_compiled_again(compiled, damage):
+    folder, value = compiled
+    entries = sorted((folder / "compiled").glob("*-cache"))
+    whole = [path.read_bytes() for path in entries]
+    if damage == "unsealed":  # killed before its digest was written
+        (folder / "compiled" / "digests.json").unlink()
+    for path, data in zip(entries, whole, strict=True):
+        if damage == "cut":
+            path.write_bytes(data[: len(data) // 2])
+        elif damage == "flip":
+            path.write_bytes(data[:30] + bytes([data[30] ^ 4]) + data[31:])
+    again, hits, err = run(folder)
+    assert (again, hits) == (value, 0)
+    assert "persistent compilation cache" not in err  # JAX never saw it
+    assert run(folder)[1] >= 1  # the new ones are whole

@@ -1,0 +1,1 @@
+"""Training under faults: `python -m tests.soak`."""

@@ -1,0 +1,243 @@
+"""Labelled photos for evaluation: class folders, VOC's layout, or a TFDS name such as `imagenet2012:validation`."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from univip_jax.common.errors import TransientError, UserError
+from univip_jax.data.crops import crop, random_crops
+from univip_jax.data.host import tf
+from univip_jax.data.labelled.damage import first_of, unreadable_positions
+from univip_jax.data.labelled.tfds_labels import open_tfds
+from univip_jax.data.labelled.views import View, centre_crop
+from univip_jax.data.labelled.voc import read_voc
+from univip_jax.data.records import decode_image
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}  # what tf.io.decode_image reads
+_SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they are shuffled before they are read
+
+
+class Labelled(NamedTuple):
+    """A labelled set; `examples` yields (encoded photo, label) in a fixed order.
+
+    A label is a class's number, int64; or, where a photo may show several, int8 [classes] as `voc.VocSplit` has them.
+    """
+
+    name: str
+    num_images: int
+    classes: tuple[str, ...]
+    examples: tf.data.Dataset
+    is_encoded: bool  # whether `examples` yields encoded photos rather than their paths
+    fingerprint: str  # of what is in it: names and sizes of files in their classes, or TFDS's version and split
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a photo may show several classes."""
+        return self.examples.element_spec[1].shape.rank == 1
+
+    def describe(self) -> dict:
+        """What `results.json` says of it."""
+        return {"name": self.name, "images": self.num_images, "fingerprint": self.fingerprint}
+
+
+class LabelledBatch(NamedTuple):
+    """uint8 crops [n, size, size, 3] and labels as `Labelled` has them, [n] or [n, classes]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def open_labelled(name: str) -> Labelled:
+    """Opens `DIR` with a folder for each class, `DIR:SPLIT` of VOC's layout, or `TFDS_NAME:SPLIT`.
+
+    Raises UserError where it is none of these, has fewer than two classes, or a class folder holds no photo.
+    """
+    place, _, split = name.rpartition(":")
+    if Path(name).is_dir():
+        labelled = _open_folders(Path(name))
+    elif not place or not split:
+        raise UserError(f"labelled set {name!r} is neither a folder nor a TFDS name with its split (NAME:SPLIT)")
+    elif Path(place).is_dir():
+        labelled = _of_files(Path(place), name, *read_voc(Path(place), split))
+    else:
+        examples, num_images, classes, version = open_tfds(place, split)
+        fingerprint = _digest([version, split, str(num_images), *classes])
+        labelled = Labelled(name, num_images, classes, examples, is_encoded=True, fingerprint=fingerprint)
+    if len(labelled.classes) < 2:
+        raise UserError(f"{name} has {len(labelled.classes)} classes; an evaluation needs at least 2")
+    return labelled
+
+
+def open_pair(train: str, test: str, *, allow_multi_label: bool = False) -> tuple[Labelled, Labelled]:
+    """A training and a test set; UserError where one cannot be opened, or their classes differ."""
+    labelled, held_out = open_labelled(train), open_labelled(test)
+    for one in (labelled, held_out):
+        if one.is_multi_label and not allow_multi_label:
+            raise UserError(f"photos of {one.name} show several classes; this is for configs/svm.py")
+    if labelled.classes != held_out.classes:
+        differing = [
+            f"{name!r} is only in {one.name}"
+            for one, other in ((labelled, held_out), (held_out, labelled))
+            for name in sorted(set(one.classes) - set(other.classes))
+        ]
+        raise UserError(
+            f"{labelled.name} and {held_out.name} have different classes: {first_of(differing) or 'in another order'}"
+        )
+    return labelled, held_out
+
+
+def hold_out(labelled: Labelled, number: int, seed: int) -> tuple[Labelled, Labelled]:
+    """The set without `number` of its photos, which `seed` draws evenly, and these: to choose by, never to report.
+
+    Raises UserError where a part would be empty.
+    """
+    if not 0 < number < labelled.num_images:
+        raise UserError(f"{number} photos cannot be held out of the {labelled.num_images} of {labelled.name}")
+    chosen = np.zeros(labelled.num_images, bool)
+    chosen[np.random.Generator(np.random.Philox(seed)).permutation(labelled.num_images)[:number]] = True
+    rest, held_out = (f"{labelled.name} {word} {number} held out by seed {seed}" for word in ("without", "of which"))
+    return choose(labelled, ~chosen, rest), choose(labelled, chosen, held_out)
+
+
+def choose(labelled: Labelled, chosen: np.ndarray, name: str) -> Labelled:
+    """The photos at the positions where bool `chosen` [num_images] is true, in their order."""
+    mask = tf.constant(chosen)
+    examples = labelled.examples.enumerate().filter(lambda position, _: mask[position]).map(lambda _, example: example)
+    fingerprint = _digest([labelled.fingerprint, hashlib.sha256(np.packbits(chosen)).hexdigest()])
+    return labelled._replace(name=name, num_images=int(chosen.sum()), examples=examples, fingerprint=fingerprint)
+
+
+def _digest(parts: list[str]) -> str:
+    """One that no other list of parts has: parts hold no NUL."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _open_folders(root: Path) -> Labelled:
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    paths, labels, empty = [], [], []
+    for label, folder in enumerate(folders):
+        photos = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        if not photos:
+            empty.append(folder.name)
+        paths += photos
+        labels += [label] * len(photos)
+    if empty:
+        raise UserError(
+            f"{len(empty)} of the {len(folders)} class folders of {root} hold no photo "
+            f"({', '.join(sorted(_SUFFIXES))}): {first_of(empty)}; fill or remove them"
+        )
+    return _of_files(root, str(root), paths, np.array(labels, np.int64), tuple(folder.name for folder in folders))
+
+
+def _of_files(root: Path, name: str, paths: list[str], labels: np.ndarray, classes: tuple[str, ...]) -> Labelled:
+    files = [part for path in paths for part in (os.path.relpath(path, root), str(os.path.getsize(path)))]
+    if labels.ndim > 1:  # otherwise the paths tell the labels
+        files += [*classes, hashlib.sha256(labels.tobytes()).hexdigest()]
+    examples = tf.data.Dataset.from_tensor_slices((paths, labels))
+    return Labelled(name, len(paths), classes, examples, is_encoded=False, fingerprint=_digest(files))
+
+
+def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:
+    return decode_image(example if labelled.is_encoded else tf.io.read_file(example))
+
+
+def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.cast(tf.shape(image), tf.float32)
+    return shape[0], shape[1]
+
+
+def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
+    """Each photo once, in order, as `centre_crop` cuts it."""
+    return view_batches(labelled, centre_crop, size, batch_size)
+
+
+def view_batches(
+    labelled: Labelled, view: View, size: int, batch_size: int, *, start: int = 0, part: tuple[int, int] = (0, 1)
+) -> Iterator[LabelledBatch]:
+    """Each photo from `start` on once, in order, as `view` shows it.
+
+    Args:
+      part: (index, count): of each `count` batches only the one of this index, which may be missing at the end.
+    """
+
+    def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
+        return LabelledBatch(view(_decode(labelled, example), size), label)
+
+    index, count = part
+    examples = labelled.examples.skip(start)
+    if count > 1:
+        examples = examples.batch(batch_size).shard(count, index).unbatch()
+    batches = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _numpy(labelled, batches.batch(batch_size))
+
+
+def training_batches(
+    labelled: Labelled,
+    size: int,
+    batch_size: int,
+    *,
+    seed: int,
+    num_epochs: int,
+    start_epoch: int = 0,
+    rows: np.ndarray | None = None,
+) -> Iterator[LabelledBatch]:
+    """Shuffled whole batches of random resized crops (area 0.08..1, aspect 3/4..4/3), flipped half of the time.
+
+    Those of an epoch are a function of the set, `batch_size`, `seed` and the epoch.
+
+    Args:
+      start_epoch: the first; they end with `num_epochs - 1`.
+      rows: of each batch, ascending, that this process feeds; all of them by default. The others are not decoded.
+    """
+    mine = np.isin(np.arange(batch_size), np.arange(batch_size) if rows is None else rows)
+    photos = labelled.num_images // batch_size * batch_size  # an epoch is whole batches
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        buffer = _SHUFFLE if labelled.is_encoded else labelled.num_images
+        examples = labelled.examples.shuffle(buffer, tf.cast(key[0], tf.int64), reshuffle_each_iteration=False)
+        numbered = examples.take(photos).enumerate().filter(lambda place, _: tf.constant(mine)[place % batch_size])
+        return numbered.map(lambda place, example: (tf.random.fold_in(key, place), example))
+
+    def load(key: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
+        image = _decode(labelled, example[0])
+        seeds = tf.random.split(key, 2)
+        box = random_crops(seeds[0], *_shape(image), 1, (0.08, 1.0), (3 / 4, 4 / 3))
+        view = crop(image, box, size)[0]
+        return LabelledBatch(tf.image.stateless_random_flip_left_right(view, seeds[1]), example[1])
+
+    batches = (
+        tf.data.Dataset.range(start_epoch, num_epochs)
+        .flat_map(one_epoch)
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(int(mine.sum()), drop_remainder=True)
+    )
+    return _numpy(labelled, batches)
+
+
+def _numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator[LabelledBatch]:
+    try:
+        yield from batches.prefetch(2).as_numpy_iterator()
+    except tf.errors.DataLossError as error:
+        raise UserError(f"{labelled.name} is damaged ({error.message.splitlines()[0]}): download it again") from error
+    except tf.errors.OpError as error:
+        raise _unreadable(labelled) from error
+
+
+def _unreadable(labelled: Labelled) -> UserError:
+    bad = unreadable_positions(labelled.examples, partial(_decode, labelled), labelled.num_images, labelled.name)
+    if not bad:
+        return TransientError(f"a photo of {labelled.name} could not be read, and now all can: run the command again")
+    names = [f"photo {position}" for position in bad]
+    if not labelled.is_encoded:
+        paths = [path.decode() for path, _ in labelled.examples.as_numpy_iterator()]
+        names = [paths[position] for position in bad]
+    return UserError(
+        f"{len(bad)} of the {labelled.num_images} photos of {labelled.name} cannot be read or decoded: "
+        f"{first_of(names)}; remove or replace them"
+    )

@@ -1,0 +1,88 @@
+"""PASCAL VOC's own layout: which classes are in each photo of a split, by the objects annotated in it.
+
+`VOCdevkit/VOC2007` holds `ImageSets/Main/trainval.txt` (ids, one a line), `Annotations/ID.xml`, `JPEGImages/ID.jpg`.
+"""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from univip_jax.common.errors import UserError
+from univip_jax.data.labelled.damage import first_of
+
+PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as VOC's own lists of each class have them
+_MAX_BYTES = 4_000_000  # of an annotation; VOC's have a few thousand
+
+
+class VocSplit(NamedTuple):
+    """Photos of a split in the order of its list, with a label for each class."""
+
+    paths: list[str]
+    labels: np.ndarray  # int8 [N, C]: PRESENT, ABSENT, or DIFFICULT: annotated, but each time as hard to recognise
+    classes: tuple[str, ...]  # sorted: the names of all objects of the split
+
+
+class _NoDocumentType(ET.TreeBuilder):
+    """Refuses what could declare entities, which expand without bound; VOC's annotations have none."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it declares a document type")
+
+
+def read_annotation(path: Path) -> dict[str, bool]:
+    """The classes of the objects in a photo, and whether all objects of the class are difficult.
+
+    Raises ValueError or OSError where the file is no annotation.
+    """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
+    try:
+        root = ET.fromstring(path.read_bytes(), parser=ET.XMLParser(target=_NoDocumentType()))
+    except ET.ParseError as error:
+        raise ValueError(f"no XML: {error}") from error
+    found: dict[str, bool] = {}
+    for annotated in root.findall("object"):
+        name = annotated.findtext("name", "").strip()
+        if not name:
+            raise ValueError("an object has no name")
+        found[name] = found.get(name, True) and annotated.findtext("difficult", "0").strip() == "1"
+    return found
+
+
+def read_voc(root: Path, split: str) -> VocSplit:
+    """The photos that `ImageSets/Main/SPLIT.txt` lists.
+
+    Raises UserError where there is no such list, or a photo or an annotation of it is missing or cannot be read.
+    """
+    lists = root / "ImageSets" / "Main"
+    try:
+        ids = (lists / f"{split}.txt").read_text().split()
+    except (OSError, ValueError) as error:
+        known = ", ".join(sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)) or "none"
+        raise UserError(
+            f"{lists / split}.txt, the list of a VOC split, cannot be read "
+            f"({getattr(error, 'strerror', error)}); found: {known}"
+        ) from error
+    paths, objects, bad = [], [], []
+    for name in tqdm(ids, unit="annotation", desc=f"annotations of {root}:{split}"):
+        photo = root / "JPEGImages" / f"{name}.jpg"
+        try:
+            if not photo.is_file():
+                raise ValueError(f"{photo} is missing")
+            objects.append(read_annotation(root / "Annotations" / f"{name}.xml"))
+            paths.append(str(photo))
+        except (OSError, ValueError) as error:
+            bad.append(f"{name} ({error})")
+    if bad:
+        raise UserError(
+            f"{len(bad)} of the {len(ids)} photos of {root}:{split} cannot be used: {first_of(bad)}; restore them"
+        )
+    classes = tuple(sorted({name for found in objects for name in found}))
+    labels = np.full((len(paths), len(classes)), ABSENT, np.int8)
+    for row, found in zip(labels, objects, strict=True):
+        for name, is_difficult in found.items():
+            row[classes.index(name)] = DIFFICULT if is_difficult else PRESENT
+    return VocSplit(paths, labels, classes)

@@ -1,0 +1,137 @@
+"""Photos in zip and tar files, read in place: nothing is ever extracted.
+
+A compressed tar is refused: to read a photo from its middle, all before it must be unpacked, and photos are
+compressed already.
+"""
+
+import posixpath
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from univip_jax.common.errors import UserError
+from univip_jax.data.photos.decode import Rejected
+from univip_jax.data.photos.listing import Entry, Listing, is_photo, refused, stamp_of
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}  # by the first two bytes
+
+
+def list_archive(path: Path) -> Listing:
+    """Photos by suffix, unsorted; of several members of one name the last counts, as unpacking would have it.
+
+    Members whose names lead out of the archive (`../`, absolute) and those that are no files are refused entries.
+
+    Raises:
+        UserError: neither zip nor plain tar, or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            compressed = _COMPRESSED.get(file.read(2))
+    except OSError as error:
+        raise UserError(f"--images={path} cannot be read ({error.strerror}): give a file that you may read") from error
+    try:
+        found = path.stat()
+        members = _zip_entries(path) if zipfile.is_zipfile(path) else _tar_entries(path)
+        by_name = {entry.name: entry for entry in members}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
+        what = f"is a file compressed by {compressed}" if compressed else f"is no zip or tar file, or damaged ({error})"
+        raise UserError(
+            f"--images={path} {what}: give a folder, a zip or an uncompressed tar, which can be read in place"
+        ) from error
+    return Listing(list(by_name.values()), [stamp_of("", found)])
+
+
+def _zip_entries(path: Path) -> Iterable[Entry]:
+    with zipfile.ZipFile(path) as archive:
+        for position, member in enumerate(archive.infolist()):
+            name = member.filename.replace("\\", "/")  # some programs on Windows write them so
+            if member.is_dir() or not is_photo(name):
+                continue
+            yield _checked(name) or Entry(_tidy(name), member.file_size, "zip", position)
+
+
+def _tar_entries(path: Path) -> Iterable[Entry]:
+    with tarfile.open(path, "r:") as archive:
+        members = {_tidy(member.name): member for member in archive if not _checked(member.name)}
+        yield from (refusal for member in archive if is_photo(member.name) and (refusal := _checked(member.name)))
+    for name, member in members.items():
+        if member.isdir() or not is_photo(name):
+            continue
+        target = _target(members, name)
+        if target is None:
+            yield refused(name, "a link to what the archive does not hold")
+        elif target.isreg() and not target.issparse():
+            yield Entry(name, target.size, "tar", target.offset_data)
+        else:
+            yield refused(name, "not a regular file")
+
+
+def _target(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
+    """The member that a link leads to, if there is one; a member that is no link is its own."""
+    member = members[name]
+    for _ in range(8):  # links to links; one that leads to itself stays a link
+        if member.islnk():
+            name = _tidy(member.linkname)
+        elif member.issym():
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+        if (member := members.get(name)) is None:
+            return None
+    return member
+
+
+def _checked(name: str) -> Entry | None:
+    """A refused entry for a name that leads out of the archive."""
+    if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
+        return refused(name, "unsafe name: it leads out of the archive")
+    return None
+
+
+def _tidy(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def read_zip_member(path: str, position: int) -> bytes:
+    """The bytes of member number `position`, its checksum verified.
+
+    Raises:
+        Rejected: the member is damaged, encrypted, or compressed in a way that Python does not know.
+        UserError: the archive cannot be read any more.
+    """
+    archive = _open_zip(path)
+    try:
+        return archive.read(archive.infolist()[position])
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise Rejected(
+            f"unreadable member: {getattr(error, 'strerror', None) or str(error).split(' for ')[0]}"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    """Kept open: a large archive's directory takes seconds to read, once in each process."""
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"--images={path} cannot be read ({error}): was it moved or changed meanwhile?") from error
+
+
+def read_span(path: str, start: int, num_bytes: int) -> bytes:
+    """`num_bytes` bytes of a file from `start` on.
+
+    Raises:
+        Rejected: the file ends before that.
+        UserError: the file cannot be read any more.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            found = file.read(num_bytes)
+    except OSError as error:
+        raise UserError(f"--images={path} cannot be read ({error}): was it moved or changed meanwhile?") from error
+    if len(found) < num_bytes:
+        raise Rejected("unreadable member: the archive ends before it")
+    return found

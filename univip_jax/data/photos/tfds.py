@@ -1,0 +1,165 @@
+"""Photos of TFDS data sets: the bytes as TFDS stores them, undecoded, and their annotated boxes."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from univip_jax.common.errors import UserError
+from univip_jax.data.host import tf
+
+# Where y0, x0, y1, x1 are in the coordinates of each of TFDS's formats that need no image size.
+_ORDER = {"REL_YXYX": [0, 1, 2, 3], "REL_XYXY": [1, 0, 3, 2]}
+
+
+class Part(NamedTuple):
+    """Consecutive photos of a split, in TFDS's order."""
+
+    dataset: str  # with its version, as coco/2017:1.1.0
+    split: str  # a plain one, as train
+    start: int
+    stop: int
+
+
+class Example(NamedTuple):
+    """One photo, and what is annotated in it (M = 0 where nothing is)."""
+
+    encoded: bytes
+    boxes: np.ndarray  # float32 [M, 4] yxyx in [0, 1] of the pixels as encoded
+    labels: np.ndarray  # int64 [M], TFDS's class numbers
+    is_crowd: np.ndarray  # bool [M]
+
+
+class _Layout(NamedTuple):
+    """Where a data set keeps what we want."""
+
+    image: str
+    boxes: tuple[str, ...] | None  # path of the feature
+    order: list[int] | None
+    label: tuple[str, ...] | None
+    is_crowd: tuple[str, ...] | None
+
+
+def open_split(dataset: str, split: str) -> list[Part]:
+    """The parts that make up a split, as `train`, `train[:10%]` or `train+validation`; prepares the data set if needed.
+
+    Raises:
+        UserError: no such data set or split, it cannot be downloaded, or it holds no images.
+    """
+    tfds = _tfds()
+    try:
+        builder = tfds.builder(dataset)
+        builder.download_and_prepare()
+        splits = builder.info.splits
+        wanted = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+        pinned = f"{builder.info.full_name.rpartition('/')[0]}:{builder.version}"
+        sizes = {one.splitname: splits[one.splitname].num_examples for one in wanted}
+        parts = [
+            Part(pinned, one.splitname, one.from_ or 0, sizes[one.splitname] if one.to is None else one.to)
+            for one in wanted
+        ]
+    except Exception as error:  # what TFDS runs here to download and write a data set is anybody's code
+        raise UserError(
+            f"--dataset={dataset} --split={split} cannot be opened ({_reason(error)}): see TFDS's catalogue for names "
+            "and splits; TFDS_DATA_DIR says where its data lie"
+        ) from error
+    _layout(pinned)
+    return [part for part in parts if part.start < part.stop]
+
+
+def has_boxes(dataset: str) -> bool:
+    """Whether the data set comes with annotated boxes."""
+    return _layout(dataset).boxes is not None
+
+
+def _tfds() -> Any:
+    import tensorflow_datasets  # late: it takes seconds
+
+    logging.set_verbosity(logging.ERROR)  # it notes every step, in every worker; failures are raised
+    return tensorflow_datasets
+
+
+@lru_cache(maxsize=4)
+def _builder(dataset: str) -> Any:
+    return _tfds().builder(dataset)
+
+
+@lru_cache(maxsize=4)
+def _layout(dataset: str) -> _Layout:
+    tfds = _tfds()
+    features = _builder(dataset).info.features
+    images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    if not images:
+        raise UserError(f"--dataset={dataset} holds no images (its features: {', '.join(features)}): choose another")
+    flat: dict[tuple[str, ...], Any] = {}
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", None)  # of a sequence
+        named = inner.items() if isinstance(inner, tfds.features.FeaturesDict) else ()
+        flat |= {(name,): feature} | {(name, key): value for key, value in named}
+    found = [path for path, feature in flat.items() if isinstance(feature, tfds.features.BBoxFeature)]
+    image = "image" if "image" in images else images[0]
+    if not found:
+        return _Layout(image, None, None, None, None)
+    boxes = found[0]
+    kind = getattr(flat[boxes].bbox_format, "name", "REL_YXYX")
+    if kind not in _ORDER:
+        raise UserError(f"--dataset={dataset} has boxes as {kind}: only {' and '.join(_ORDER)} are read")
+    beside = {name: (*boxes[:-1], name) for name in ("label", "is_crowd") if (*boxes[:-1], name) in flat}
+    return _Layout(image, boxes, _ORDER[kind], beside.get("label"), beside.get("is_crowd"))
+
+
+_reading: dict[tuple[str, str], tuple[int, Iterator[dict]]] = {}  # the next position, and what gives it
+
+
+def read_example(dataset: str, split: str, position: int) -> Example:
+    """The photo at a position of a plain split. Photos asked for one after another are read in one go.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    next_position, examples = _reading.pop((dataset, split), (-1, iter(())))
+    try:
+        if next_position != position:
+            examples = _examples_from(dataset, split, position)
+        example = next(examples)
+    except (ValueError, AssertionError, OSError, StopIteration, tf.errors.OpError) as error:
+        where = f"TFDS {dataset}, {split}[{position}]"
+        raise UserError(f"{where} cannot be read ({_reason(error)}): delete and download it again") from error
+    _reading[dataset, split] = position + 1, examples
+    return _as_example(_layout(dataset), example)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of TFDS's messages, which go on with all names that it knows."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _examples_from(dataset: str, split: str, position: int) -> Iterator[dict]:
+    tfds = _tfds()
+    layout = _layout(dataset)
+    wanted: dict[str, Any] = {layout.image: True}
+    for path in filter(None, (layout.boxes, layout.label, layout.is_crowd)):
+        wanted[path[0]] = True if len(path) == 1 else {*wanted.get(path[0], ()), path[1]}
+    decoders = tfds.decode.PartialDecoding(wanted, decoders={layout.image: tfds.decode.SkipDecoding()})
+    # In the order of the files, one after another, and no more than is asked for.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)
+    examples = _builder(dataset).as_dataset(split=f"{split}[{position}:]", decoders=decoders, read_config=config)
+    return examples.as_numpy_iterator()
+
+
+def _as_example(layout: _Layout, example: dict) -> Example:
+    def at(path: tuple[str, ...] | None) -> Any:
+        value = example
+        for key in path or ():
+            value = value[key]
+        return value
+
+    encoded = bytes(example[layout.image])
+    if layout.boxes is None:
+        return Example(encoded, np.zeros([0, 4], np.float32), np.zeros([0], np.int64), np.zeros([0], bool))
+    boxes = np.asarray(at(layout.boxes), np.float32).reshape(-1, 4)[:, layout.order]
+    labels = np.asarray(at(layout.label), np.int64).ravel() if layout.label else np.zeros([len(boxes)], np.int64)
+    crowd = np.asarray(at(layout.is_crowd), bool).ravel() if layout.is_crowd else np.zeros([len(boxes)], bool)
+    return Example(encoded, boxes, labels, crowd)

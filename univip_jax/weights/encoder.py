@@ -1,0 +1,146 @@
+"""Frozen features: the backbone of a run, or of no training at all, as a function of uint8 images."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from univip_jax.augment import normalize_pixels
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
+from univip_jax.config import read_config, to_spec
+from univip_jax.data.labelled.sets import Labelled, LabelledBatch, centre_batches
+from univip_jax.models.resnet import ResNet, stage_maps
+from univip_jax.models.univip import ModelSpec, make_backbone
+from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.sharding import by_batch, make_mesh, of_first_process, replicated
+from univip_jax.types import Features
+from univip_jax.weights.files import image_size_of, read_backbone
+
+RANDOM = "random"
+RESULTS = "results.json"
+
+
+class Encoder:
+    """Callable: uint8 images [N, H, W, 3] to float32 features [N, F], by running statistics, in float32.
+
+    Attributes:
+      backbone: the network;  variables: its `params` and `batch_stats`;  jitted: `apply`, compiled once.
+      image_size: side of the scenes it was trained on, px; 224 where a file of weights does not say.
+      source: the run's folder, the file of weights, or `random`;  step: of its checkpoint, 0 where unknown.
+    """
+
+    def __init__(self, backbone: ResNet, variables: Any, *, image_size: int, source: str, step: int):
+        self.backbone, self.variables = backbone, variables
+        self.image_size, self.source, self.step = image_size, source, step
+        self.jitted = jax.jit(self.apply)
+
+    def apply(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
+        """The pure function behind the call, to be part of another jitted one."""
+        return self.backbone.apply(variables, normalize_pixels(images), train=False)
+
+    def __call__(self, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UserError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+        return self.jitted(self.variables, images)
+
+    def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
+        """What leaves the four stages (res2 to res5), a pure function as `apply`; their global mean is the features."""
+        return stage_maps(self.backbone, variables, normalize_pixels(images))
+
+    def sha256(self) -> str:
+        """Of the names, shapes and bits of the variables."""
+        weights = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            weights.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
+        return weights.hexdigest()
+
+
+def float32_backbone(spec: ModelSpec) -> ResNet:
+    """The network of a run, computing in float32 whatever it is trained in."""
+    return make_backbone(replace(spec, dtype="float32"))
+
+
+def _initial_variables(backbone: ResNet, seed: int) -> Any:
+    return jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(seed))
+
+
+def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
+    """The online backbone of a run after `step` steps, by default of its newest checkpoint; or of a file of weights.
+
+    Raises UserError where `run` is no run, has no such checkpoint, or is a file that holds no ResNet of ours.
+    """
+    if Path(run).is_file():
+        if step is not None:
+            raise UserError(f"{run} is a file of weights, without checkpoints: step={step} has no meaning there")
+        architecture, variables, metadata = read_backbone(Path(run))
+        made_at = metadata.get("step", "")
+        return Encoder(
+            architecture.make(),
+            variables,
+            image_size=image_size_of(metadata),
+            source=str(run),
+            step=int(made_at) if made_at.isdecimal() else 0,
+        )
+    config = read_config(Path(run))
+    if "model" not in config or "views" not in config:
+        raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
+    backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
+    with Checkpoints(Path(run)) as checkpoints:
+        steps = of_first_process(checkpoints.steps())  # a run that goes on may save one between two looks
+        if not steps or (step is not None and step not in steps):
+            raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")
+        step = steps[-1] if step is None else step
+        like = jax.eval_shape(lambda: _initial_variables(backbone, 0))
+        part = {kind: {"encoder": {"backbone": tree}} for kind, tree in like.items()}
+        part = checkpoints.restore_part(step, part)
+    variables = {kind: part[kind]["encoder"]["backbone"] for kind in like}
+    return Encoder(backbone, variables, image_size=config.views.scene_size, source=str(run), step=step)
+
+
+def open_encoder(config: ConfigDict) -> Encoder:
+    """The encoder of `config.pretrained`: a run's after `config.step` steps, a file's, or an untrained `config.model`.
+
+    Raises UserError as `load_encoder` does, and where `random` shall have a step.
+    """
+    if config.pretrained != RANDOM:
+        return load_encoder(config.pretrained, config.step or None)
+    if config.step:
+        raise UserError(f"pretrained={RANDOM} has no checkpoints, but step={config.step}: leave step at 0")
+    backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
+    variables = _initial_variables(backbone, config.seed)
+    return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)
+
+
+def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int) -> Features:
+    """Features of every photo's centre crop; each batch is split over the local devices."""
+    mesh = make_mesh(jax.local_devices())
+    sharding, variables = by_batch(mesh), jax.device_put(encoder.variables, replicated(mesh))
+    batch_size = max(batch_size, len(jax.local_devices())) // len(jax.local_devices()) * len(jax.local_devices())
+    batches: Iterator[LabelledBatch] = centre_batches(labelled, image_size, batch_size)
+    features, labels = [], []
+    with tqdm(total=labelled.num_images, unit="photo", desc=f"features of {labelled.name}") as bar:
+        for batch in batches:
+            count = len(batch.labels)
+            # The last batch is filled up, so that one program serves all.
+            padded = np.concatenate([batch.images, np.zeros((batch_size - count, *batch.images.shape[1:]), np.uint8)])
+            features.append(np.asarray(encoder.jitted(variables, jax.device_put(padded, sharding)))[:count])
+            labels.append(batch.labels)
+            bar.update(count)
+    return Features(np.concatenate(features), np.concatenate(labels))
+
+
+def write_results(workdir: Path, results: dict) -> None:
+    """Writes `results.json` into an evaluation's folder and prints it as one line."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(workdir / RESULTS, json.dumps(results, indent=2) + "\n")  # where it is, the evaluation is done
+    print(json.dumps(results))
