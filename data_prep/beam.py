@@ -15,8 +15,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 
 from data_prep.runners import Task
-from data_prep.writing import temporary
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import temporary
 from univip_jax.data import records
 
 _LOCAL = ("DirectRunner", "FnApiRunner")

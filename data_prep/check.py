@@ -8,8 +8,8 @@ import numpy as np
 
 from data_prep import manifest as manifests
 from data_prep import runners, verdict
-from data_prep.writing import sha256_of
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import sha256_of
 from univip_jax.data import boxes, records
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.writing import appearing
+from univip_jax.common.files import appearing
 from univip_jax.data.photos.listing import Entry, Listing, Stamp, stamp_of
 from univip_jax.data.photos.sources import list_source
 

@@ -7,8 +7,8 @@ from data_prep import imported
 from data_prep.annotations import Annotations, find_annotations, read_json
 from data_prep.index import Index
 from data_prep.record import Settings
-from data_prep.writing import sha256_of
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import sha256_of
 from univip_jax.data.photos.sources import PhotoFile, photo_files, tfds_photos
 from univip_jax.data.photos.tfds import has_boxes
 

@@ -8,8 +8,8 @@ from data_prep import filters, page, verdict
 from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
 from data_prep.shards import SHARD_NAME, Settings, ShardSpec, library_versions
-from data_prep.writing import write_whole
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 from univip_jax.data import records
 from univip_jax.data.photos.sources import photos_digest
 
@@ -87,7 +87,7 @@ def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: fl
         UserError: not one photo could be used, or a larger share than `max_rejected` could not: the shards stay.
     """
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
-    write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected))
+    write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected), sync=True)
     if not any(sidecar["num_records"] for sidecar in sidecars):
         raise UserError(
             f"none of the {len(rejected)} photos can be used (first: {rejected[0]['id']!r}: "
@@ -105,7 +105,7 @@ def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: fl
 
 def write(out: Path, manifest: dict) -> None:
     """Writes `manifest.json`: from here on the data set is finished."""
-    write_whole(out / records.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    write_whole(out / records.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n", sync=True)
 
 
 def unfinished(root: Path) -> tuple[dict, str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep import writing
+from univip_jax.common.files import write_whole
 from univip_jax.data import records
 
 PAGE = "proposals.html"
@@ -58,7 +58,7 @@ def write_page(root: Path, manifest: dict[str, Any], said: list[str]) -> None:
         num_shown=len(photos),
         sheet=_inline(draw_sheet(photos), "JPEG", quality=85),
     )
-    writing.write_whole(root / PAGE, page)
+    write_whole(root / PAGE, page, sync=True)
 
 
 def _photos(root: Path, manifest: dict[str, Any]) -> list[dict[str, np.ndarray]]:

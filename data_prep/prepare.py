@@ -35,8 +35,8 @@ def prepare(request: Request) -> str:
         return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
     plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
     manifests.make_room(request.out, plan)
-    with writing.kept(request.out, shared=request.num_tasks > 1):
-        writing.sweep(request.out)
+    with writing.locked(request.out, shared=request.num_tasks > 1):
+        writing.remove_leftovers(request.out)
         if loaded.index:
             loaded.index.keep(request.out)
         for line in imported.describe(loaded.report or {}):

@@ -15,7 +15,7 @@ from data_prep import verdict
 from data_prep.annotations import Annotations, fingerprint
 from data_prep.record import Settings, make_record
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.writing import appearing, sha256_of, write_whole
+from univip_jax.common.files import appearing, sha256_of, write_whole
 from univip_jax.data import records
 from univip_jax.data.photos import decode as photos
 from univip_jax.data.photos.sources import PhotoFile
@@ -103,7 +103,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
             "rejected": rejected,
             "spec_hash": spec_hash(spec),
         }
-    write_whole(spec.path.with_suffix(".json"), json.dumps(sidecar, sort_keys=True) + "\n")
+    write_whole(spec.path.with_suffix(".json"), json.dumps(sidecar, sort_keys=True) + "\n", sync=True)
     return sidecar
 
 

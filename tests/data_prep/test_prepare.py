@@ -51,7 +51,7 @@ def test_a_job_array_writes_the_bytes_of_one_and_any_task_may_run_again(photo_fo
 
 
 def test_a_second_copy_on_the_same_output_is_refused(photo_folder, tmp_path):
-    with writing.kept(tmp_path, shared=True), pytest.raises(UserError, match="another data_prep is at work"):
+    with writing.locked(tmp_path, shared=True), pytest.raises(UserError, match="another data_prep is at work"):
         prepare.prepare(request_for(photo_folder, tmp_path))
     assert list(tmp_path.iterdir()) == []
 

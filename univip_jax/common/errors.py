@@ -1,4 +1,6 @@
-"""The exceptions for what a user can put right, or a second try."""
+"""The exceptions for what a user can put right, or a second try, and how their messages list names."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -26,3 +28,9 @@ class DamagedCheckpoint(UserError):
 
 class DivergedReplicas(TransientError):
     """Devices that should hold the same state hold different bits."""
+
+
+def shorten(names: Sequence[str], few: int = 3) -> str:
+    """The first few names, and how many more there are, for a message."""
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import UserError, shorten
 from univip_jax.models.resnet import DEPTHS, ResNet
 
 State = dict[str, np.ndarray]  # PyTorch's state dict, as arrays
@@ -83,11 +83,11 @@ def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
     expected = _named_leaves(shapes)
     what = f"{source} looks like {architecture.backbone} of width {architecture.width:g}, but"
     if missing := sorted(expected.keys() - state.keys()):
-        raise UserError(f"{what} lacks {_some(missing)}: give the file of a whole backbone")
+        raise UserError(f"{what} lacks {shorten(missing)}: give the file of a whole backbone")
     inside = {name for name in state if _INSIDE.match(name) and not name.endswith(_COUNTER)}
     if extra := sorted(inside - expected.keys()):
         raise UserError(
-            f"{what} also holds {_some(extra)}: another architecture, which would compute other features; only plain "
+            f"{what} also holds {shorten(extra)}: another architecture, which would compute other features; only plain "
             f"ResNets are read ({', '.join(DEPTHS)})"
         )
     leaves = {}
@@ -129,7 +129,9 @@ def recognise(state: State, source: str) -> Architecture:
     """The ResNet that these names and shapes are of; UserError where they are of none."""
     stem = state.get("conv1.weight")
     if stem is None or np.ndim(stem) != 4 or stem.shape[1] != 3 or not stem.size:
-        raise UserError(f"{source} holds no ResNet: no conv1.weight [out, 3, h, w] among {_some(sorted(state))}")
+        raise UserError(
+            f"{source} holds no ResNet: no conv1.weight [out, 3, h, w] among {shorten(sorted(state)) or 'no names'}"
+        )
     stems = {7: "imagenet", 3: "small"}
     if stem.shape[2] != stem.shape[3] or stem.shape[2] not in stems:
         raise UserError(f"{source}: conv1.weight is {list(stem.shape)}; only a 7x7 stem, or our 3x3 one, is known")
@@ -141,8 +143,3 @@ def recognise(state: State, source: str) -> Architecture:
             return Architecture(name, stem.shape[0] / 64, stems[stem.shape[2]])
     kind = "bottlenecks" if bottleneck else "basic blocks"
     raise UserError(f"{source} has {list(counts)} {kind} in its stages; known are {', '.join(DEPTHS)}")
-
-
-def _some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "no names"

@@ -22,8 +22,3 @@ def unreadable_positions(
             bad.remove(int(position))
             bar.update()
     return sorted(bad)
-
-
-def first_of(names: list[str]) -> str:
-    """The first three of some names, for a message."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

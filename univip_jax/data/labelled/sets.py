@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from univip_jax.common.errors import TransientError, UserError
+from univip_jax.common.errors import TransientError, UserError, shorten
 from univip_jax.data.crops import crop, random_crops
 from univip_jax.data.host import tf
-from univip_jax.data.labelled.damage import first_of, unreadable_positions
+from univip_jax.data.labelled.damage import unreadable_positions
 from univip_jax.data.labelled.tfds_labels import open_tfds
 from univip_jax.data.labelled.views import View, centre_crop
 from univip_jax.data.labelled.voc import read_voc
@@ -86,7 +86,7 @@ def open_pair(train: str, test: str, *, allow_multi_label: bool = False) -> tupl
             for name in sorted(set(one.classes) - set(other.classes))
         ]
         raise UserError(
-            f"{labelled.name} and {held_out.name} have different classes: {first_of(differing) or 'in another order'}"
+            f"{labelled.name} and {held_out.name} have different classes: {shorten(differing) or 'in another order'}"
         )
     return labelled, held_out
 
@@ -129,7 +129,7 @@ def _open_folders(root: Path) -> Labelled:
     if empty:
         raise UserError(
             f"{len(empty)} of the {len(folders)} class folders of {root} hold no photo "
-            f"({', '.join(sorted(_SUFFIXES))}): {first_of(empty)}; fill or remove them"
+            f"({', '.join(sorted(_SUFFIXES))}): {shorten(empty)}; fill or remove them"
         )
     return _of_files(root, str(root), paths, np.array(labels, np.int64), tuple(folder.name for folder in folders))
 
@@ -239,5 +239,5 @@ def _unreadable(labelled: Labelled) -> UserError:
         names = [paths[position] for position in bad]
     return UserError(
         f"{len(bad)} of the {labelled.num_images} photos of {labelled.name} cannot be read or decoded: "
-        f"{first_of(names)}; remove or replace them"
+        f"{shorten(names)}; remove or replace them"
     )

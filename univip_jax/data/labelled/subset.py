@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import UserError, shorten
 from univip_jax.data.host import tf
 from univip_jax.data.index import permutation
 from univip_jax.data.labelled.sets import Labelled, choose
 
-_FEW = 3  # names that an error shows
 _READ = 16_384  # paths read at once
 
 
@@ -89,5 +88,4 @@ def _positions(labelled: Labelled, paths: list[str]) -> dict[str, list[int]]:
 def _refuse(names: list[str], subject: str, predicate: str) -> None:
     """Raises UserError with the number of names, and the first few, unless there is none."""
     if names:
-        shown = ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
-        raise UserError(f"{subject} {len(names)} {predicate} ({shown})")
+        raise UserError(f"{subject} {len(names)} {predicate} ({shorten(names)})")

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from univip_jax.common.errors import UserError
-from univip_jax.data.labelled.damage import first_of
+from univip_jax.common.errors import UserError, shorten
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as VOC's own lists of each class have them
 _MAX_BYTES = 4_000_000  # of an annotation; VOC's have a few thousand
@@ -78,7 +77,7 @@ def read_voc(root: Path, split: str) -> VocSplit:
             bad.append(f"{name} ({error})")
     if bad:
         raise UserError(
-            f"{len(bad)} of the {len(ids)} photos of {root}:{split} cannot be used: {first_of(bad)}; restore them"
+            f"{len(bad)} of the {len(ids)} photos of {root}:{split} cannot be used: {shorten(bad)}; restore them"
         )
     classes = tuple(sorted({name for found in objects for name in found}))
     labels = np.full((len(paths), len(classes)), ABSENT, np.int8)
