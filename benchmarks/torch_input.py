@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.views import ViewSpec
 
@@ -49,7 +49,7 @@ def torch_batches(photos: list[Photo], spec: ViewSpec, batch_size: int) -> Itera
                 T.RandomApply([T.Lambda(blur_image)], blur),
                 T.RandomApply([T.Lambda(ImageOps.solarize)], solarize),
                 T.ToTensor(),
-                T.Normalize(MEAN, DEVIATION),
+                T.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
 

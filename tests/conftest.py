@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from importlib.util import find_spec
 
 # Level 0 compiles a train step in half the time, and no test runs one for long.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
@@ -25,44 +24,6 @@ _HOOK = install_import_hook(
     [f"univip_jax.{room}" for room in ("models", "augment", "transport", "losses", "train_step")],
     "beartype.beartype",
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def steps_compiled_once():
-    """Runs of one plan share its compiled step: tracing, lowering and loading it anew took most of their time."""
-    if find_spec("jax") is None:  # Beam's environment: nothing is trained there
-        yield
-        return
-    from univip_jax.run import train  # late: after the hook
-
-    sections = ("seed", "batch_size", "num_epochs", "num_steps", "views", "augment", "model", "loss", "transport")
-    make_plan, make_train_step = train.make_plan, train.make_train_step
-    named, compiled = {}, {}
-
-    def make_named_plan(config, num_images):
-        plan = make_plan(config, num_images)
-        fields = [config[name] for name in (*sections, "optimizer", "ema")]
-        named[id(plan.step)] = (plan.step, f"{num_images} {fields}")  # kept, so that its id stays its own
-        return plan
-
-    class SharedStep:
-        def __init__(self, spec, mesh):
-            self.spec, self.mesh = spec, mesh
-
-        def lower(self, *arguments):
-            self.arguments = arguments
-            return self
-
-        def compile(self):
-            name = (named[id(self.spec)][1], self.mesh)
-            if name not in compiled:
-                compiled[name] = make_train_step(self.spec, self.mesh).lower(*self.arguments).compile()
-            return compiled[name]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "make_plan", make_named_plan)
-        patched.setattr(train, "make_train_step", SharedStep)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from univip_jax.augment import AugmentSpec, augment_batch, gaussian_blur, normal
 from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 
-MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 BYOL = to_spec(AugmentSpec, coco.get_config(), "augment")
 PLAIN = replace(
     BYOL,
@@ -37,7 +37,7 @@ augmented = jax.jit(augment_batch, static_argnames=("spec", "view"), compiler_op
 
 def pixels(x) -> np.ndarray:
     """Back from the normalisation: values in [0, 1]."""
-    return np.asarray(x, np.float64) * DEVIATION + MEAN
+    return np.asarray(x, np.float64) * IMAGENET_STD + IMAGENET_MEAN
 
 
 def noise(low: int = 0, high: int = 256, size: int = 20) -> np.ndarray:
@@ -56,7 +56,13 @@ def run(image: np.ndarray, view: int = 0, count: int = N, seed: int = 0, **field
 
 def test_normalize_pixels_by_hand():
     image = np.array([[[0, 0, 0], [255, 255, 255], [128, 10, 77]]], np.uint8)
-    expected = [[-MEAN / DEVIATION, (1 - MEAN) / DEVIATION, (np.array([128, 10, 77]) / 255 - MEAN) / DEVIATION]]
+    expected = [
+        [
+            -IMAGENET_MEAN / IMAGENET_STD,
+            (1 - IMAGENET_MEAN) / IMAGENET_STD,
+            (np.array([128, 10, 77]) / 255 - IMAGENET_MEAN) / IMAGENET_STD,
+        ]
+    ]
     found = normalize_pixels(jnp.asarray(image))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -75,8 +81,8 @@ def test_normalised_pixels_are_not_clipped():
     image = np.zeros((8, 8, 3), np.uint8)
     image[:4] = 255
     found = np.asarray(augmented(jax.random.key(0), copies(image, 4), spec=replace(BYOL, jitter=0.0), view=0))
-    np.testing.assert_allclose(found.min((0, 1, 2)), -MEAN / DEVIATION, atol=1e-5)
-    np.testing.assert_allclose(found.max((0, 1, 2)), (1 - MEAN) / DEVIATION, atol=1e-5)
+    np.testing.assert_allclose(found.min((0, 1, 2)), -IMAGENET_MEAN / IMAGENET_STD, atol=1e-5)
+    np.testing.assert_allclose(found.max((0, 1, 2)), (1 - IMAGENET_MEAN) / IMAGENET_STD, atol=1e-5)
     assert found.min() < -2 and found.max() > 2.6
 
 

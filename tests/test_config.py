@@ -182,9 +182,9 @@ def test_recipes_are_the_paper_s(config):
     assert (found.transport.epsilon, found.transport.num_iters, found.loss.scale) == (0.1, 50, 2)
     plan = make_plan(found, num_images=batch * 10)
     assert (plan.steps_per_epoch, plan.total_steps) == (10, 10 * epochs)
-    rates = [float(plan.step.learning_rate(10 * epoch)) for epoch in (0, warmup / 2, warmup, epochs)]
+    rates = [float(plan.learning_rate()(10 * epoch)) for epoch in (0, warmup / 2, warmup, epochs)]
     assert rates == pytest.approx([0, peak / 2, peak, 0], rel=1e-5, abs=1e-7)
-    assert float(plan.step.target_momentum(jnp.asarray(0))) == pytest.approx(0.99)
+    assert float(plan.target_momentum()(jnp.asarray(0))) == pytest.approx(0.99)
 
 
 def test_augmentation_is_byol_s():

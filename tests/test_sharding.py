@@ -34,7 +34,7 @@ def test_four_devices_equal_one_in_float64_and_the_step_is_traced_once():
         )
         for count in (1, 4):
             mesh = make_mesh(jax.devices()[:count])
-            step_fn = make_train_step(plan.step, mesh)
+            step_fn = make_train_step(plan, mesh)
             state = jax.device_put(start, replicated(mesh))
             for step in range(3):
                 state, metrics = step_fn(state, put_batch(mesh, random_batch(step)))

@@ -13,27 +13,33 @@ from univip_jax.augment import AugmentSpec
 from univip_jax.config import to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.models.univip import ModelSpec
-from univip_jax.optim import OptimizerSpec, make_optimizer, target_momentum
+from univip_jax.optim import OptimizerSpec
+from univip_jax.plan import Plan
 from univip_jax.sharding import make_mesh
-from univip_jax.train_state import init_state
-from univip_jax.train_step import StepSpec, augment_views, feature_deviation, total_loss, train_step
+from univip_jax.train_step import augment_views, feature_std, lower_step, total_loss, train_step
 from univip_jax.transport import TransportSpec
 from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
+from univip_jax.views import ViewSpec
 
-B, K, TOTAL_STEPS, LR = 4, 2, 100, 0.1
+B, K, TOTAL_STEPS, PEAK = 4, 2, 100, 0.1
+LR = PEAK * (1 + np.cos(0.3 * np.pi)) / 2  # without warm-up, at step 30 of 100
 MESH = make_mesh(jax.devices()[:1])
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 AUGMENT = to_spec(AugmentSpec, coco.get_config(), "augment")
 TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
-SPEC = StepSpec(
+VIEWS = replace(to_spec(ViewSpec, coco.get_config(), "views"), num_instances=K)
+PLAN = Plan(
     seed=0,
     model=ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="float32"),
     augment=AUGMENT,
+    views=VIEWS,
     loss=LossSpec(1.0, 1.0, 1.0, 2.0),
     transport=TRANSPORT,
-    learning_rate=lambda step: jnp.float32(LR),
-    optimizer=make_optimizer(OptimizerSpec("sgd", 0.2, 0.9, 1e-4, 1e-3, 0.0), lambda step: jnp.float32(LR)),
-    target_momentum=target_momentum(0.99, TOTAL_STEPS),
+    optimizer=OptimizerSpec("sgd", PEAK, 0.9, 1e-4, 1e-3, warmup_epochs=0.0),
+    ema_base=0.99,
+    batch_size=256,  # of which `lr` is the rate
+    steps_per_epoch=10,
+    total_steps=TOTAL_STEPS,
 )
 
 
@@ -44,8 +50,8 @@ def leaves(tree) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def step():
-    """The step of SPEC, compiled once."""
-    return jax.jit(lambda state, batch: train_step(state, batch, SPEC, MESH), compiler_options=QUICK)
+    """The step of PLAN, compiled once."""
+    return jax.jit(lambda state, batch: train_step(state, batch, PLAN, MESH), compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +62,7 @@ def batch() -> Batch:
 
 @pytest.fixture(scope="module")
 def start():
-    return jax.jit(
-        lambda: init_state(0, SPEC.model, SPEC.optimizer, num_instances=K, merge=True), compiler_options=QUICK
-    )()
+    return jax.jit(PLAN.init_state, compiler_options=QUICK)()
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +94,9 @@ def test_the_target_starts_as_a_copy_of_the_encoder(start):
 
 def test_the_initial_state_depends_on_the_seed_only(start):
     def kernel(seed: int) -> jax.Array:
-        init = lambda: init_state(seed, SPEC.model, SPEC.optimizer, num_instances=K, merge=True)  # noqa: E731
-        return jax.jit(lambda: init().params["f_linear"]["kernel"])()  # XLA drops the rest
+        return jax.jit(
+            lambda: replace(PLAN, seed=seed).init_state().params["f_linear"]["kernel"]
+        )()  # XLA drops the rest
 
     np.testing.assert_allclose(kernel(0), start.params["f_linear"]["kernel"], atol=1e-6)
     assert np.abs(kernel(1) - kernel(0)).max() > 0.01
@@ -121,12 +126,15 @@ def test_every_parameter_is_trained(drifted, after):
 
 
 def test_the_update_is_the_learning_rate_times_the_gradient(drifted, after):
-    """The momentum buffer starts at 0: after one step it is gradient + decay, and the parameter moves by lr of it."""
+    """The momentum buffer starts at 0: after one step it is gradient + decay, and the parameter moves by lr times it.
+
+    `drifted` moved `step` alone: the optimizer counts its own steps, and is at the peak.
+    """
     buffer = leaves(jax.tree_util.tree_leaves(after[0].opt_state, is_leaf=lambda x: isinstance(x, dict))[0])
     old, new = leaves(drifted.params), leaves(after[0].params)
     assert buffer.keys() == old.keys()
     for name, leaf in buffer.items():
-        np.testing.assert_allclose(new[name], old[name] - LR * leaf, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(new[name], old[name] - PEAK * leaf, atol=1e-6, err_msg=name)
     norm = np.sqrt(sum(np.sum((leaf - 1e-4 * old[name]).astype(np.float64) ** 2) for name, leaf in buffer.items()))
     np.testing.assert_allclose(after[1]["train/grad_norm"], norm, rtol=1e-4)
 
@@ -254,12 +262,12 @@ def test_total_loss_is_the_scaled_weighted_sum_and_terms_of_weight_zero_are_abse
 
 def test_byol_s_step_needs_neither_instances_nor_f_linear(batch):
     """Table 7, row a: the state has no f_linear, the batch no instance, the metrics no instance term."""
-    spec = replace(SPEC, loss=LossSpec(1.0, 0.0, 0.0, 2.0))
+    plan = replace(PLAN, loss=LossSpec(1.0, 0.0, 0.0, 2.0), views=replace(VIEWS, num_instances=0))
     small, structures = Batch(batch.scenes, batch.instances[:, :0]), []
 
     def run(batch):
-        state = init_state(0, spec.model, spec.optimizer, num_instances=0, merge=False)
-        new, metrics = train_step(state, batch, spec, MESH)
+        state = plan.init_state()
+        new, metrics = train_step(state, batch, plan, MESH)
         structures.extend(map(jax.tree.structure, (state, new)))
         return new.params, metrics
 
@@ -269,7 +277,14 @@ def test_byol_s_step_needs_neither_instances_nor_f_linear(batch):
     assert {name for name in metrics if "loss" in name} == {"train/loss", "train/loss_scene"}
 
 
-def test_feature_deviation_of_collapse_is_zero_and_of_one_hot_rows_by_hand():
-    """Rows e_1..e_4 of 4: each coordinate is 1 once in 4, deviation sqrt(3) / 4, times sqrt(4)."""
-    np.testing.assert_allclose(feature_deviation(jnp.ones((5, 4)) * 3.0), 0.0, atol=1e-6)
-    np.testing.assert_allclose(feature_deviation(7.0 * jnp.eye(4)), np.sqrt(3) / 2, rtol=1e-5)
+def test_feature_std_of_collapse_is_zero_and_of_one_hot_rows_by_hand():
+    """Rows e_1..e_4 of 4: each coordinate is 1 once in 4, std sqrt(3) / 4, times sqrt(4)."""
+    np.testing.assert_allclose(feature_std(jnp.ones((5, 4)) * 3.0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(feature_std(7.0 * jnp.eye(4)), np.sqrt(3) / 2, rtol=1e-5)
+
+
+def test_equal_plans_share_one_compiled_step():
+    same = replace(PLAN, seed=0)
+    assert same == PLAN and hash(same) == hash(PLAN) and same is not PLAN
+    assert lower_step(replace(PLAN, batch_size=4), MESH) is lower_step(replace(PLAN, batch_size=4, seed=0), MESH)
+    assert replace(PLAN, ema_base=0.98) != PLAN

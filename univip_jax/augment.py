@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from univip_jax.common.errors import UserError
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 INSTANCES = ("shared", "independent")  # between the online and the target network
 
@@ -49,8 +49,8 @@ class AugmentSpec:
 
 
 def normalize_pixels(images: UInt8[Array, "*any H W 3"]) -> Float[Array, "*any H W 3"]:
-    """uint8 pixels to float32 with ImageNet's mean and deviation removed."""
-    return (images.astype(jnp.float32) / 255.0 - MEAN) / DEVIATION
+    """uint8 pixels to float32 with ImageNet's mean and std removed."""
+    return (images.astype(jnp.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
 
 
 def _color_jitter(key: Key[Array, ""], image: Float[Array, "H W 3"], spec: AugmentSpec) -> Float[Array, "H W 3"]:
@@ -118,7 +118,7 @@ def augment_image(
         x = jnp.where(happens[2], gaussian_blur(x, sigma), x)
     if spec.solarize[view]:
         x = jnp.where(happens[3], dm_pix.solarize(x, 128 / 255), x)
-    return (jnp.clip(x, 0.0, 1.0) - MEAN) / DEVIATION
+    return (jnp.clip(x, 0.0, 1.0) - IMAGENET_MEAN) / IMAGENET_STD
 
 
 def augment_batch(

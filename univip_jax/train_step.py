@@ -1,7 +1,7 @@
 """One step of UniVIP: augment, target pass, online pass, three losses, update, moving average."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -11,24 +11,11 @@ from jax.sharding import Mesh
 
 from univip_jax.augment import AugmentSpec, augment_batch
 from univip_jax.losses import LossSpec, instance_loss, scene_instance_loss, scene_loss
-from univip_jax.models.univip import Encoder, ModelSpec, Online, target_forward
+from univip_jax.models.univip import Encoder, Online, target_forward
+from univip_jax.plan import Plan
 from univip_jax.sharding import by_batch, replicated
 from univip_jax.transport import TransportSpec
 from univip_jax.types import Batch, Metrics, OnlineOutputs, TargetOutputs, TrainState
-
-
-@dataclass(frozen=True)
-class StepSpec:
-    """Everything that shapes the compiled step."""
-
-    seed: int
-    model: ModelSpec
-    augment: AugmentSpec
-    loss: LossSpec
-    transport: TransportSpec
-    learning_rate: optax.Schedule
-    optimizer: optax.GradientTransformation
-    target_momentum: optax.Schedule
 
 
 def augment_instances(key: jax.Array, instances: jax.Array, spec: AugmentSpec) -> jax.Array:
@@ -72,8 +59,8 @@ def total_loss(
     return total, {f"train/loss_{name}": value for name, value in terms.items()}
 
 
-def feature_deviation(outputs: jax.Array) -> jax.Array:
-    """Mean deviation, over the batch, of the l2-normalised outputs, times sqrt(D): 0 is collapse, about 1 is spread."""
+def feature_std(outputs: jax.Array) -> jax.Array:
+    """Mean std over the batch of the l2-normalised outputs, times sqrt(D): 0 is collapse, about 1 is spread."""
     normalized = outputs / (jnp.linalg.norm(outputs, axis=-1, keepdims=True) + 1e-12)
     return normalized.std(0).mean() * outputs.shape[-1] ** 0.5
 
@@ -106,28 +93,28 @@ def online_forward(
     return sharded(params, batch_stats, views)
 
 
-def train_step(state: TrainState, batch: Batch, spec: StepSpec, mesh: Mesh) -> tuple[TrainState, Metrics]:
+def train_step(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> tuple[TrainState, Metrics]:
     """A pure function of (state, batch). A step that is not finite changes only `step` and `bad_steps`."""
-    key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
-    views, target_instances = augment_views(key, batch, spec.augment)
+    key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
+    views, target_instances = augment_views(key, batch, plan.augment)
     target, target_stats = target_forward(
-        Encoder(spec.model),
+        Encoder(plan.model),
         {"params": state.target_params, "batch_stats": state.target_batch_stats},
         views.scenes,
-        target_instances if spec.loss.instance else target_instances[:, :0],
+        target_instances if plan.loss.instance else target_instances[:, :0],
     )
-    network = Online(spec.model, merge=spec.loss.scene_instance > 0)
+    network = Online(plan.model, merge=plan.loss.scene_instance > 0)
 
     def loss_fn(params):
         online, batch_stats = online_forward(network, params, state.batch_stats, views, mesh)
-        loss, terms = total_loss(online, target, spec.loss, spec.transport)
+        loss, terms = total_loss(online, target, plan.loss, plan.transport)
         return loss, (terms, batch_stats)
 
     (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(grads)
-    updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = plan.gradient_transformation().update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    momentum = spec.target_momentum(state.step)
+    momentum = plan.target_momentum()(state.step)
     target_params = optax.incremental_update(params["encoder"], state.target_params, 1.0 - momentum)
 
     new = TrainState(state.step, params, batch_stats, target_params, target_stats, opt_state, state.bad_steps)
@@ -140,22 +127,22 @@ def train_step(state: TrainState, batch: Batch, spec: StepSpec, mesh: Mesh) -> t
         "train/loss": loss,
         **terms,
         "train/grad_norm": grad_norm,
-        "train/feature_deviation": feature_deviation(target.scenes[:, 0]),
-        "train/learning_rate": spec.learning_rate(state.step),
+        "train/feature_std": feature_std(target.scenes[:, 0]),
+        "train/learning_rate": plan.learning_rate()(state.step),
         "train/target_momentum": momentum,
         "train/bad_steps": new.bad_steps,
     }
     return new, metrics
 
 
-def make_train_step(spec: StepSpec, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def make_train_step(plan: Plan, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`train_step`, jitted for `mesh`; the state is donated.
 
     Batch norm's statistics and the gradients are of the global batch.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, batch, spec, mesh)
+        return train_step(state, batch, plan, mesh)
 
     everywhere = replicated(mesh)
     return jax.jit(
@@ -164,3 +151,15 @@ def make_train_step(spec: StepSpec, mesh: Mesh) -> Callable[[TrainState, Batch],
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
     )
+
+
+@lru_cache(maxsize=8)
+def lower_step(plan: Plan, mesh: Mesh) -> jax.stages.Lowered:
+    """The step of `plan`, traced for `mesh` and ready to be compiled; equal plans share it."""
+    return make_train_step(plan, mesh).lower(jax.eval_shape(plan.init_state), plan.batch_shapes())
+
+
+@lru_cache(maxsize=8)
+def compile_step(plan: Plan, mesh: Mesh) -> jax.stages.Compiled:
+    """The step of `plan`, compiled for `mesh` ahead of time; equal plans share it."""
+    return lower_step(plan, mesh).compile()

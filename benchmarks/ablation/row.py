@@ -65,8 +65,8 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
 
     Raises UserError when a step is not finite: the step would leave it out, and rows would differ in their length.
     """
-    mesh, seed, batch = make_mesh(), plan.step.seed, plan.batch_size
-    step_fn, state = make_train_step(plan.step, mesh), plan.init_state()
+    mesh, seed, batch = make_mesh(), plan.seed, plan.batch_size
+    step_fn, state = make_train_step(plan, mesh), plan.init_state()
     scenes = jax.tree.map(jnp.asarray, packed.scenes)
     look_every, overlaps, window = max(1, plan.total_steps // _LOOKS), [], []
     with (folder / METRICS).open("w") as file, tqdm(total=plan.total_steps, unit="step", desc=name) as bar:
@@ -98,7 +98,7 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
 
 def _worth(plan: Plan, state: TrainState, packed: Packed, *, probe: bool) -> dict[str, float]:
     """k-NN, and the logistic probe, of held-out single photos (percent), and the effective rank of their features."""
-    backbone = make_backbone(replace(plan.step.model, dtype="float32"))
+    backbone = make_backbone(replace(plan.model, dtype="float32"))
     variables = {"params": state.params["encoder"]["backbone"], "batch_stats": state.batch_stats["encoder"]["backbone"]}
     apply = jax.jit(lambda variables, images: backbone.apply(variables, normalize_pixels(images), train=False))
 

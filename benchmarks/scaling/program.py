@@ -52,7 +52,7 @@ def compile_step(config: ConfigDict, num_photos: int, devices: Sequence[jax.Devi
         jax.ShapeDtypeStruct((images, 2, views.scene_size, views.scene_size, 3), np.uint8),
         jax.ShapeDtypeStruct((images, views.num_instances, views.instance_size, views.instance_size, 3), np.uint8),
     )
-    lowered = make_train_step(plan.step, mesh).lower(state, batch)
+    lowered = make_train_step(plan, mesh).lower(state, batch)
     start = time.monotonic()
     compiled = lowered.compile()
     seconds = time.monotonic() - start

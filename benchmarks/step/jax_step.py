@@ -45,7 +45,7 @@ class JaxStep:
         )
         self._state = jax.jit(plan.init_state, out_shardings=replicated(mesh))()
         began = time.monotonic()
-        lowered = make_train_step(plan.step, mesh).lower(self._state, self._batch)
+        lowered = make_train_step(plan, mesh).lower(self._state, self._batch)
         self._step = lowered.compile()
         seconds = time.monotonic() - began
         memory = self._step.memory_analysis()
@@ -100,7 +100,7 @@ class JaxStep:
 
 def _parts(plan: Plan, batch: Batch) -> dict[str, Callable[[], Any]]:
     """Augmentation, and the instance loss forward (marginals, cost and Sinkhorn), each compiled alone."""
-    spec, key = plan.step, jax.random.key(0)
+    spec, key = plan, jax.random.key(0)
     augment = jax.jit(lambda key, batch: augment_views(key, batch, spec.augment))
     parts = {"augmentation": lambda: augment(key, batch)}
     if spec.loss.instance:

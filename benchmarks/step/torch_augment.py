@@ -2,7 +2,7 @@
 
 import torch
 
-from univip_jax.augment import DEVIATION, MEAN, AugmentSpec
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
 
 _GREY = (0.2989, 0.5870, 0.1140)
 
@@ -97,5 +97,7 @@ def augment(images: torch.Tensor, spec: AugmentSpec, view: int) -> torch.Tensor:
         x = torch.where(happens(spec.blur[view]), gaussian_blur(x, sigma), x)
     if spec.solarize[view]:
         x = torch.where(happens(spec.solarize[view]), torch.where(x < 128 / 255, x, 1 - x), x)
-    x = (x.clamp(0, 1) - torch.as_tensor(MEAN, device=x.device)) / torch.as_tensor(DEVIATION, device=x.device)
+    x = (x.clamp(0, 1) - torch.as_tensor(IMAGENET_MEAN, device=x.device)) / torch.as_tensor(
+        IMAGENET_STD, device=x.device
+    )
     return x.permute(0, 3, 1, 2)

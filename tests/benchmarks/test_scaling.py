@@ -103,7 +103,7 @@ def test_the_step_s_collectives_are_those_of_norms_gradients_and_losses_and_no_o
 def test_the_step_of_one_device_holds_no_collective(state):
     """XLA for CPUs keeps those of a single device: they must not be asked for."""
     batch = Batch(np.zeros((8, 2, 32, 32, 3), np.uint8), np.zeros((8, 4, 16, 16, 3), np.uint8))
-    step = make_train_step(make_plan(tiny_config(), 24).step, make_mesh(jax.devices()[:1]))
+    step = make_train_step(make_plan(tiny_config(), 24), make_mesh(jax.devices()[:1]))
     assert "all_reduce" not in step.lower(state, batch).as_text()
 
 

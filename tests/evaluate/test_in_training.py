@@ -39,25 +39,25 @@ def test_a_collapsed_network_shows_as_such_and_a_healthy_one_not(run):
     state = jax.device_put(state_after(run, 4), replicated(mesh))
     scenes = np.random.default_rng(0).integers(0, 256, (BATCH, 2, 32, 32, 3), np.uint8)
     batch = jax.device_put(Batch(scenes, np.zeros((BATCH, 4, 16, 16, 3), np.uint8)), by_batch(mesh))
-    spread = make_spread(plan.step.model, mesh)
+    spread = make_spread(plan.model, mesh)
 
     variables = {kind: getattr(state, kind)["encoder"]["backbone"] for kind in ("params", "batch_stats")}
-    encoder = Encoder(float32_backbone(plan.step.model), variables, image_size=32, source="", step=0)
+    encoder = Encoder(float32_backbone(plan.model), variables, image_size=32, source="", step=0)
     features = np.asarray(encoder(scenes[:, 0]), np.float64)
     share = np.sqrt(np.clip(np.linalg.eigvalsh(features @ features.T), 1e-12, None))
     share /= share.sum()
     directions = features / np.linalg.norm(features, axis=1, keepdims=True)
     healthy = spread(state, batch)
     assert healthy["features/effective_rank"] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-3)
-    assert healthy["features/deviation"] == pytest.approx(directions.std(0).mean() * features.shape[1] ** 0.5, rel=1e-3)
+    assert healthy["features/std"] == pytest.approx(directions.std(0).mean() * features.shape[1] ** 0.5, rel=1e-3)
     assert healthy["features/effective_rank"] > 3
-    assert healthy["features/deviation"] > 0.1
+    assert healthy["features/std"] > 0.1
 
     # Without weights only the biases speak, whatever the photo.
     params = jax.tree_util.tree_map_with_path(lambda path, x: 0 * x + (path[-1].key == "bias"), state.params)
     collapsed = spread(state.replace(params=params), batch)
     assert collapsed["features/effective_rank"] == pytest.approx(1, abs=1e-3)
-    assert collapsed["features/deviation"] == pytest.approx(0, abs=1e-3)
+    assert collapsed["features/std"] == pytest.approx(0, abs=1e-3)
 
 
 def test_evaluations_come_every_n_steps_or_epochs():
@@ -75,7 +75,7 @@ def test_the_probe_is_scikit_learns_and_one_that_fails_ends_no_run(run, labelled
     config.knn.k, config.knn.batch_size, config.knn.probe = 3, 8, True
     plan = make_plan(config, 24)
     state, spec = state_after(run, 4), to_spec(KnnSpec, config, "knn")
-    evaluate = KnnDuringTraining(spec, plan.step.model, 32)
+    evaluate = KnnDuringTraining(spec, plan.model, 32)
     metrics = evaluate(state)
 
     encoder = evaluate._encoder

@@ -34,8 +34,8 @@ from univip_jax.weights.encoder import Encoder, write_results
 from univip_jax.weights.names import Architecture, to_flat, to_torch
 from univip_jax.weights.pickle_file import read_pkl
 
-MEAN = torch.tensor([0.485, 0.456, 0.406])
-DEVIATION = torch.tensor([0.229, 0.224, 0.225])
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 WIDTH = 0.125
 
 
@@ -65,7 +65,7 @@ def export(run, kind, out, **options):
 
 
 def stages_of(net: TorchResNet, images: np.ndarray) -> list[np.ndarray]:
-    pixels = (torch.tensor(images) / 255 - MEAN) / DEVIATION
+    pixels = (torch.tensor(images) / 255 - IMAGENET_MEAN) / IMAGENET_STD
     with torch.inference_mode():
         return [stage.permute(0, 2, 3, 1).numpy() for stage in net.stages(pixels.permute(0, 3, 1, 2))]
 
@@ -139,7 +139,7 @@ def test_transformers_folder_is_loaded_by_its_own_classes(run, net, tmp_path):
     processor = transformers.AutoImageProcessor.from_pretrained(out)
     assert processor(photos(200, 300)[0], return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
     expected = stages_of(net, photos(97, 65))
-    pixels = ((torch.tensor(photos(97, 65)) / 255 - MEAN) / DEVIATION).permute(0, 3, 1, 2)
+    pixels = ((torch.tensor(photos(97, 65)) / 255 - IMAGENET_MEAN) / IMAGENET_STD).permute(0, 3, 1, 2)
     with torch.inference_mode():
         found = model(pixels, output_hidden_states=True).hidden_states[1:]
     assert_close([stage.permute(0, 2, 3, 1).numpy() for stage in found], expected)

@@ -83,7 +83,7 @@ def test_two_steps_are_ours():
     theirs = TorchStep(program, "none")
     load_state(theirs, state)
     mesh = make_mesh(jax.devices()[:1])
-    ours = jax.jit(lambda state, batch: train_step(state, batch, plan.step, mesh), compiler_options=QUICK)
+    ours = jax.jit(lambda state, batch: train_step(state, batch, plan, mesh), compiler_options=QUICK)
     for _ in range(2):
         state, metrics = ours(state, batch)
         np.testing.assert_allclose(theirs.parts["step"]().item(), metrics["train/loss"], rtol=1e-4)
@@ -119,7 +119,7 @@ def test_blur_is_ours(pixels):
 def test_augmentation_without_chance_is_ours():
     """All that can be certain is: flip, greyscale, a blur of one sigma, solarization; in this order."""
     spec = replace(
-        make_plan(Program("torch", "byol", BATCH).config(), 100_000).step.augment,
+        make_plan(Program("torch", "byol", BATCH).config(), 100_000).augment,
         flip=1.0, jitter=0.0, greyscale=1.0, blur=(1.0, 1.0), blur_sigma=(1.0, 1.0), solarize=(0.0, 1.0),
     )  # fmt: skip
     images = random_pixels(BATCH, 1, 40)[:, 0]
@@ -131,7 +131,7 @@ def test_augmentation_without_chance_is_ours():
 
 def test_jitter_draws_for_each_image():
     """Strengths of 0 change nothing, those of BYOL each image in its own way."""
-    spec = replace(make_plan(Program("torch", "byol", BATCH).config(), 100_000).step.augment, jitter=1.0)
+    spec = replace(make_plan(Program("torch", "byol", BATCH).config(), 100_000).augment, jitter=1.0)
     spec = replace(spec, flip=0.0, greyscale=0.0, blur=(0.0, 0.0))
     still = replace(spec, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     images = torch.tensor(np.tile(random_pixels(1, 1, 20)[0], (8, 1, 1, 1)))

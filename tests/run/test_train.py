@@ -30,7 +30,7 @@ def test_a_run_leaves_config_metrics_checkpoints_and_a_picture(run):
     # Without any labels, at each checkpoint: 1 and 0 would be a collapse.
     spread = {line["step"]: line for line in lines if "features/effective_rank" in line}
     assert list(spread) == [2, 4]
-    assert all(1 < line["features/effective_rank"] <= 8 and line["features/deviation"] > 0 for line in spread.values())
+    assert all(1 < line["features/effective_rank"] <= 8 and line["features/std"] > 0 for line in spread.values())
     with Checkpoints(run) as checkpoints:
         assert checkpoints.steps() == [2, 4]
     with Image.open(run / "first_batch.png") as picture:

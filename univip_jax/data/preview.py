@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.data.pipeline import Preview
 from univip_jax.types import Batch
 
@@ -42,7 +42,7 @@ def _draw_geometry(photo: Preview) -> Image.Image:
 
 def to_pixels(images: Float[np.ndarray, "*n H W 3"]) -> UInt8[np.ndarray, "*n H W 3"]:
     """Undoes `augment.normalize_pixels`."""
-    return np.clip(np.round((np.asarray(images) * DEVIATION + MEAN) * 255), 0, 255).astype(np.uint8)
+    return np.clip(np.round((np.asarray(images) * IMAGENET_STD + IMAGENET_MEAN) * 255), 0, 255).astype(np.uint8)
 
 
 def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:

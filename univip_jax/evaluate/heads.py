@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
-from univip_jax.augment import DEVIATION, MEAN, normalize_pixels
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.colors import augment_colors
 from univip_jax.models.resnet import batch_norm, pool_2x2, stage_maps
@@ -96,7 +96,7 @@ def features_fn(encoder: Encoder, spec: ProbeSpec) -> FeaturesFn:
     def features(variables, images, key):
         if key is not None and (spec.color_jitter or spec.lighting):
             colored = augment_colors(key, images.astype(jnp.float32) / 255.0, spec.color_jitter, spec.lighting)
-            pixels = (colored - MEAN) / DEVIATION
+            pixels = (colored - IMAGENET_MEAN) / IMAGENET_STD
         else:
             pixels = normalize_pixels(images)
         res5 = stage_maps(encoder.backbone, variables, pixels)[-1]

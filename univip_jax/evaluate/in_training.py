@@ -15,7 +15,7 @@ from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.neighbours import effective_rank, knn_top1
 from univip_jax.models.univip import ModelSpec
 from univip_jax.sharding import by_batch, replicated
-from univip_jax.train_step import feature_deviation
+from univip_jax.train_step import feature_std
 from univip_jax.types import Batch, TrainState
 from univip_jax.weights.encoder import Encoder, extract, float32_backbone
 
@@ -83,7 +83,7 @@ def make_spread(model: ModelSpec, mesh: Mesh) -> Callable[[TrainState, Batch], d
     """(state, batch) to how spread the features of the batch's first scenes are, in float32 by running statistics.
 
     No label is needed. `features/effective_rank` is RankMe, of the 1,024 first photos at most; 1 is collapse.
-    `features/deviation` is `feature_deviation`; 0 is collapse. All processes must call it.
+    `features/std` is `feature_std`; 0 is collapse. All processes must call it.
     """
     backbone, photos = float32_backbone(model), max(1, _SPREAD_OVER // mesh.size) * mesh.size
 
@@ -98,7 +98,7 @@ def make_spread(model: ModelSpec, mesh: Mesh) -> Callable[[TrainState, Batch], d
         found = jitted(_backbone(state), batch.scenes)
         return {
             "features/effective_rank": effective_rank(np.asarray(found)),
-            "features/deviation": float(feature_deviation(found)),
+            "features/std": float(feature_std(found)),
         }
 
     return spread

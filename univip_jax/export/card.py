@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.export.formats import PRODUCER, has_class, resnet_depth
 from univip_jax.weights.encoder import Encoder
 
@@ -50,7 +50,7 @@ tags: [feature-extraction{", self-supervised, univip" if ours else ""}]
 A backbone without a classifier. {_TRAINED if ours else _IMPORTED}
 
 - {", ".join(told)}
-- images: RGB; mean {[round(float(v), 3) for v in MEAN]} and deviation {[round(float(v), 3) for v in DEVIATION]}
+- images: RGB; mean {[round(float(v), 3) for v in IMAGENET_MEAN]}, std {[round(float(v), 3) for v in IMAGENET_STD]}
   of pixels in 0..1; trained on crops of {encoder.image_size} px
 - convolutions are padded as PyTorch does it, the stride of a bottleneck sits in its 3x3
 - evaluations: {metadata.get("results", "none was named by --results")}

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2.check import PIXEL_MEAN, PIXEL_STD
 from univip_jax.models.resnet import DEPTHS, ResNet
@@ -78,8 +78,8 @@ def torch_function(model: Any) -> Any:
         def __init__(self):
             super().__init__()
             self.model = model
-            self.register_buffer("mean", torch.tensor(255 * MEAN))
-            self.register_buffer("deviation", torch.tensor(255 * DEVIATION))
+            self.register_buffer("mean", torch.tensor(255 * IMAGENET_MEAN))
+            self.register_buffer("deviation", torch.tensor(255 * IMAGENET_STD))
 
         def forward(self, images):
             pixels = (images.to(torch.float32) - self.mean) / self.deviation
@@ -104,7 +104,9 @@ def _torch_outputs(model: Any, mean: np.ndarray, deviation: np.ndarray) -> Outpu
 
 def _torch_names(path: Path) -> Outputs:
     state = load_file(path)
-    return _torch_outputs(transformers_model(recognise(state, str(path)).make(), state), 255 * MEAN, 255 * DEVIATION)
+    return _torch_outputs(
+        transformers_model(recognise(state, str(path)).make(), state), 255 * IMAGENET_MEAN, 255 * IMAGENET_STD
+    )
 
 
 def _detectron2(path: Path) -> Outputs:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from univip_jax.augment import DEVIATION, MEAN
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.export import consumers
 from univip_jax.export.detectron2.configs import mask_rcnn_config
@@ -54,8 +54,8 @@ def write_transformers(encoder: Encoder, out: Path, metadata: Metadata) -> None:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": MEAN.tolist(),
-        "image_std": DEVIATION.tolist(),
+        "image_mean": IMAGENET_MEAN.tolist(),
+        "image_std": IMAGENET_STD.tolist(),
     }
     (out / consumers.PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
     mode = (out / consumers.PROCESSOR).stat().st_mode

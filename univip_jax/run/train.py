@@ -28,8 +28,8 @@ from univip_jax.run.monitor import BadSteps
 from univip_jax.run.resume import start_or_resume
 from univip_jax.run.stop import Preemption
 from univip_jax.run.watchdog import Watchdog
-from univip_jax.sharding import by_batch, local_rows, make_mesh, of_first_process, put_batch
-from univip_jax.train_step import augment_views, make_train_step
+from univip_jax.sharding import local_rows, make_mesh, of_first_process, put_batch
+from univip_jax.train_step import augment_views, compile_step
 from univip_jax.types import Batch, TrainState
 
 _PICTURED = 4  # photos of the first batch that are drawn
@@ -57,7 +57,7 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
     primary = jax.process_index() == 0
     knn_spec = to_spec(KnnSpec, config, "knn")
     knn_every = knn_spec.interval(plan.steps_per_epoch)
-    knn = KnnDuringTraining(knn_spec, plan.step.model, plan.views.scene_size) if knn_every and primary else None
+    knn = KnnDuringTraining(knn_spec, plan.model, plan.views.scene_size) if knn_every and primary else None
     if primary:
         run.mkdir(parents=True, exist_ok=True)
         check_config(run, config)
@@ -82,7 +82,7 @@ def _train(config: ConfigDict, run: Path, watchdog: Watchdog) -> None:
             with goodput.spend("compile"):
                 step_fn = _compile(plan, dataset, state, mesh, start)
                 seal_compiled(run)
-            spread = make_spread(plan.step.model, mesh)
+            spread = make_spread(plan.model, mesh)
             bad_steps = BadSteps(config.max_bad_steps, run, partial(photo_ids, dataset, index))
             threads = config.data.num_threads
             batches = make_batches(
@@ -198,11 +198,6 @@ def _compile(plan: Plan, dataset: Dataset, state: TrainState, mesh: Mesh, start:
     """The step, compiled ahead of time, after saying what will run."""
     views = plan.views
     batch = plan.batch_size
-    like = Batch(
-        jax.ShapeDtypeStruct((batch, 2, views.scene_size, views.scene_size, 3), np.uint8),
-        jax.ShapeDtypeStruct((batch, views.num_instances, views.instance_size, views.instance_size, 3), np.uint8),
-    )
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_batch(mesh)), like)
     print(
         f"data      {dataset.num_records} photos in {dataset.root}\n"
         f"run       steps {start} to {plan.total_steps}, {plan.steps_per_epoch} an epoch, {batch} photos a step, "
@@ -211,12 +206,12 @@ def _compile(plan: Plan, dataset: Dataset, state: TrainState, mesh: Mesh, start:
         "compiling the train step ...",
         flush=True,
     )
-    compiled = make_train_step(plan.step, mesh).lower(state, like).compile()
+    compiled = compile_step(plan, mesh)
     flops = compiled.cost_analysis()["flops"] * mesh.size / batch
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     backbone = sum(x.size for x in jax.tree.leaves(state.params["encoder"]["backbone"]))
     print(
-        f"network   {plan.step.model.backbone}, {parameters / 1e6:.1f} M parameters trained, {backbone / 1e6:.1f} M "
+        f"network   {plan.model.backbone}, {parameters / 1e6:.1f} M parameters trained, {backbone / 1e6:.1f} M "
         f"of them backbone\n"
         f"compute   {flops / 1e9:.2f} GFLOP an image, {flops * batch * (plan.total_steps - start):.2g} FLOP to do",
         flush=True,
@@ -228,6 +223,6 @@ def _draw_first_batch(dataset: Dataset, index: Index, plan: Plan, path: Path) ->
     """Draws what the network will see: a wrong folder or a wrong augmentation is best seen before days of training."""
     photos = preview(dataset, index, plan.views, step=0, count=_PICTURED)
     batch = jax.tree.map(lambda *views: np.stack(views), *(photo.views for photo in photos))
-    augmented = jax.jit(lambda b: augment_views(jax.random.key(plan.step.seed), b, plan.step.augment)[0])(batch)
+    augmented = jax.jit(lambda b: augment_views(jax.random.key(plan.seed), b, plan.augment)[0])(batch)
     draw_batch(photos, jax.device_get(augmented), path)
     print(f"picture of the first batch: {path}")
