@@ -12,13 +12,14 @@ from tests.small import BATCH, small_config, state_after
 from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 from univip_jax.evaluate import in_training as during
+from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.in_training import KnnDuringTraining, KnnSpec, make_spread
 from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.evaluate.neighbours import effective_rank
 from univip_jax.plan import make_plan
 from univip_jax.sharding import by_batch, make_mesh, replicated
 from univip_jax.types import Batch
-from univip_jax.weights.encoder import Encoder, extract, float32_backbone
+from univip_jax.weights.encoder import Encoder, float32_backbone
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from configs import knn
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import centre_batches, open_labelled, view_batches
 from univip_jax.evaluate import kept
+from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.kept import CENTRE, SQUASHED, kept_features
-from univip_jax.weights.encoder import extract, open_encoder
+from univip_jax.weights.encoder import open_encoder
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from univip_jax import load_encoder
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import open_labelled
 from univip_jax.evaluate import neighbours
+from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import evaluate_knn
 from univip_jax.evaluate.neighbours import knn_predict
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.weights.encoder import extract
 
 
 def features(count: int, seed: int) -> np.ndarray:

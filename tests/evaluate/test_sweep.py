@@ -10,8 +10,8 @@ from PIL import Image
 from configs import knn
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.knn import evaluate_knn
+from univip_jax.evaluate.results import write_results
 from univip_jax.evaluate.sweep import CURVE, sweep
-from univip_jax.weights.encoder import write_results
 
 
 def small_knn(run, labelled):

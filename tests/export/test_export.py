@@ -23,6 +23,7 @@ from torch_resnet import randomise
 from benchmarks.step.torch_networks import TorchResNet
 from univip_jax import load_encoder
 from univip_jax.common.errors import UserError
+from univip_jax.evaluate.results import write_results
 from univip_jax.export import __main__ as command
 from univip_jax.export import formats
 from univip_jax.export.consumers import jax_outputs
@@ -30,7 +31,7 @@ from univip_jax.export.detectron2.check import check_config
 from univip_jax.export.parity import SIZES, photos
 from univip_jax.models.resnet import DEPTHS
 from univip_jax.weights.__main__ import import_weights
-from univip_jax.weights.encoder import Encoder, write_results
+from univip_jax.weights.encoder import Encoder
 from univip_jax.weights.names import Architecture, to_flat, to_torch
 from univip_jax.weights.pickle_file import read_pkl
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from tests.small import long_config
+from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.evaluate.neighbours import effective_rank, knn_top1
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.log import RunLog
 from univip_jax.run.train import train
-from univip_jax.weights.encoder import extract, load_encoder
+from univip_jax.weights.encoder import load_encoder
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
+from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.neighbours import effective_rank, knn_top1
@@ -17,7 +18,7 @@ from univip_jax.models.univip import ModelSpec
 from univip_jax.sharding import by_batch, replicated
 from univip_jax.train_step import feature_std
 from univip_jax.types import Batch, TrainState
-from univip_jax.weights.encoder import Encoder, extract, float32_backbone
+from univip_jax.weights.encoder import Encoder, float32_backbone
 
 TOP1 = "knn/top1"  # the metric by which the best checkpoint is told
 _INVERSE_L2 = 1.0  # of the probe; scikit-learn's default

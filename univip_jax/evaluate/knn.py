@@ -12,7 +12,8 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import Labelled, open_pair
 from univip_jax.evaluate.kept import CENTRE, kept_features
 from univip_jax.evaluate.neighbours import top1_of_each
-from univip_jax.weights.encoder import open_encoder, write_results
+from univip_jax.evaluate.results import write_results
+from univip_jax.weights.encoder import open_encoder
 
 
 def open_for_knn(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:

@@ -23,8 +23,9 @@ from univip_jax.evaluate.heads import ProbeSpec, select
 from univip_jax.evaluate.kept import CENTRE, kept_features
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
 from univip_jax.evaluate.probe import score, train_heads
+from univip_jax.evaluate.results import RESULTS, write_results
 from univip_jax.types import Features
-from univip_jax.weights.encoder import RESULTS, Encoder, open_encoder, write_results
+from univip_jax.weights.encoder import Encoder, open_encoder
 
 SETTINGS = "settings.json"
 _BYOL_HELD_OUT = 10_009  # of ImageNet's training photos

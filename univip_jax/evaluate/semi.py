@@ -20,11 +20,12 @@ from univip_jax.config import write_config
 from univip_jax.data.labelled.sets import Labelled, hold_out, open_pair
 from univip_jax.data.labelled.subset import drawn_subset, named_subset
 from univip_jax.evaluate.finetune import Finetuning, Recipe
+from univip_jax.evaluate.results import write_results
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.compiled import seal_compiled
 from univip_jax.run.resume import restore_newest_good
 from univip_jax.sharding import make_mesh
-from univip_jax.weights.encoder import open_encoder, write_results
+from univip_jax.weights.encoder import open_encoder
 
 _KEPT = 2  # checkpoints: the one before the newest serves where that is damaged
 

@@ -21,8 +21,9 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import Labelled, open_pair
 from univip_jax.evaluate import one_vs_rest
 from univip_jax.evaluate.kept import SQUASHED, kept_features
+from univip_jax.evaluate.results import write_results
 from univip_jax.types import Features
-from univip_jax.weights.encoder import open_encoder, write_results
+from univip_jax.weights.encoder import open_encoder
 
 _CHOSEN_BY = (
     f"each class's C by its average precision over {one_vs_rest.NUM_FOLDS} folds of the training photos; "

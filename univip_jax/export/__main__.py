@@ -19,12 +19,13 @@ from absl import flags
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
 from univip_jax.config import CONFIG, read_config
+from univip_jax.evaluate.results import RESULTS
 from univip_jax.export.card import write_card
 from univip_jax.export.detectron2.configs import write_configs
 from univip_jax.export.formats import PRODUCER, WRITERS, Metadata, check_format, resnet_depth
 from univip_jax.export.parity import TOLERANCE, compare
 from univip_jax.weights.__main__ import ORIGIN, TASK, sha256_of
-from univip_jax.weights.encoder import RESULTS, Encoder, load_encoder
+from univip_jax.weights.encoder import Encoder, load_encoder
 from univip_jax.weights.files import read_backbone
 
 

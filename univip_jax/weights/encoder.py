@@ -1,8 +1,6 @@
 """Frozen features: the backbone of a run, or of no training at all, as a function of uint8 images."""
 
 import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import write_whole
 from univip_jax.config import read_config, to_spec
-from univip_jax.data.labelled.sets import Labelled, LabelledBatch, centre_batches
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.sharding import by_batch, make_mesh, of_first_process, replicated
-from univip_jax.types import Features
+from univip_jax.sharding import of_first_process
 from univip_jax.weights.files import image_size_of, read_backbone
 
 RANDOM = "random"
-RESULTS = "results.json"
 
 
 class Encoder:
@@ -119,28 +112,3 @@ def open_encoder(config: ConfigDict) -> Encoder:
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     variables = _initial_variables(backbone, config.seed)
     return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)
-
-
-def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int) -> Features:
-    """Features of every photo's centre crop; each batch is split over the local devices."""
-    mesh = make_mesh(jax.local_devices())
-    sharding, variables = by_batch(mesh), jax.device_put(encoder.variables, replicated(mesh))
-    batch_size = max(batch_size, len(jax.local_devices())) // len(jax.local_devices()) * len(jax.local_devices())
-    batches: Iterator[LabelledBatch] = centre_batches(labelled, image_size, batch_size)
-    features, labels = [], []
-    with tqdm(total=labelled.num_images, unit="photo", desc=f"features of {labelled.name}") as bar:
-        for batch in batches:
-            count = len(batch.labels)
-            # The last batch is filled up, so that one program serves all.
-            padded = np.concatenate([batch.images, np.zeros((batch_size - count, *batch.images.shape[1:]), np.uint8)])
-            features.append(np.asarray(encoder.jitted(variables, jax.device_put(padded, sharding)))[:count])
-            labels.append(batch.labels)
-            bar.update(count)
-    return Features(np.concatenate(features), np.concatenate(labels))
-
-
-def write_results(workdir: Path, results: dict) -> None:
-    """Writes `results.json` into an evaluation's folder and prints it as one line."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / RESULTS, json.dumps(results, indent=2) + "\n")  # where it is, the evaluation is done
-    print(json.dumps(results))
