@@ -4,11 +4,18 @@
     python main.py --config=configs/coco.py --workdir=runs/coco
     python main.py --config=configs/coco.py:table7=a --workdir=runs/byol     # any row of Tables 7 and 8
 
-Cost: 8.3e18 FLOP (87 GFLOP an image, from the compiled step).
+Cost: 8.3e18 FLOP (87 GFLOP per image, from the compiled step).
 The paper's numbers: linear top-1 60.2, Mask R-CNN 1x 40.8 / 36.8.
-`table8=annotated` needs a data set that was prepared with --annotations=instances_train2017.json.
+`table8=annotated` needs a data set prepared with --annotations=instances_train2017.json.
 """
 
-from configs.common import get_config
+from ml_collections import ConfigDict
 
-__all__ = ["get_config"]
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The COCO recipe; `arg` as in `common.get_config`."""
+    config = common.get_config(arg)
+    config.row = f"coco:{arg}"
+    return config

@@ -14,5 +14,6 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     """The COCO recipe on other data; `arg` as in `common.get_config`."""
     config = common.get_config(arg)
+    config.row = f"coco_plus:{arg}"
     config.data.train = "data/coco_plus"
     return config

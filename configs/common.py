@@ -27,47 +27,48 @@ TABLE8 = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The COCO recipe; `arg` names rows of the paper's ablations, as `table7=a` or `table8=k2`."""
+    """The COCO recipe; `arg` names rows of the paper's ablations, e.g. `table7=a` or `table8=k2`."""
     config = ConfigDict()
     config.task = "train"
+    config.row = ""  # of the paper's tables, for univip_jax.reproduce; coco, coco_plus and imagenet set it
     config.seed = 0  # of parameters, order, crops and augmentation
-    config.batch_size = 512  # images of a step, over all devices of all hosts
-    config.num_epochs = 800.0  # an epoch is the whole batches that the data set holds
-    config.num_steps = 0  # if above 0, the length of the run instead of num_epochs
+    config.batch_size = 512  # images per step, over all devices of all hosts
+    config.num_epochs = 800.0  # an epoch is as many whole batches as the data set holds
+    config.num_steps = 0  # above 0: the length of the run, instead of num_epochs
     config.log_every_steps = 50
     config.checkpoint_every_steps = 1000  # COCO: about every 4 epochs
-    config.keep_checkpoints = 3  # the newest; the best one by `knn` stays too
-    config.keep_every_steps = 0  # each checkpoint of a multiple of it stays; 0: none
-    config.max_bad_steps = 10  # steps in a row that are not finite, and change nothing, before the run gives up
-    config.stall_seconds = 600.0  # s without a step (and 10 x the median step) until the process is ended; 0: never
-    config.allow_changes = ""  # fields, joined by commas, that may differ from those of the run that goes on
+    config.keep_checkpoints = 3  # the newest stay, and the best by `knn`
+    config.keep_every_steps = 0  # checkpoints at multiples of it stay too; 0: none
+    config.max_bad_steps = 10  # non-finite steps in a row that end the run; each of them is skipped
+    config.stall_seconds = 600.0  # s without a step (and 10 x the median step) that end the process; 0: never
+    config.allow_changes = ""  # comma-separated fields that may change when a run resumes
 
     config.data = ConfigDict()
-    config.data.train = "data/coco"  # folder that `python -m data_prep --out` made
-    config.data.num_threads = 0  # that decode and crop on this host; 0: as many as it has cores
+    config.data.train = "data/coco"  # a folder made by `python -m data_prep --out`
+    config.data.num_threads = 0  # that decode and crop on this host; 0: one per core
 
-    config.knn = ConfigDict()  # on a labelled set, while the run goes on
+    config.knn = ConfigDict()  # on a labelled set, during training
     config.knn.every_steps = 0  # 0: never, unless every_epochs is above 0
     config.knn.every_epochs = 0.0  # the same in epochs; give one of them
-    config.knn.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
+    config.knn.train = ""  # a folder with one folder per class, or NAME:SPLIT of TFDS
     config.knn.test = ""
     config.knn.k = 20  # neighbours
     config.knn.temperature = 0.07
     config.knn.batch_size = 256
-    config.knn.probe = False  # a logistic regression on the same features too: minutes, or hours of a large set
+    config.knn.probe = False  # also fit a logistic regression on these features: minutes, or hours on a large set
 
     config.views = ConfigDict()
     config.views.scene_size = 224  # px, side of a scene view
     config.views.instance_size = 96  # px, side of an instance
     config.views.num_instances = 4  # K
-    config.views.overlap = True  # the two scenes must overlap and hold proposals in common (Algorithm 1)
-    config.views.min_proposals = config.views.get_oneway_ref("num_instances")  # that the overlap must hold; K
+    config.views.overlap = True  # the two scenes must overlap, and the overlap must hold proposals (Algorithm 1)
+    config.views.min_proposals = config.views.get_oneway_ref("num_instances")  # in the overlap, at least; K
     config.views.num_trials = 40  # pairs drawn before the best is taken (ours)
-    config.views.area = (0.08, 1.0)  # of a scene crop, as share of the photo
+    config.views.area = (0.08, 1.0)  # of a scene crop: share of the photo
     config.views.aspect = (3 / 4, 4 / 3)  # width / height of a scene crop
     config.views.proposals = "stored"  # stored, annotated (the data set's objects) or naive (random boxes)
     config.views.pick = "random"  # random or first: which K of the overlap's proposals (ours)
-    config.views.min_box_side = 64  # px of the photo, of a naive box
+    config.views.min_box_side = 64  # px of the photo: smallest side of a naive box
 
     # Photometric augmentation. A pair is (scene 1 and instances, scene 2). BYOL's values.
     config.augment = ConfigDict()
@@ -109,7 +110,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.name = "sgd"  # sgd or lars
     config.optimizer.lr = 0.2  # for a batch of 256; grows linearly with the batch
     config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4  # sgd: of everything; lars: of kernels
+    config.optimizer.weight_decay = 1e-4  # sgd: on all parameters; lars: on kernels
     config.optimizer.trust_coefficient = 1e-3  # lars
     config.optimizer.warmup_epochs = 4.0  # linear from 0; then a cosine to 0
 
@@ -121,9 +122,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def apply_rows(config: ConfigDict, arg: str) -> None:
-    """Overrides `config` by rows of Tables 7 and 8, as `table7=e` or `table8=naive`; several are joined by a comma.
+    """Applies rows of Tables 7 and 8, e.g. `table7=e` or `table8=naive`, to `config`; commas join several rows.
 
-    Raises ValueError that lists the rows.
+    Raises ValueError with a list of the rows.
     """
     tables = {"table7": TABLE7, "table8": TABLE8}
     for row in filter(None, arg.split(",")):
@@ -131,5 +132,5 @@ def apply_rows(config: ConfigDict, arg: str) -> None:
         if name not in tables.get(table, {}):
             rows = [f"{table}={'|'.join(names)}" for table, names in tables.items()]
             raise ValueError(f"config argument {row!r} is unknown; choose from {' or '.join(rows)}")
-        # Rows b, none and k0 crop no instance, but their overlap must hold as many proposals as row e's.
+        # Rows b, none and k0 crop no instances, but their overlap must hold as many proposals as row e's.
         config.update_from_flattened_dict(tables[table][name])

@@ -2,7 +2,7 @@
 
     python -m demo      # makes the data, prepares it, trains by this config, evaluates
 
-docs/benchmarks.md has what a linear probe on held-out digits gave before and after, and what else was tried.
+docs/benchmarks.md: the linear probe on held-out digits before and after training, and what else was tried.
 """
 
 from ml_collections import ConfigDict
@@ -25,8 +25,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.views.min_box_side = 16
     config.views.area = (0.3, 1.0)
 
-    # A mirrored digit is no digit. Jittered colours are most of what a small net's views differ in at first: it then
-    # predicts their mean, and nothing else, for longer than a demo lasts.
+    # A mirrored digit is not a digit. Views with jittered colours differ mostly in their colours at first: a small net
+    # then predicts the mean colour, and nothing else, for longer than a demo lasts.
     config.augment.flip = 0.0
     config.augment.jitter = 0.0
     config.augment.greyscale = 0.0

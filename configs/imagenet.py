@@ -15,6 +15,7 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     """LARS and a batch of 4096; `arg` as in `common.get_config`."""
     config = common.get_config(arg)
+    config.row = f"imagenet:{arg}"
     config.data.train = "data/imagenet"
     config.batch_size = 4096
     config.num_epochs = 300.0

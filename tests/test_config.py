@@ -147,7 +147,7 @@ def test_rows_of_the_ablations(row):
     assert config.views.min_proposals == config.views.num_instances
     # A row changes nothing else.
     told = {"views.overlap", "views.num_instances", "views.min_proposals", "views.proposals"}
-    told |= {"loss.scene_instance", "loss.instance"}
+    told |= {"loss.scene_instance", "loss.instance", "row"}
     plain, flat = flatten(coco.get_config()), flatten(config)
     assert {name for name in plain if plain[name] != flat[name]} <= told and plain.keys() == flat.keys()
 

@@ -16,7 +16,6 @@ UPWARDS = {
     "univip_jax.run.log": {"univip_jax.evaluate.in_training"},
     "univip_jax.run.train": {"univip_jax.evaluate.in_training"},
     "univip_jax.evaluate.sweep": {"univip_jax.report.charts"},
-    "univip_jax.reproduce.rows": {"configs.coco", "configs.coco_plus", "configs.imagenet", "configs"},
 }
 HOMES = {
     "tensorflow": ("univip_jax/data/host.py",),

@@ -15,6 +15,7 @@ Spec = TypeVar("Spec")
 CONFIG = "config.json"
 # Fields that may change when a run goes on: they do not enter its weights. A data set is told by its fingerprint.
 FREE_FIELDS = (
+    "row",
     "log_every_steps",
     "checkpoint_every_steps",
     "keep_checkpoints",

@@ -56,8 +56,8 @@ def _check_flags() -> None:
 
 def _full(table: int, root: Path) -> int:
     """Trains and evaluates by main.py what the table lacks."""
-    from univip_jax.reproduce.__main__ import compare, missing
     from univip_jax.reproduce.rows import TABLES
+    from univip_jax.reproduce.table import compare, missing
 
     root.mkdir(parents=True, exist_ok=True)
     for command in missing(TABLES[table], root):

@@ -1,4 +1,4 @@
-"""The paper's tables beside made-up results: which row a result is in, what is said of it, and what fills the gaps."""
+"""The paper's tables beside made-up results: the row of a result, its differences, the commands for what is missing."""
 
 import json
 import re
@@ -11,13 +11,15 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import coco, imagenet
+from configs import coco, demo, imagenet
+from configs.common import TABLE8
+from univip_jax.common.errors import UserError
 from univip_jax.config import flatten, write_config
-from univip_jax.reproduce.__main__ import compare, missing
-from univip_jax.reproduce.rows import TABLES
+from univip_jax.reproduce.rows import TABLES, Row
+from univip_jax.reproduce.table import compare, missing
 
 ROOT = Path(__file__).parents[2]
-COCO_STEPS = 231 * 800  # 118,287 // 512 an epoch
+COCO_STEPS = 231 * 800  # 118,287 // 512 per epoch
 
 
 def write_run(folder: Path, config, **fields) -> None:
@@ -50,17 +52,17 @@ def rows(text: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def test_a_run_by_the_papers_settings_stands_beside_its_number_with_mean_and_deviation(tmp_path):
-    """60.0 and 60.6 of two seeds: 60.3, deviation 0.3 sqrt 2. Paths are those of the machine that evaluated."""
+def test_compare_averages_seeds_of_the_papers_settings(tmp_path):
+    """60.0 and 60.6 of two seeds: 60.3, std 0.3 sqrt 2. The results name paths of another machine."""
     write_run(tmp_path / "deep/coco", coco.get_config())
     write_result(tmp_path / "a", "/elsewhere/deep/coco", 60.0)
     write_result(tmp_path / "b", "/elsewhere/deep/coco", 60.6, seed=1)
-    write_result(tmp_path / "again", "/elsewhere/deep/coco", 60.6, seed=1)  # copied: the same evaluation
+    write_result(tmp_path / "again", "/elsewhere/deep/coco", 60.6, seed=1)  # a copy of the same evaluation
     write_result(tmp_path / "older", "/elsewhere/deep/coco", 41.0, step=1000)
     write_result(tmp_path / "moco", "/elsewhere/deep/coco", 59.0, protocol="linear_moco")
     text = compare(TABLES[1], tmp_path)
     run = f"/elsewhere/deep/coco, step {COCO_STEPS}"
-    assert rows(text)["UniVIP, COCO, 800 epochs"] == [["60.2", "60.30 ± 0.42 (n = 2)", "nothing", run, "linear_orl"]]
+    assert rows(text)["UniVIP, COCO, 800 epochs"] == [["60.2", "60.30 ± 0.42 (n = 2)", "none", run, "linear_orl"]]
     assert [name for name, cells in rows(text).items() if cells[0][1] == "missing"] == [
         "untrained",
         "BYOL, COCO, 800 epochs",
@@ -75,7 +77,7 @@ def test_a_run_by_the_papers_settings_stands_beside_its_number_with_mean_and_dev
     assert "# UniVIP, COCO, 800 epochs" not in text  # no gap
 
 
-def test_what_differs_from_the_paper_is_said_and_not_averaged_with_what_does_not(tmp_path):
+def test_compare_prints_differences_and_averages_only_equal_settings(tmp_path):
     photos = tmp_path / "mine"
     photos.mkdir()
     (photos / "manifest.json").write_text(json.dumps({"num_records": 5120}))
@@ -87,11 +89,10 @@ def test_what_differs_from_the_paper_is_said_and_not_averaged_with_what_does_not
     write_result(tmp_path / "c", "short", 20.0, step=1000)
     found = [cells[2:5] for cells in rows(compare(TABLES[7], tmp_path))["(e) all three"]]
     assert found == [
-        ["60.00", "nothing", f"full, step {COCO_STEPS}"],
+        ["60.00", "none", f"full, step {COCO_STEPS}"],
         [
             "50.00",
-            "evaluated by 5 epochs, not 28; evaluated at 96 px, not 224; 10 classes, not 1,000; "
-            "test set of 500 photos, not 50,000",
+            "5 epochs of evaluation, not 28; 96 px, not 224; 10 classes, not 1,000; 500 test photos, not 50,000",
             f"full, step {COCO_STEPS}",
         ],
         [
@@ -103,66 +104,78 @@ def test_what_differs_from_the_paper_is_said_and_not_averaged_with_what_does_not
     ]
 
 
-@pytest.mark.parametrize(
-    ("arg", "table", "names"),
-    [
-        ("table7=c", 7, ["(c) scene, scene-instance"]),
-        ("table7=b", 7, ["(b) scene"]),
-        ("table7=b", 8, ["(b) region candidates: none", "(c) K = 0"]),
-        ("table8=k8", 8, ["(c) K = 8"]),
-        ("table8=naive", 8, ["(b) region candidates: naive"]),
-        ("table8=random_views", 8, ["(a) scene similarity: no"]),
-        ("", 8, ["(a) scene similarity: yes", "(b) region candidates: selective search", "(c) K = 4"]),
-        ("table7=a", 8, []),
-        ("table8=k2", 1, []),
-    ],
-)
-def test_rows_are_told_by_the_method_of_the_run(tmp_path, arg, table, names):
-    write_run(tmp_path / "run", coco.get_config(arg))
+CASES = [
+    ("table7=c", 7, ["(c) scene, scene-instance"]),
+    ("table7=b", 7, ["(b) scene"]),
+    ("table7=b", 8, ["(b) region candidates: none", "(c) K = 0"]),
+    ("table8=k8", 8, ["(c) K = 8"]),
+    ("table8=naive", 8, ["(b) region candidates: naive"]),
+    ("table8=random_views", 8, ["(a) scene similarity: no"]),
+    ("", 8, ["(a) scene similarity: yes", "(b) region candidates: selective search", "(c) K = 4"]),
+    ("table7=a", 8, []),
+    ("table8=k2", 1, []),
+]
+
+
+@pytest.mark.parametrize(("arg", "table", "names"), CASES)
+@pytest.mark.parametrize("change", [{"ema.base": 0.97}, {"row": ""}])
+def test_a_run_belongs_to_the_rows_it_names_or_equals(tmp_path, arg, table, names, change):
+    """A changed field leaves a run in the rows that its config names; a run of an older version names none."""
+    write_run(tmp_path / "run", coco.get_config(arg), **change)
     write_result(tmp_path / "a", "run", 33.0)
     text = compare(TABLES[table], tmp_path)
-    assert [name for name, cells in rows(text).items() if "33.00" in cells[0]] == names
-    assert ("a pre-training of no row of this table" in text) == (not names)
+    found = {name: cells[0] for name, cells in rows(text).items() if "33.00" in cells[0]}
+    assert list(found) == names
+    assert all(("ema.base 0.97, not 0.99" in cells) == ("ema.base" in change) for cells in found.values())
+    assert ("its pre-training belongs to no row of this table" in text) == (not names)
 
 
-def test_rows_of_table_1_are_told_by_data_optimizer_and_epochs(tmp_path):
-    for name, epochs in (("long", 290.0), ("short", 100.0)):
-        write_run(tmp_path / name, imagenet.get_config(), num_epochs=epochs)
-        write_result(tmp_path / f"{name}_linear", name, epochs / 10, protocol="linear_byol", epochs=80, step=10**9)
+def test_a_run_of_another_config_belongs_to_no_row(tmp_path):
+    write_run(tmp_path / "run", demo.get_config())
+    write_run(tmp_path / "older", coco.get_config(), row="", num_epochs=400.0)
+    for name in ("run", "older"):
+        write_result(tmp_path / f"{name}_linear", name, 33.0)
+    assert compare(TABLES[1], tmp_path).count("its pre-training belongs to no row of this table") == 2
+
+
+def test_rows_of_table_1_differ_in_data_and_epochs(tmp_path):
+    write_run(tmp_path / "long", imagenet.get_config(), num_epochs=290.0)
+    write_run(tmp_path / "short", imagenet.get_config(), **{"num_epochs": 200.0, "optimizer.lr": 0.45})
+    for name, top1 in (("long", 29.0), ("short", 10.0)):
+        write_result(tmp_path / f"{name}_linear", name, top1, protocol="linear_byol", epochs=80, step=10**9)
     write_run(tmp_path / "plus", coco.get_config(), **{"data.train": "/disk/coco_plus"})
     write_result(tmp_path / "plus_linear", "plus", 62.0, step=10**9)
     found = rows(compare(TABLES[1], tmp_path))
-    assert found["UniVIP, ImageNet, 300 epochs"][0][1:3] == ["29.00", "num_epochs 290.0, not 300.0"]
-    assert found["UniVIP, ImageNet, 200 epochs"][0][1:3] == [
-        "10.00",
-        "num_epochs 100.0, not 200.0; optimizer.lr 0.3, not 0.45",
+    assert [cells[1:3] for cells in found["UniVIP, ImageNet, 300 epochs"]] == [["29.00", "num_epochs 290.0, not 300.0"]]
+    assert [cells[1:3] for cells in found["UniVIP, ImageNet, 200 epochs"]] == [
+        ["29.00", "num_epochs 290.0, not 200.0; optimizer.lr 0.3, not 0.45"],
+        ["10.00", "none"],
     ]
-    assert found["UniVIP, COCO+, 800 epochs"][0][1:3] == ["62.00", "nothing"]
+    assert found["UniVIP, COCO+, 800 epochs"][0][1:3] == ["62.00", "none"]
+    assert found["UniVIP, COCO, 800 epochs"][0][1] == "missing"
 
 
-def test_semi_supervised_results_are_told_by_their_share_of_labels(tmp_path):
+def test_semi_supervised_results_differ_in_their_share_of_labels(tmp_path):
     write_run(tmp_path / "coco", coco.get_config("table7=a"))
     for labels, images in ((1, 12_811), (10, 128_116)):
-        subset = {"images": images, "fingerprint": str(labels)}
+        fields = {
+            "protocol": "semi_orl",
+            "settings": {"model.backbone": "resnet50", "model.width": 1.0 / labels},
+            "epochs": 20,
+            "labels": labels,
+            "top5": 50.0,
+            "train": {"images": images, "fingerprint": str(labels)},
+        }
         for name, top1 in (("coco", 20.0 + labels), ("random", 1.0)):
-            network = {"model.backbone": "resnet50", "model.width": 1.0 / labels}
-            fields = {
-                "protocol": "semi_orl",
-                "settings": network,
-                "epochs": 20,
-                "labels": labels,
-                "top5": 50.0,
-                "train": subset,
-            }
             write_result(tmp_path / f"{name}_{labels}", name, top1, **fields)
     found = rows(compare(TABLES[6], tmp_path))
-    assert found["BYOL, COCO, 800 epochs, 1 %"][0][:3] == ["28.4 / 55.9", "21.00 / 50.00", "nothing"]
-    assert found["BYOL, COCO, 800 epochs, 10 %"][0][:3] == ["58.4 / 82.7", "30.00 / 50.00", "nothing"]
-    assert found["untrained, 1 %"][0][:3] == ["1.6 / 5.0", "1.00 / 50.00", "nothing"]
-    assert found["untrained, 10 %"][0][2] == "network resnet50 of width 0.1, not resnet50 of 1.0"
+    assert found["BYOL, COCO, 800 epochs, 1 %"][0][:3] == ["28.4 / 55.9", "21.00 / 50.00", "none"]
+    assert found["BYOL, COCO, 800 epochs, 10 %"][0][:3] == ["58.4 / 82.7", "30.00 / 50.00", "none"]
+    assert found["untrained, 1 %"][0][:3] == ["1.6 / 5.0", "1.00 / 50.00", "none"]
+    assert found["untrained, 10 %"][0][2] == "resnet50 of width 0.1, not resnet50 of width 1.0"
 
 
-def test_files_that_are_no_results_are_named_and_skipped(tmp_path):
+def test_command_skips_files_that_are_not_results(tmp_path):
     for name, text in (("cut", '{"protocol": "li'), ("list", "[1]"), ("bare", '{"protocol": "knn", "top1": "high"}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
@@ -172,18 +185,20 @@ def test_files_that_are_no_results_are_named_and_skipped(tmp_path):
     command = [sys.executable, "-m", "univip_jax.reproduce", "--table=1", f"--runs={tmp_path}"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    assert "linear_orl 55.00, run, step 184800: its run is not here, or no pre-training of ours" in result.stdout
+    assert "linear_orl 55.00, run, step 184800: its training run was not found below --runs" in result.stdout
     for name in ("cut", "list", "bare"):
-        assert f"{tmp_path / name}/results.json is skipped" in result.stderr
+        assert f"skipped: {tmp_path / name}/results.json is not a result of this project" in result.stderr
     assert f"{tmp_path}/run/config.json is damaged" in result.stderr
-    command[-1] = "--runs=nowhere"
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 1
-    assert result.stderr.startswith("python -m univip_jax.reproduce: --runs=nowhere is no folder; name the one")
+
+
+def test_rows_need_the_configs_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"configs/coco\.py is missing here: run this in the folder of main\.py"):
+        _ = Row("", {}, TABLES[1].rows[0].evaluation).settings
 
 
 def commands(table: int, root: Path) -> list[list[str]]:
-    """The words of each command that the table with no result at all asks for."""
+    """The words of each command that the table asks for."""
     text = compare(TABLES[table], root)
     return [shlex.split(line) for line in text.splitlines() if line.startswith("python ")]
 
@@ -197,26 +212,41 @@ def parse(words: list[str]):
     return values.config
 
 
+@pytest.mark.parametrize(
+    ("table", "data", "args"),
+    [
+        (1, "coco", ["table7=a", ""]),
+        (7, "coco", [f"table7={row}" for row in "abcde"]),
+        (8, "coco", ["table8=random_views", "", *(f"table8={row}" for row in TABLE8 if row != "random_views")]),
+    ],
+)
+def test_rows_name_the_configs_of_the_tables(table, data, args):
+    """An independent reading: `configs` called directly."""
+    found = [row for row in TABLES[table].rows if row.data == data]
+    assert [row.arg for row in found] == args
+    for row, arg in zip(found, args, strict=True):
+        config = flatten(coco.get_config(arg))
+        assert config.pop("row") == row.recipe == f"coco:{arg}"
+        assert row.settings == config
+
+
 @pytest.mark.parametrize("table", TABLES)
-def test_commands_that_fill_the_gaps_train_the_rows_that_miss(tmp_path, table):
-    """What a command's config is, the row's is; and after the run is there, only its evaluation is asked for."""
+def test_missing_pretrainings_are_those_of_the_rows(tmp_path, table):
+    """A printed command trains with a row's settings; once the run exists, only its evaluation is missing."""
     trainings = [words for words in commands(table, tmp_path) if "--config.pretrained" not in " ".join(words)]
     assert len(trainings) == {1: 7, 6: 6, 7: 5, 8: 7}[table]
-    expected = [row.settings for row in TABLES[table].rows if row.data]
     for words in trainings:
-        config = parse(words)
-        assert flatten(config) in expected
-        write_run(Path(words[-1].removeprefix("--workdir=")), config)
+        write_run(Path(words[-1].removeprefix("--workdir=")), parse(words))
     left = commands(table, tmp_path)
     assert all("--config.pretrained" in " ".join(words) for words in left)
     assert len(left) == {1: 8, 6: 14, 7: 5, 8: 7}[table]
-    # Who runs them all goes on with a pre-training that was interrupted; it may not be finished.
+    # `missing` lists every pre-training: the run may have been interrupted.
     to_run = [shlex.split(command) for command in missing(TABLES[table], tmp_path)]
     assert [words for words in to_run if "--config.pretrained" not in " ".join(words)] == trainings
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_commands_that_fill_the_gaps_evaluate_by_the_rows_protocol(tmp_path, table):
+def test_missing_evaluations_follow_the_rows_protocol(tmp_path, table):
     found = [parse(words) for words in commands(table, tmp_path) if "--config.pretrained" in " ".join(words)]
     protocols = {(config.get("protocol", "semi_orl"), config.get("labels")) for config in found}
     assert protocols == {(row.evaluation.protocol, row.evaluation.labels) for row in TABLES[table].rows}

@@ -1,4 +1,4 @@
-"""Results of evaluations, the runs that they are of, and the rows of the paper's tables that they belong to."""
+"""Results of evaluations, the pre-trainings behind them, and how both differ from a row of the paper's tables."""
 
 import json
 import sys
@@ -8,58 +8,60 @@ from typing import Any
 
 from univip_jax.common.errors import UserError
 from univip_jax.config import CONFIG, FREE_FIELDS, flatten, read_config
-from univip_jax.reproduce.rows import PHOTOS, Row
+from univip_jax.reproduce.rows import PHOTOS, TABLES, Row
 
-_RESULTS = "results.json"
-_MANIFEST = "manifest.json"
+_RESULTS, _MANIFEST = "results.json", "manifest.json"
 RANDOM = "random"
-# Of a run's config: where and how it ran, and which draw it is. The data are told by their photos.
+# Fields that say where, how or with which seed a run was done. The data set is compared by its number of photos.
 _NO_DIFFERENCE = {*FREE_FIELDS, "seed", "task", "data.train"}
-_TERMS = ("loss.scene", "loss.scene_instance", "loss.instance")
-_NEEDED = {*_TERMS, "views.overlap", "views.proposals", "views.num_instances", "data.train", "optimizer.name"}
-_NEEDED |= {"num_epochs", "num_steps", "batch_size"}
+_NEEDED = {"loss.scene", "data.train", "batch_size", "num_epochs", "num_steps"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """A `results.json`, and the settings of the pre-training it is of."""
+    """A `results.json` and the flat config of the pre-training it evaluates."""
 
     path: Path
-    values: dict[str, Any]  # what is in the file
-    settings: dict[str, Any] | None  # flat; empty for an untrained network, None for no pre-training that is here
+    values: dict[str, Any]  # the contents of the file
+    settings: dict[str, Any] | None  # empty for an untrained network; None if the run was not found
+
+    @property
+    def run(self) -> str:
+        """The run and its step, for people."""
+        return f"{self.values['pretrained']}, step {self.values['step']}"
 
 
 def read_results(root: Path) -> list[Result]:
-    """All results below `root`, equal ones once; names on stderr each file that is none of ours."""
+    """All results below `root`, equal ones once; stderr names each file that is not a result of this project."""
     found = {}
     for path in sorted(root.rglob(_RESULTS)):
         try:
             values = json.loads(path.read_text())
             if "runs" in values and "steps" in values:
-                continue  # of a sweep, whose evaluations lie below it
+                continue  # a sweep's summary; its evaluations lie below it
             # What the tables need must be there.
             _ = str(values["protocol"]), Path(values["pretrained"]), int(values["step"]), float(score(values))
             _ = [int(values[part]["images"]) for part in ("train", "test")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"{path} is skipped, as it is no result of ours ({type(error).__name__}: {error})", file=sys.stderr)
+            print(f"skipped: {path} is not a result of this project ({type(error).__name__}: {error})", file=sys.stderr)
             continue
         found[json.dumps(values, sort_keys=True)] = Result(path, values, _settings_of(values["pretrained"], root))
     return list(found.values())
 
 
 def score(values: dict[str, Any]) -> float:
-    """The figure by which a result is known: top-1 or mAP, percent."""
+    """The main figure of a result: top-1 or mAP, percent."""
     return values["map"] if "map" in values else values["top1"]
 
 
 def find_pretrainings(root: Path) -> dict[Path, dict[str, Any]]:
-    """The settings of the pre-trainings below `root`, by their folders."""
+    """Folder to flat config of each pre-training below `root`."""
     folders = sorted(path.parent for path in root.rglob(CONFIG))
     return {folder: settings for folder in folders if (settings := _read_settings(folder))}
 
 
 def _settings_of(pretrained: str, root: Path) -> dict[str, Any] | None:
-    """Of the run at this path, or, as that may be of another machine, of one below `root` whose path ends like it."""
+    """The config of the run at this path or, for another machine's path, of a run below `root` that ends like it."""
     if pretrained == RANDOM:
         return {}
     parts = Path(pretrained).parts
@@ -68,7 +70,7 @@ def _settings_of(pretrained: str, root: Path) -> dict[str, Any] | None:
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """The flat config of a pre-training; None for an evaluation or imported weights, and, with a line, for damage."""
+    """The flat config of a pre-training; None for other folders and, with a line on stderr, for damaged ones."""
     try:
         settings = flatten(read_config(folder))
     except UserError as error:
@@ -77,89 +79,67 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
     return settings if settings.keys() >= _NEEDED else None
 
 
-def _method(settings: dict[str, Any]) -> tuple:
-    """What makes a row of Tables 7 and 8: views, terms and, where a term looks at them, instances."""
-    terms = tuple(settings[name] > 0 for name in _TERMS)
-    instances = (settings["views.proposals"], settings["views.num_instances"]) if any(terms[1:]) else None
-    return settings["views.overlap"], terms, instances
-
-
-def _distance(row: Row, settings: dict[str, Any]) -> tuple:
-    data = Path(settings["data.train"])
-    photos = _num_photos(data) or PHOTOS["coco"]
-    return (
-        data.name != row.data,
-        row.settings["optimizer.name"] != settings["optimizer.name"],
-        abs(row.settings["num_epochs"] - settings["num_epochs"]),
-        abs(PHOTOS[row.data] - photos),
-    )
-
-
 def rows_of(settings: dict[str, Any] | None, rows: tuple[Row, ...]) -> list[Row]:
-    """The rows that a run with these settings belongs to: of its method, the nearest; several where they are alike."""
+    """The rows that a pre-training belongs to: those with exactly its settings, else those that its config names.
+
+    A row has several names where tables share a pre-training. Configs of older versions name no row.
+    """
     if not settings:
         return [row for row in rows if not row.data and settings is not None]
-    same = [row for row in rows if row.data and _method(row.settings) == _method(settings)]
-    nearest = min((_distance(row, settings) for row in same), default=None)
-    return [row for row in same if _distance(row, settings) == nearest]
+    named = [row.settings for table in TABLES.values() for row in table.rows if row.recipe == settings.get("row")]
+    exact = [row for row in rows if row.data and not pretraining_differences(row, settings)]
+    return exact or [row for row in rows if row.settings in named]
 
 
-def _num_photos(data: Path) -> int | None:
-    """Of a prepared data set; None where it is not here."""
+def pretraining_differences(row: Row, settings: dict[str, Any]) -> list[str]:
+    """How the config and the data of a run differ from the row's, in words."""
+    differences = [
+        f"{name} {settings.get(name, 'missing')}, not {row.settings.get(name, 'set')}"
+        for name in sorted(row.settings.keys() | settings.keys())
+        if settings.get(name) != row.settings.get(name) and name not in _NO_DIFFERENCE and not name.startswith("knn.")
+    ]
+    data, photos = Path(settings["data.train"]), _num_photos(settings)
+    if photos is None and data.name != row.data:
+        differences.append(f"pre-trained on {data}, not {row.data}")
+    elif photos not in (None, PHOTOS[row.data]):
+        differences.append(f"pre-trained on {photos:,} photos, not {PHOTOS[row.data]:,}")
+    return differences
+
+
+def _num_photos(settings: dict[str, Any]) -> int | None:
+    """Photos of the prepared data set; None if it is not on this machine."""
     try:
-        return int(json.loads((data / _MANIFEST).read_text())["num_records"])
+        return int(json.loads((Path(settings["data.train"]) / _MANIFEST).read_text())["num_records"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def pretraining_differences(row: Row, settings: dict[str, Any]) -> list[str]:
-    """How a run's settings and data differ from those of the row, in words."""
-    data, said = Path(settings["data.train"]), []
-    for name in sorted(row.settings.keys() | settings.keys()):
-        ours, theirs = settings.get(name), row.settings.get(name)
-        if ours != theirs and name not in _NO_DIFFERENCE and not name.startswith("knn."):
-            said.append(f"{name} {ours}, not {theirs}")
-    photos = _num_photos(data)
-    if photos not in (None, PHOTOS[row.data]):
-        said.append(f"pre-trained on {photos:,} photos, not {PHOTOS[row.data]:,}")
-    elif photos is None and data.name != row.data:
-        said.append(f"pre-trained on {data}, not {row.data}")
-    return said
+def differences(row: Row, result: Result) -> list[str]:
+    """How a result's settings and data differ from the paper's, in words; empty if they do not."""
+    values, evaluation = result.values, row.evaluation
+    found = _run_differences(row, result)
+    for name, ours, paper in (
+        ("epochs of evaluation", values.get("epochs"), evaluation.num_epochs),
+        ("px", values.get("image_size"), 224),
+        ("classes", values.get("classes"), evaluation.num_classes),
+        ("training photos", values["train"]["images"], evaluation.num_train),
+        ("test photos", values["test"]["images"], evaluation.num_test),
+    ):
+        if ours != paper:
+            found.append(f"{ours if ours is None else f'{ours:,}'} {name}, not {paper:,}")
+    return found
 
 
-def _total_steps(row: Row, settings: dict[str, Any]) -> int:
-    """The length of a run; 0 where its data set is neither here nor called as the paper's."""
-    data = Path(settings["data.train"])
-    photos = _num_photos(data) or (PHOTOS[row.data] if data.name == row.data else 0)
-    return settings["num_steps"] or round(settings["num_epochs"] * (photos // settings["batch_size"]))
-
-
-def _untrained_differences(result: Result) -> list[str]:
-    """An untrained network has no run: its evaluation says what it was."""
-    try:
+def _run_differences(row: Row, result: Result) -> list[str]:
+    if result.settings:
+        found, steps, total = pretraining_differences(row, result.settings), result.values["step"], 0
+        if photos := _num_photos(result.settings) or PHOTOS.get(Path(result.settings["data.train"]).name):
+            total = round(result.settings["num_epochs"] * (photos // result.settings["batch_size"]))
+        total = result.settings["num_steps"] or total
+        return [*found, f"step {steps:,} of {total:,}"] if steps < total else found
+    try:  # an untrained network has no run: the evaluation's config has its size
         settings = result.values.get("settings") or flatten(read_config(result.path.parent))
     except UserError:
         settings = {}
     network = settings.get("model.backbone"), settings.get("model.width")
-    return [] if network == ("resnet50", 1.0) else [f"network {network[0]} of width {network[1]}, not resnet50 of 1.0"]
-
-
-def differences(row: Row, result: Result) -> list[str]:
-    """How the settings and data of a result differ from those of the paper's, in words; empty where they do not."""
-    values, settings, evaluation, said = result.values, result.settings, row.evaluation, []
-    if settings:
-        said += pretraining_differences(row, settings)
-        if values["step"] < (total := _total_steps(row, settings)):
-            said.append(f"step {values['step']:,} of {total:,}")
-    else:
-        said += _untrained_differences(result)
-    if values.get("epochs") != evaluation.num_epochs:
-        said.append(f"evaluated by {values.get('epochs')} epochs, not {evaluation.num_epochs}")
-    if values.get("image_size") != 224:
-        said.append(f"evaluated at {values.get('image_size')} px, not 224")
-    if values.get("classes") != evaluation.num_classes:
-        said.append(f"{values.get('classes')} classes, not {evaluation.num_classes:,}")
-    for part, expected in (("train", evaluation.num_train), ("test", evaluation.num_test)):
-        if (images := values[part]["images"]) != expected:
-            said.append(f"{part} set of {images:,} photos, not {expected:,}")
-    return said
+    return [] if network == ("resnet50", 1.0) else [f"{network[0]} of width {network[1]}, not resnet50 of width 1.0"]

@@ -1,22 +1,21 @@
-"""The numbers of the paper (UniVIP, CVPR 2022) that our evaluations can be held against: Tables 1, 6, 7 and 8.
-
-A row names the config that pre-trains it, so what a run must be to belong to it is said once, by `configs/`.
-"""
+"""The paper's numbers (UniVIP, CVPR 2022: Tables 1, 6, 7 and 8) and the command that pre-trains each row."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from configs import coco, coco_plus, imagenet
+from absl import flags
+from ml_collections import config_flags
+
+from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
 
-PHOTOS = {"coco": 118_287, "coco_plus": 241_690, "imagenet": 1_281_167}  # of a data set, by its config's name
-_CONFIGS = {"coco": coco.get_config, "coco_plus": coco_plus.get_config, "imagenet": imagenet.get_config}
+PHOTOS = {"coco": 118_287, "coco_plus": 241_690, "imagenet": 1_281_167}  # by config
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a row is evaluated: the protocol's name in `results.json`, its config and its photos of ImageNet."""
+    """How a row is evaluated: the protocol as `results.json` names it, its config, and its part of ImageNet."""
 
     protocol: str
     config: str  # of --config
@@ -28,10 +27,6 @@ class Evaluation:
     num_classes: int = 1000
     labels: int | None = None  # percent, where only a part is labelled
     flags: tuple[str, ...] = ()
-
-    def is_of(self, result: dict) -> bool:
-        """Whether the contents of a `results.json` are by this protocol."""
-        return result.get("protocol") == self.protocol and result.get("labels") == self.labels
 
 
 _ORL = Evaluation("linear_orl", "configs/linear.py:protocol=linear_orl", 28)
@@ -52,29 +47,43 @@ _SEMI = {
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of a table that we can make."""
+    """A row of a table that this project can produce."""
 
     name: str
     paper: dict[str, float]  # percent, by the fields of results.json
     evaluation: Evaluation
-    data: str = "coco"  # the config of that name; none: an untrained network
-    arg: str = ""  # of the config, as table7=a
+    data: str = "coco"  # the config of this name; empty: an untrained network
+    arg: str = ""  # of the config, e.g. table7=a
     fields: tuple[tuple[str, Any], ...] = ()  # that differ from the config's
     box_ap: float | None = None  # where the table has it; by Mask R-CNN in Detectron2, not by us
 
+    @property
+    def recipe(self) -> str:
+        """The field `row` of its config."""
+        return f"{self.data}:{self.arg}"
+
+    @property
     def flags(self) -> list[str]:
         """The flags of main.py for this pre-training, without --workdir."""
-        arg = f":{self.arg}" if self.arg else ""
-        return [f"--config=configs/{self.data}.py{arg}", *(f"--config.{name}={value}" for name, value in self.fields)]
+        config = f"--config=configs/{self.data}.py:{self.arg}".removesuffix(":")
+        return [config, *(f"--config.{name}={value}" for name, value in self.fields)]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config of its pre-training, flat; empty for an untrained network."""
+        """The flat config that these flags give, without `row`; empty for an untrained network.
+
+        Raises UserError where the working directory has no `configs`.
+        """
         if not self.data:
             return {}
-        config = _CONFIGS[self.data](self.arg)
-        config.update_from_flattened_dict(dict(self.fields))
-        return flatten(config)
+        values, words = flags.FlagValues(), ["main.py", *self.flags]
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+        try:
+            values(words)
+            settings = flatten(values.config)
+        except OSError as error:
+            raise UserError(f"configs/{self.data}.py is missing here: run this in the folder of main.py") from error
+        return {name: value for name, value in settings.items() if name != "row"}
 
 
 @dataclass(frozen=True)
@@ -138,17 +147,15 @@ def _ablation(table: str, rows: dict[str, tuple[str, float, float]]) -> tuple[Ro
 
 
 _PROTOCOLS = (
-    "The paper names no protocol of its linear evaluation. Its COCO settings follow ORL, so rows of COCO are held "
-    "against `linear_orl`; those of ImageNet follow BYOL: `linear_byol`."
+    "The paper names no protocol for its linear evaluation. Its COCO settings follow ORL, so COCO rows are compared "
+    "with `linear_orl`; its ImageNet settings follow BYOL, so ImageNet rows are compared with `linear_byol`."
 )
-_DETECTION = (
-    "Box AP is the paper's, of Mask R-CNN R50-FPN 1x; ours runs in Detectron2 on exported weights (docs/export.md)."
-)
+_DETECTION = "Box AP is the paper's (Mask R-CNN R50-FPN 1x); for yours, use Detectron2 as in docs/export.md."
 TABLES = {
     1: Table(
         "Table 1: linear evaluation on ImageNet",
         tuple(replace(row, paper={"top1": top1}) for row, top1 in zip(_PRETRAININGS, _TABLE1, strict=True)),
-        f"{_PROTOCOLS} BYOL's COCO figure is 57.8 here and 57.3 in Table 7, where the authors trained it themselves.",
+        f"{_PROTOCOLS} BYOL on COCO is 57.8 here; Table 7 has 57.3, where the authors trained it themselves.",
     ),
     6: Table(
         "Table 6: semi-supervised learning on ImageNet",

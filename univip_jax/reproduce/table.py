@@ -1,0 +1,128 @@
+"""A table of the paper beside our results, in Markdown, and the commands for what is missing."""
+
+import shlex
+import statistics
+from pathlib import Path
+
+from univip_jax.reproduce.results import (
+    RANDOM,
+    Result,
+    differences,
+    find_pretrainings,
+    pretraining_differences,
+    read_results,
+    rows_of,
+    score,
+)
+from univip_jax.reproduce.rows import Row, Table
+
+
+def compare(table: Table, root: Path) -> str:
+    """The table, from the results below `root`; then results without a row, and commands for rows without a result.
+
+    A row has a line for each way in which results differ from the paper's settings: only equal settings are averaged.
+    """
+    results = read_results(root)
+    of_row = {row: _newest(row, table, results) for row in table.rows}
+    with_box_ap = any(row.box_ap for row in table.rows)
+    columns = ["row", "paper", "ours", "differences from the paper's settings", "run", "protocol"]
+    columns[2:2] = ["box AP, paper"] if with_box_ap else []
+    lines = [f"# {table.title}", "", table.note, "", _line(columns), _line(["---"] * len(columns))]
+    for row, mine in of_row.items():
+        paper = [row.name, " / ".join(f"{score:.1f}" for score in row.paper.values())]
+        paper += [f"{row.box_ap:.1f}"] if with_box_ap else []
+        lines += [_line([*paper, *cells, row.evaluation.protocol]) for cells in _ours(row, mine)]
+    shown = {result.path for mine in of_row.values() for result in mine}
+    if others := [_why_left_out(result, table) for result in results if result.path not in shown]:
+        lines += ["", "## Results that are not in the table", "", *others]
+    if gaps := _gaps(of_row, table, root, find_pretrainings(root)):
+        lines += ["", "## Missing", "", "```"]
+        for commands, names in gaps.items():
+            lines += [f"# {'; '.join(names)}", *(command for command in commands if command not in lines)]
+        lines.append("```")
+    return "\n".join(lines)
+
+
+def missing(table: Table, root: Path) -> list[str]:
+    """The commands that produce what the table lacks below `root`, each once, in the order to run them.
+
+    They include every pre-training: an interrupted one resumes, a finished one says so and ends.
+    """
+    results = read_results(root)
+    gaps = _gaps({row: _newest(row, table, results) for row in table.rows}, table, root, {})
+    return list(dict.fromkeys(command for commands in gaps for command in commands))
+
+
+def _newest(row: Row, table: Table, results: list[Result]) -> list[Result]:
+    """The results of a row; of each run, those of its newest step."""
+    protocol = row.evaluation.protocol, row.evaluation.labels
+    mine = [r for r in results if (r.values["protocol"], r.values.get("labels")) == protocol]
+    mine = [r for r in mine if row in rows_of(r.settings, table.rows)]
+    newest: dict[str, int] = {}
+    for result in mine:
+        run = result.values["pretrained"]
+        newest[run] = max(newest.get(run, 0), result.values["step"])
+    return [result for result in mine if result.values["step"] == newest[result.values["pretrained"]]]
+
+
+def _ours(row: Row, mine: list[Result]) -> list[list[str]]:
+    """Cells: scores, differences, runs."""
+    groups: dict[str, list[Result]] = {}
+    for result in mine:
+        groups.setdefault("; ".join(differences(row, result)) or "none", []).append(result)
+    return [
+        [" / ".join(_mean(name, group) for name in row.paper), different, "; ".join(sorted({r.run for r in group}))]
+        for different, group in groups.items()
+    ] or [["missing", "", ""]]
+
+
+def _mean(name: str, group: list[Result]) -> str:
+    """The mean of a score and, for several results, the std (of the sample) and their number."""
+    values = [float(result.values[name]) for result in group if name in result.values]
+    if not values:
+        return "?"
+    several = f" ± {statistics.stdev(values):.2f} (n = {len(values)})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{several}"
+
+
+def _why_left_out(result: Result, table: Table) -> str:
+    if result.settings is None:
+        why = "its training run was not found below --runs"
+    elif rows_of(result.settings, table.rows):
+        why = "another protocol, or an older step"
+    else:
+        why = "its pre-training belongs to no row of this table"
+    return f"- {result.values['protocol']} {score(result.values):.2f}, {result.run}: {why} ({result.path})"
+
+
+def _gaps(
+    of_row: dict[Row, list[Result]], table: Table, root: Path, runs: dict[Path, dict]
+) -> dict[tuple[str, ...], list[str]]:
+    """Commands to the names of the rows that they fill: rows without a result at the paper's settings."""
+    gaps: dict[tuple[str, ...], list[str]] = {}
+    for row, mine in of_row.items():
+        if all(differences(row, result) for result in mine):
+            gaps.setdefault(tuple(_commands(row, table, root, runs)), []).append(row.name)
+    return gaps
+
+
+def _commands(row: Row, table: Table, root: Path, runs: dict[Path, dict]) -> list[str]:
+    """The evaluation of a row, after its pre-training unless `runs` has one with the row's settings."""
+    folders = [run for run, settings in runs.items() if row.data and not pretraining_differences(row, settings)]
+    first = next(other for other in table.rows if other.settings == row.settings)  # rows of one pre-training share it
+    words = [first.data, *first.arg.split("="), f"{first.settings['num_epochs']:g}"] if row.data else [RANDOM]
+    run = folders[0] if folders else root / "_".join(filter(None, words))
+    evaluation = row.evaluation
+    percent = f"_{evaluation.labels}pct" if evaluation.labels else ""
+    evaluate = [
+        *("python", "main.py", f"--config={evaluation.config}", f"--config.pretrained={run if row.data else RANDOM}"),
+        *(f"--config.data.train={evaluation.train}", f"--config.data.test={evaluation.test}"),
+        *evaluation.flags,
+        f"--workdir={root / run.name}_{evaluation.protocol}{percent}",
+    ]
+    train = ["python", "main.py", *first.flags, f"--workdir={run}"]
+    return [shlex.join(command) for command in ([evaluate] if folders or not row.data else [train, evaluate])]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
