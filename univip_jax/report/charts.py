@@ -1,4 +1,4 @@
-"""Charts of figures over steps."""
+"""Charts of metrics over steps."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _COLORS = ("#4363d8", "#e6194b", "#2e8b57", "#f58231", "#911eb4", "#808080", "#469990", "#9a6324", "#bfa500")
-_POINTS = 300  # that a line is drawn of: what lies between them is its shade, from the least to the most
-Series = Mapping[str, Sequence[tuple[int, float]]]  # of each line (step, value), in the order of the steps
+_POINTS = 300  # per line, at most; a shade spans the minimum and maximum of the values behind each
+Series = Mapping[str, Sequence[tuple[int, float]]]  # label to (step, value), ordered by step
 
 
 def draw_curve(title: str, points: dict[int, list[float]], path: Path) -> None:
@@ -26,9 +26,10 @@ def draw_curve(title: str, points: dict[int, list[float]], path: Path) -> None:
 
 
 def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
-    """An SVG file of lines over steps; of many points those in between are shaded.
+    """An SVG of lines over steps, thinned if there are many points.
 
-    `scale` is linear, from_zero (where only then a change has its size) or log.
+    Args:
+        scale: linear, log, or from_zero (for values that only compare with zero, e.g. a collapse).
     """
     figure = Figure(figsize=(5.6, 2.8), layout="constrained")
     axes = _frame(figure, title)
@@ -47,7 +48,7 @@ def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
 
 
 def thin(points: Sequence[tuple[int, float]]) -> np.ndarray:
-    """Mean step, mean, least and most [4, n] of n <= 300 groups of points that follow each other."""
+    """Mean step, mean, minimum and maximum [4, n] of n <= 300 groups of consecutive points."""
     steps, values = np.array(points, float).T
     groups = np.array_split(np.arange(len(points)), min(_POINTS, len(points)))
     found = [(steps[g].mean(), values[g].mean(), values[g].min(), values[g].max()) for g in groups]
@@ -55,7 +56,7 @@ def thin(points: Sequence[tuple[int, float]]) -> np.ndarray:
 
 
 def draw_shares(title: str, shares: Mapping[str, float]) -> bytes:
-    """An SVG file of one bar, split by shares in percent."""
+    """An SVG of one bar, split by shares in percent."""
     figure = Figure(figsize=(11.2, 1.3), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=10, loc="left")
@@ -70,7 +71,7 @@ def draw_shares(title: str, shares: Mapping[str, float]) -> bytes:
 
 
 def _frame(figure: Figure, title: str) -> Axes:
-    """Of a frame, what is read: steps below, values at the left, thin lines at them."""
+    """Axes with a title, steps below, values at the left and a light grid."""
     axes = figure.subplots()
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,207 @@
+"""A run on one page: progress, warnings, curves and config, in one HTML file."""
+
+import base64
+import html
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
+from univip_jax.config import flatten, read_config
+from univip_jax.report.charts import draw_lines, draw_shares
+from univip_jax.run.goodput import KINDS
+from univip_jax.run.metrics import FIRST_BATCH, METRICS, duration, read_metrics
+from univip_jax.run.monitor import BUNDLE
+
+PAGE = "report.html"
+# Older versions logged these names.
+_RENAMED = {"features/deviation": "features/std", "train/feature_deviation": "train/feature_std"}
+# Warn below these: a std of 0 or a rank of 1 is collapse.
+_LEAST_STD, _LEAST_RANK = 0.1, 4.0
+_MOST_WAITING = 0.1  # for the next batch, as a share of the steps' time
+_MOST_LOST = 0.1  # to interruptions, as a share of all time
+_BAD_STEPS = "skipped steps (not finite)"
+_TERMS = {
+    "loss": "train/loss",
+    "scene": "train/loss_scene",
+    "scene-instance": "train/loss_scene_instance",
+    "instance": "train/loss_instance",
+}
+_CHARTS = (  # title, label and metric of each line, scale
+    ("loss and its terms", _TERMS, "linear"),
+    ("gradient norm", {"": "train/grad_norm"}, "log"),
+    (
+        "std of features (0 is collapse)",
+        {"backbone": "features/std", "target projection": "train/feature_std"},
+        "from_zero",
+    ),
+    (
+        "effective rank of features (1 is collapse)",
+        {"training batch": "features/effective_rank", "labelled photos": "knn/effective_rank"},
+        "from_zero",
+    ),
+    ("top-1 on labelled photos, %", {"k-NN": "knn/top1", "logistic probe": "probe/top1"}, "linear"),
+    ("learning rate", {"": "train/learning_rate"}, "from_zero"),
+    ("images per second", {"": "train/images_per_second"}, "from_zero"),
+    (_BAD_STEPS, {"": "train/bad_steps"}, "from_zero"),
+)
+_HTML = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>
+body {{ font: 15px/1.5 sans-serif; color: #222; max-width: 1240px; margin: 2em auto; padding: 0 1em }}
+img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }} progress {{ width: 100%; height: 1.2em }}
+.warning {{ background: #fff0f0; border-left: 4px solid #e6194b; padding: .3em 1em }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)) }}
+td {{ padding: 0 1.5em 0 0; font: 13px monospace }}
+</style></head><body>
+<h1>{name}</h1>
+<progress value="{step}" max="{total}"></progress>
+<p>{progress}</p>
+{warnings}
+<div class="charts">{charts}</div>
+<p>The horizontal axis is the training step. Where points are dense, the line is their mean and the shade spans their
+minimum and maximum.</p>
+{goodput}
+{first_batch}
+<h2>Config</h2>
+<details><summary>{num_fields} fields</summary><table>{config}</table></details>
+<p>Written {now}.</p>
+</body></html>
+"""
+
+
+def write_report(run: Path) -> tuple[Path, list[str]]:
+    """Writes `report.html` of a run, finished or not; returns its path and the warnings on it.
+
+    Raises UserError if `run` is not a run, or has no step yet.
+    """
+    config, lines = read_config(run), read_metrics(run)
+    lines = [{_RENAMED.get(name, name): value for name, value in line.items()} for line in lines]
+    steps = [line for line in lines if "train/epoch" in line]
+    if not steps or "model" not in config:
+        raise UserError(f"{run} has no training steps in {METRICS}: name the --workdir of a training that has begun")
+    newest, total = steps[-1], total_steps(config, steps[-1])
+    found, fields = warnings(run, lines, config.batch_size), sorted(flatten(config).items())
+    page = _HTML.format(
+        name=html.escape(str(run)),
+        step=newest["step"],
+        total=total,
+        progress=html.escape(_progress(run, config, lines, newest, total)),
+        warnings="".join(f'<p class="warning">{html.escape(line)}</p>' for line in found),
+        charts="".join(_charts(lines)),
+        goodput=_goodput(newest),
+        first_batch=_first_batch(run / FIRST_BATCH),
+        num_fields=len(fields),
+        config="".join(f"<tr><td>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in fields),
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    write_whole(run / PAGE, page)
+    return run / PAGE, found
+
+
+def total_steps(config: ConfigDict, line: dict) -> int:
+    """Steps of the whole run, from its config and one line of its metrics."""
+    if config.num_steps:
+        return config.num_steps
+    return round(config.num_epochs * line["step"] / line["train/epoch"])
+
+
+def warnings(run: Path, lines: list[dict], batch_size: int) -> list[str]:
+    """One line per problem of a run, with the way out."""
+    found = []
+    newest = {name: value for line in lines for name, value in line.items()}
+    if _ended_itself(run / BUNDLE, newest["step"]):
+        found.append(
+            f"The run gave up: too many steps in a row were not finite. {run / BUNDLE} names their photos and losses. "
+            "Start again in another folder with a lower optimizer.lr, a longer optimizer.warmup_epochs or "
+            "model.dtype=float32."
+        )
+    elif bad := int(newest.get("train/bad_steps", 0)):
+        found.append(
+            f"{bad} steps were not finite and were skipped. A few in a long run do no harm; if they become more, lower "
+            "optimizer.lr."
+        )
+    # The rank of a batch is at most its size.
+    least_of = {"std": _LEAST_STD, "effective_rank": min(_LEAST_RANK, batch_size / 4)}
+    low = [name for name, least in least_of.items() if newest.get(f"features/{name}", least) < least]
+    if low:
+        measured = ", ".join(f"{name.replace('_', ' ')} {newest[f'features/{name}']:.2g}" for name in low)
+        found.append(
+            f"The features have nearly collapsed ({measured}). If they do not recover after the warm-up, lower "
+            "optimizer.lr or raise ema.base."
+        )
+    seconds = {kind: newest.get(f"goodput/{kind}_seconds", 0.0) for kind in KINDS}
+    stepping = seconds["data"] + seconds["train"]
+    if stepping and seconds["data"] / stepping > _MOST_WAITING:
+        found.append(
+            f"The steps waited for photos during {seconds['data'] / stepping:.0%} of their time: give the run more "
+            "cores (data.num_threads=0 uses all) or a faster disk, or prepare the photos at a smaller size."
+        )
+    if seconds["lost"] > _MOST_LOST * sum(seconds.values()):
+        found.append(
+            f"Interruptions undid {seconds['lost'] / sum(seconds.values()):.0%} of the time: save more often "
+            "(checkpoint_every_steps)."
+        )
+    for damaged in sorted((run / "checkpoints").glob("damaged-*")):
+        found.append(f"{damaged} was damaged and quarantined; the run resumed from an older one. Check the disk.")
+    return found
+
+
+def _ended_itself(bundle: Path, newest_step: int) -> bool:
+    """Whether the run ended with the steps in the bundle; it may have been resumed since."""
+    try:
+        return json.loads(bundle.read_text())["steps"][-1]["step"] >= newest_step
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return False
+
+
+def _progress(run: Path, config: ConfigDict, lines: list[dict], newest: dict, total: int) -> str:
+    step, rate = newest["step"], newest.get("train/images_per_second")
+    parts = [f"Step {step} of {total} ({step / total:.0%}), epoch {newest['train/epoch']:.1f}."]
+    if rate:
+        parts.append(f"{rate:,.0f} images per second.")
+        if step < total:
+            parts.append(f"{duration((total - step) * config.batch_size / rate)} left at this rate, without saves.")
+    top1 = {line["step"]: line["knn/top1"] for line in lines if "knn/top1" in line}
+    if top1:
+        best = max(top1, key=top1.get)
+        parts.append(f"Best k-NN: {top1[best]:.1f} % at step {best}.")
+    saved = sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdecimal())
+    parts.append(f"Checkpoints: {', '.join(map(str, saved)) or 'none yet'}.")
+    return " ".join(parts)
+
+
+def _charts(lines: list[dict]) -> list[str]:
+    drawn = []
+    for title, metrics, scale in _CHARTS:
+        series = {
+            label: [(line["step"], line[name]) for line in lines if name in line] for label, name in metrics.items()
+        }
+        series = {label: points for label, points in series.items() if points}
+        if title == _BAD_STEPS and not any(value for _, value in series.get("", [])):
+            continue
+        if series:
+            drawn.append(_inline(draw_lines(title, series, scale), "svg+xml", title))
+    return drawn
+
+
+def _goodput(newest: dict) -> str:
+    seconds = {kind: newest.get(f"goodput/{kind}_seconds", 0.0) for kind in KINDS}
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    shares = {kind: 100 * value / total for kind, value in seconds.items() if value}
+    title = f"goodput: how {duration(total)} were spent"
+    return _inline(draw_shares(title, shares), "svg+xml", title)
+
+
+def _first_batch(path: Path) -> str:
+    if not path.exists():
+        return ""
+    return f"<h2>First batch</h2>{_inline(path.read_bytes(), 'png', 'photos and their views')}"
+
+
+def _inline(image: bytes, kind: str, alt: str) -> str:
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(image).decode()}">'
