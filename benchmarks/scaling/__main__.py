@@ -1,10 +1,10 @@
-"""Collectives and memory of the compiled train step on many devices, and what that predicts for long runs.
+"""Collectives and memory of the compiled train step on many devices, and predicted hours of long runs.
 
     python -m benchmarks.scaling [--devices=1,8,64,256] [--tpu=v5e:8x8,v5p:4x4x8] [--images_per_device=8] [...]
-    python -m benchmarks.scaling --predict [--images_per_second=1000] [--prices=h200=4,v5e=1.2] [...]
+    python -m benchmarks.scaling --predict [--images_per_second=1000]
 
-The first compiles for simulated CPU devices, and with --tpu for slices that are not here (it needs libtpu, but no
-TPU), and runs nothing: one row of docs/benchmarks.md's table each. The second prints the tables of docs/scaling.md.
+The first compiles for simulated CPU devices and, with --tpu, for slices that this machine lacks (needs libtpu, but no
+TPU). It runs nothing and prints a row per number of devices. The second prints the table of docs/scaling.md.
 """
 
 import math
@@ -29,7 +29,7 @@ _FLAGS = flags.FLAGS
 _CAPTION = (
     "| devices | all-reduces; other collectives | "
     + " | ".join(f"{purpose}: arrays, MB" for purpose in PURPOSES)
-    + " | a device sends, MB | parameters, MB | arguments, GB | temporaries, GB | GFLOP an image | compiled in |\n"
+    + " | sent per device, MB | parameters, MB | arguments, GB | temporaries, GB | GFLOP per image | compiled in |\n"
     + "| --- " * (len(PURPOSES) + 8)
     + "|"
 )
@@ -38,17 +38,13 @@ _CAPTION = (
 def _define() -> None:
     flags.DEFINE_list("devices", ["1", "8", "64", "256"], "Numbers of simulated CPU devices to compile for.")
     flags.DEFINE_list("tpu", [], "TPU slices to compile for, as v5e:8x8; needs libtpu, but no TPU.")
-    flags.DEFINE_integer("images_per_device", 8, "Of a step; the collectives do not depend on it.", 1)
+    flags.DEFINE_integer("images_per_device", 8, "Per step; the collectives do not depend on it.", 1)
     flags.DEFINE_string("backbone", "resnet50", "config.model.backbone")
     flags.DEFINE_integer("scene_size", 224, "config.views.scene_size, px", 1)
     flags.DEFINE_integer("instance_size", 96, "config.views.instance_size, px", 1)
     flags.DEFINE_string("dtype", "bfloat16", "config.model.dtype")
-    flags.DEFINE_bool("predict", False, "Print the predictions of docs/scaling.md instead of compiling.")
-    given = predict.DEFAULTS
-    flags.DEFINE_float("images_per_second", given.images_per_second, "--predict: of one H200.", 1)
-    flags.DEFINE_float("input_seconds", given.input_seconds, "--predict: of one core, to read and crop a photo.", 0)
-    flags.DEFINE_float("proposal_seconds", given.proposal_seconds, "--predict: of one core, to search a photo.", 0)
-    flags.DEFINE_list("prices", [], f"--predict: USD as NAME=USD, of {', '.join(predict.PRICES)}.")
+    flags.DEFINE_bool("predict", False, "Print the table of docs/scaling.md instead of compiling.")
+    flags.DEFINE_float("images_per_second", predict.IMAGES_PER_SECOND, "--predict: of one H200.", 1)
 
 
 def _config(images: int) -> ConfigDict:
@@ -60,21 +56,21 @@ def _config(images: int) -> ConfigDict:
 
 
 def targets(devices: list[str], tpu: list[str]) -> list[tuple[str, int]]:
-    """What to compile for, a number or a slice's name, and how many devices that is; UserError for what is neither."""
+    """Targets to compile for, each with its number of devices; raises UserError for a wrong number or slice."""
     found = []
     for text in devices:
         if not text.isdigit() or not int(text):
-            raise UserError(f"--devices={','.join(devices)}: {text!r} is no number of devices; give some, as 1,8,64")
+            raise UserError(f"--devices={','.join(devices)}: {text!r} is not a number of devices; give e.g. 1,8,64")
         found.append((text, int(text)))
     for text in tpu:
         if not (match := re.fullmatch(r"v\w+:(\d+(?:x\d+)+)", text)):
-            raise UserError(f"--tpu={','.join(tpu)}: {text!r} names no slice; give some, as v5e:8x8,v5p:4x4x8")
+            raise UserError(f"--tpu={','.join(tpu)}: {text!r} is not a slice; give e.g. v5e:8x8,v5p:4x4x8")
         found.append((text, math.prod(int(side) for side in match[1].split("x"))))
     return found
 
 
 def _compile(target: str, count: int) -> Program:
-    """In a process of its own. Level 0 saves time: it leaves the collectives as they are, and code that nobody runs."""
+    """Compiles in a process of its own. Level 0 saves time and leaves the collectives as they are."""
     options = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
     tpu = [target] if ":" in target else []
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "" if tpu else options, "TPU_SKIP_MDS_QUERY": "1"}
@@ -116,12 +112,10 @@ def row(program: Program) -> str:
 
 def _work() -> None:
     if _FLAGS.predict:
-        prices = predict.parse_prices(_FLAGS.prices)
-        figures = (_FLAGS.images_per_second, _FLAGS.input_seconds, _FLAGS.proposal_seconds)
-        print(predict.report(predict.resnet50(), predict.Assumptions(*figures, prices)))
+        print(predict.report(predict.resnet50(), _FLAGS.images_per_second))
         return
     wanted, start = targets(_FLAGS.devices, _FLAGS.tpu), time.monotonic()
-    sizes = f"{_FLAGS.scene_size}/{_FLAGS.instance_size} px, {_FLAGS.images_per_device} images a device"
+    sizes = f"{_FLAGS.scene_size}/{_FLAGS.instance_size} px, {_FLAGS.images_per_device} images per device"
     print(f"{_FLAGS.backbone}, {sizes}, {_FLAGS.dtype}\n\n{_CAPTION}", flush=True)
     for done, (target, count) in enumerate(wanted):
         left = f", about {(time.monotonic() - start) / done * (len(wanted) - done) / 60:.0f} min left" if done else ""
@@ -130,4 +124,4 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    run("benchmarks.scaling", _define, [], _work, interrupted="nothing is kept")
+    run("benchmarks.scaling", _define, [], _work, interrupted="run it again")

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, read from its optimised HLO text: kind, bytes, and what each is for."""
+"""The collectives of a compiled program, read from its optimised HLO text: kind, bytes, purpose."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 GRADIENTS, NORM_FORWARD, NORM_BACKWARD, METRICS = "gradients", "norms, forward", "norms, backward", "losses, metrics"
 PURPOSES = (GRADIENTS, NORM_FORWARD, NORM_BACKWARD, METRICS)
 
-# Bytes that each of n devices sends in a ring, for a result of one byte a device.
+# Bytes that each of n devices sends in a ring, for a result of one byte per device.
 _SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
@@ -23,7 +23,7 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array that a collective carries: its result's bytes on each device."""
+    """One array in a collective: bytes of its result on each device."""
 
     bytes: int
     purpose: str
@@ -33,7 +33,7 @@ class Tensor:
 class Collective:
     """One collective instruction; a combined one carries several tensors.
 
-    `looped` says that it stands in the body of a loop, so that it runs more than once a step.
+    `looped`: it is in the body of a loop, so it runs more than once per step.
     """
 
     kind: str
@@ -43,15 +43,15 @@ class Collective:
 
     @property
     def sent_bytes(self) -> float:
-        """That each device sends, in a ring."""
+        """Bytes that each device sends, in a ring."""
         return _SENT[self.kind](self.group_size) * sum(tensor.bytes for tensor in self.tensors)
 
 
 def read_collectives(hlo: str, num_devices: int) -> list[Collective]:
     """The collectives of `compiled.as_text()` of a program for `num_devices`.
 
-    Of an asynchronous pair the -start tells groups and names, the -done the result: that of a -start holds operands and
-    contexts too, differently for each kind.
+    An asynchronous pair has its groups and names in -start and its result in -done: the result of -start holds operands
+    and contexts too, in an order that depends on the kind.
     """
     loops = set(re.findall(r"\bbody=%?([\w.-]+)", hlo))
     found, started, computation = [], {}, ""
@@ -64,19 +64,18 @@ def read_collectives(hlo: str, num_devices: int) -> list[Collective]:
         if stage == "-start":
             started[name] = line
             continue
-        told = started[operand] if stage == "-done" else line
+        named = started[operand] if stage == "-done" else line
         sizes = [_size(*shape) for shape in _SHAPE.findall(result)]
-        names = _op_names(told, len(sizes))
+        names = _op_names(named, len(sizes))
         tensors = tuple(Tensor(size, purpose(name)) for size, name in zip(sizes, names, strict=True))
-        found.append(Collective(kind, _group_size(told, num_devices), tensors, computation in loops))
+        found.append(Collective(kind, _group_size(named, num_devices), tensors, computation in loops))
     return found
 
 
 def purpose(op_name: str) -> str:
-    """What a collective is for, by the name that JAX gave the operation: its modules and transformations.
+    """The purpose of a collective, from JAX's name of the operation: its modules and transformations.
 
-    The norms of our networks are modules called `bn1`, `downsample_bn` and so on; the transpose of a pass is its
-    gradient.
+    Norms are modules called `bn1`, `downsample_bn` and so on; the transpose of a pass is its gradient.
     """
     backward = "transpose(" in op_name
     if re.search(r"/(\w+_)?bn\d?/", op_name):
@@ -85,14 +84,14 @@ def purpose(op_name: str) -> str:
 
 
 def _size(dtype: str, dims: str) -> int:
-    """Bytes of a shape such as bf16[3,3,64,64]; a token has none."""
+    """Bytes of a shape such as bf16[3,3,64,64]; 0 for a token."""
     digits = re.search(r"\d+", dtype)
     bits = int(digits[0]) if digits else {"pred": 8, "token": 0}[dtype]
     return math.prod(int(dim.lstrip("<=")) for dim in dims.split(",") if dim) * bits // 8
 
 
 def _op_names(line: str, count: int) -> list[str]:
-    """The name of each tensor: XLA joins those of a combined collective as prefix/(one:two), or keeps one."""
+    """The name of each tensor: XLA joins the names of a combined collective as prefix/(one:two), or keeps one."""
     match = re.search(r'op_name="([^"]*)"', line)
     name = match[1] if match else ""
     if group := re.fullmatch(r"(.*?/|)\((.*)\)", name):
@@ -103,7 +102,7 @@ def _op_names(line: str, count: int) -> list[str]:
 
 
 def _group_size(line: str, num_devices: int) -> int:
-    """Devices that take part together, of groups as {{0,1},{2,3}}, [2,2]<=[4] or mesh['x'=2,'y'=2] {'x'}."""
+    """Devices per group; groups look like {{0,1},{2,3}}, [2,2]<=[4] or mesh['x'=2,'y'=2] {'x'}."""
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return match[1].count(",") + 1
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):

@@ -1,8 +1,8 @@
-"""The train step, compiled for many devices and not run: its collectives, its memory, the time to compile it.
+"""The train step, compiled for many devices but not run: collectives, memory, time to compile.
 
 `python -m benchmarks.scaling.program [TOPOLOGY]` reads a config as JSON from stdin and writes a `Program` to stdout:
-for the CPU devices that XLA_FLAGS simulates, or for a TPU slice such as v5e:8x8, which needs libtpu but no TPU. It is
-a process of its own, since the number of devices is fixed when JAX starts.
+for the CPU devices that XLA_FLAGS simulates, or for a TPU slice such as v5e:8x8 (needs libtpu, but no TPU). It is a
+process of its own because JAX fixes the number of devices when it starts.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
@@ -21,20 +20,18 @@ from benchmarks.scaling.collectives import Collective, Tensor, read_collectives
 from univip_jax.common.cli import call
 from univip_jax.common.errors import UserError
 from univip_jax.plan import make_plan
+from univip_jax.reproduce.rows import PHOTOS
 from univip_jax.sharding import make_mesh
-from univip_jax.train_step import make_train_step
-from univip_jax.types import Batch
-
-_NUM_PHOTOS = 118_287  # of COCO train2017
+from univip_jax.train_step import lower_step
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled step. Bytes are of one device: arguments are state and batch, temporaries all else at the peak."""
+    """A compiled step. Bytes are per device: arguments are state and batch, temporaries all else at the peak."""
 
     device: str
     num_devices: int
-    images: int  # of a step, on all devices
+    images: int  # per step, on all devices
     parameter_bytes: int
     argument_bytes: int
     temporary_bytes: int
@@ -44,15 +41,9 @@ class Program:
 
 
 def compile_step(config: ConfigDict, num_photos: int, devices: Sequence[jax.Device]) -> Program:
-    """Compiles the step of a run on `num_photos` for `devices`, which may belong to a topology that is not here."""
+    """Compiles the step for `devices`, which may belong to a topology that this machine lacks."""
     plan, mesh = make_plan(config, num_photos), make_mesh(devices)
-    state = jax.eval_shape(plan.init_state)
-    views, images = plan.views, plan.batch_size
-    batch = Batch(
-        jax.ShapeDtypeStruct((images, 2, views.scene_size, views.scene_size, 3), np.uint8),
-        jax.ShapeDtypeStruct((images, views.num_instances, views.instance_size, views.instance_size, 3), np.uint8),
-    )
-    lowered = make_train_step(plan, mesh).lower(state, batch)
+    lowered = lower_step(plan, mesh)
     start = time.monotonic()
     compiled = lowered.compile()
     seconds = time.monotonic() - start
@@ -60,18 +51,18 @@ def compile_step(config: ConfigDict, num_photos: int, devices: Sequence[jax.Devi
     return Program(
         device=devices[0].device_kind,
         num_devices=mesh.size,
-        images=images,
-        parameter_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params)),
+        images=plan.batch_size,
+        parameter_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(plan.init_state).params)),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        flops_per_image=compiled.cost_analysis()["flops"] * mesh.size / images,
+        flops_per_image=compiled.cost_analysis()["flops"] * mesh.size / plan.batch_size,
         compile_seconds=seconds,
         collectives=tuple(read_collectives(compiled.as_text(), mesh.size)),
     )
 
 
 def from_json(text: str) -> Program:
-    """The program that this module's command wrote."""
+    """Reads what this module's command writes."""
     values = json.loads(text)
     collectives = (
         Collective(**{**one, "tensors": tuple(Tensor(**tensor) for tensor in one["tensors"])})
@@ -88,11 +79,11 @@ def _work() -> None:
             devices = topologies.get_topology_desc(sys.argv[1], platform="tpu").devices
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"--tpu={sys.argv[1]} cannot be compiled for ({error}): install requirements-tpu.txt, and name a slice "
-                "as v5e:8x8"
+                f"cannot compile for --tpu={sys.argv[1]} ({error}): install requirements-tpu.txt and name a slice, "
+                "e.g. v5e:8x8"
             ) from error
-    json.dump(dataclasses.asdict(compile_step(config, _NUM_PHOTOS, devices)), sys.stdout)
+    json.dump(dataclasses.asdict(compile_step(config, PHOTOS["coco"], devices)), sys.stdout)
 
 
 if __name__ == "__main__":
-    call("benchmarks.scaling", _work, "nothing is kept")
+    call("benchmarks.scaling", _work, "run it again")
