@@ -1,12 +1,13 @@
 """Weights files of Detectron2: a pickle of {'model': {name: array}, '__author__': str, 'matching_heuristics': True}.
 
-A pickle can run any code, so reading one runs none: every class it names is replaced by a stand-in of this file that
-takes plain numbers, or refused. Writing uses only names that NumPy 1 and 2 share, as Detectron2 often runs with 1.
+A pickle can run any code, so reading one knows an allow-list and nothing else. NumPy's own `dtype` and `ndarray` are
+not on it: a file can give them flags by which its bytes pass for pointers. Two small classes take their place.
 """
 
+import codecs
 import math
-import os
 import pickle
+import pickletools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,112 +16,70 @@ from typing import Any
 import numpy as np
 
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import appearing
 
 _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype without its byte order
+_MOST_STEPS = 100_000  # instructions of a pickle; a ResNet-152 needs 20,000, and deep nesting overflows Python's stack
 
 
 class _Dtype:
-    """Stands in for numpy.dtype."""
+    """In place of numpy.dtype: plain numbers only."""
 
     def __init__(self, code: Any, *_: Any):
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
-            raise UserError(f"it holds arrays of dtype {code!r}; only plain numbers are read")
+            raise UserError(f"it holds arrays of dtype {code!r:.20}, and only plain numbers are read")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
-        _, order, subdtype, names, fields, *_ = state
-        if order not in ("<", ">", "|", "=") or (subdtype, names, fields) != (None, None, None):
-            raise UserError("it holds arrays of structures; only plain numbers are read")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array:
-    """Stands in for numpy.ndarray; what `pickle` hands over comes by `__setstate__`."""
+    """In place of numpy.ndarray and NumPy's `_reconstruct`: has no values until pickle hands over its state."""
+
+    values: np.ndarray | None = None
 
     def __init__(self, *_: Any):
-        self.value: np.ndarray | None = None
+        pass
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, data = state
-        self.value = _read_numbers(data, dtype, shape, "F" if fortran else "C")
+        self._fill(data, dtype, shape, "F" if fortran else "C")
+
+    def _fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
+            raise UserError("it holds an array of Python objects, and only plain numbers are read")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.dtype.itemsize != len(data):
+            raise ValueError(f"{len(data)} bytes for an array of shape {shape!r:.40}")
+        array = np.ndarray(shape, dtype.dtype, buffer=data, order=order)
+        self.values = array.astype(dtype.dtype.newbyteorder("="))
 
 
-def _read_numbers(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    """A new array in the machine's byte order from the bytes of a pickled one."""
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise UserError("it holds an array of Python objects; only plain numbers are read")
-    if len(data) != math.prod(shape) * dtype.dtype.itemsize or min(shape, default=0) < 0:
-        raise ValueError(f"{len(data)} bytes for an array of shape {shape}")
-    array = np.ndarray(shape, dtype.dtype, buffer=data, order=order)
-    return array.astype(dtype.dtype.newbyteorder("="))
+class _FilledArray(_Array):
+    """In place of NumPy's `_frombuffer`, which protocol 5 uses."""
+
+    def __init__(self, *arguments: Any):
+        self._fill(*arguments)
 
 
-class _MakeArray:
-    """Stands in for `ndarray` and for NumPy's `_reconstruct`: an array still without values.
-
-    This and the next ones are instances without attributes rather than classes and functions, whose own attributes
-    a file's BUILD instruction could set.
-    """
-
-    __slots__ = ()
-
-    def __call__(self, *_: Any) -> _Array:
-        return _Array()
-
-
-class _MakeDtype:
-    """Stands in for `dtype`."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> _Dtype:
-        return _Dtype(*arguments)
-
-
-class _FromBuffer:
-    """Stands in for NumPy's `_frombuffer`, which protocol 5 uses."""
-
-    __slots__ = ()
-
-    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-        array = _Array()
-        array.value = _read_numbers(data, dtype, shape, order)
-        return array
-
-
-class _Encode:
-    """Stands in for `codecs.encode`, by which protocols before 3 write bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise ValueError(f"encoding {encoding!r}")
-        return text.encode("latin1")
-
-
-_STAND_INS = {
-    ("numpy", "ndarray"): _MakeArray(),
-    ("numpy", "dtype"): _MakeDtype(),
-    ("_codecs", "encode"): _Encode(),
-    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),  # NumPy 1
-    ("numpy._core.multiarray", "_reconstruct"): _MakeArray(),  # NumPy 2
-    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
-    ("numpy._core.numeric", "_frombuffer"): _FromBuffer(),
+_ALLOWED = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    ("_codecs", "encode"): codecs.encode,  # by which protocols before 3 write bytes
 }
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1, NumPy 2
+    _ALLOWED |= {(f"{_core}.multiarray", "_reconstruct"): _Array, (f"{_core}.numeric", "_frombuffer"): _FilledArray}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows only the stand-ins."""
-
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _STAND_INS:
+        if (module, name) not in _ALLOWED:
             raise UserError(f"it asks for {module}.{name}, which no file of arrays needs; nothing of it was run")
-        return _STAND_INS[module, name]
+        return _ALLOWED[module, name]
 
 
 class _Pickler(pickle.Pickler):
-    """Names arrays by numpy.ndarray alone: the function NumPy 2 names by default is unknown to NumPy 1."""
+    """Names arrays by numpy.ndarray alone: NumPy 1, on which Detectron2 often runs, lacks what NumPy 2 would name."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is np.ndarray:
@@ -131,53 +90,52 @@ class _Pickler(pickle.Pickler):
 def read_pkl(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a Detectron2 weights file by name; runs no code of the file.
 
-    Raises UserError where the file is missing, damaged, asks for anything but arrays of numbers, or is of a form
-    from which Detectron2 would load nothing.
+    Raises UserError where the file is missing or damaged, asks for anything but arrays of numbers, or has a form from
+    which Detectron2 would load nothing.
     """
     try:
         with open(path, "rb") as file:
-            found = _Unpickler(file).load()
+            if sum(1 for _ in pickletools.genops(file)) > _MOST_STEPS:
+                raise UserError(f"it has more than {_MOST_STEPS} instructions, which no file of arrays needs")
+            file.seek(0)
+            content = _Unpickler(file).load()
     except UserError as error:
         raise UserError(f"{path} is refused: {error}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path} is damaged or no pickle ({type(error).__name__}: {error}); write it anew") from None
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise UserError(f"{path} is no Detectron2 weights file: it has no 'model' with arrays by name")
-    if not isinstance(found.get("__author__"), str) or found.get("matching_heuristics") is not True:
+    if not isinstance(content.get("__author__"), str) or content.get("matching_heuristics") is not True:
         raise UserError(
             f"{path} lacks '__author__' or matching_heuristics=True, without which Detectron2 matches no backbone name"
         )
     state = {}
-    for name, array in found["model"].items():
-        if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
-            raise UserError(f"{path} has {name!r} in 'model', which is no array under a name")
-        state[name] = array.value
+    for name, array in content["model"].items():
+        if not isinstance(name, str):
+            raise UserError(f"{path} has a name in 'model' that is no text but {type(name).__name__}")
+        if not isinstance(array, _Array) or array.values is None:
+            raise UserError(f"{path} has {name!r} in 'model', which is no array")
+        state[name] = array.values
     return state
 
 
 def write_pkl(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays under Detectron2's names as a file for MODEL.WEIGHTS; a whole file or none.
+    """Writes arrays under Detectron2's names as a file for MODEL.WEIGHTS, whole or not at all.
 
-    Raises UserError where the name does not end in .pkl (Detectron2 chooses its reader by that), a value is no array
-    of plain numbers, or the disk refuses.
+    Raises UserError where the name does not end in .pkl (Detectron2 chooses its reader by the name), a value is no
+    array of plain numbers, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".pkl":
-        raise UserError(f"{path} must end in .pkl: Detectron2 chooses how to read a weights file by its name")
+        raise UserError(f"{path} must end in .pkl: Detectron2 chooses its reader by the name")
     for name, array in state.items():
         if not isinstance(array, np.ndarray) or not _NUMBERS.fullmatch(array.dtype.str[1:]):
             kind = getattr(array, "dtype", type(array).__name__)
             raise UserError(f"{name} is {kind}; Detectron2 reads NumPy arrays of plain numbers, such as float32")
     model = {name: np.array(array, array.dtype.newbyteorder("=")) for name, array in state.items()}
     content = {"model": model, "__author__": "univip_jax", "matching_heuristics": True}
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            _Pickler(file, protocol=4).dump(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as temporary, open(temporary, "wb") as file:
+        _Pickler(file, protocol=4).dump(content)
