@@ -8,10 +8,10 @@ if TYPE_CHECKING:
 
 
 def load_encoder(run_or_file: str | Path) -> "Encoder":
-    """The pre-trained backbone of a run's folder, or of a file of weights: uint8 [N, H, W, 3] to float32 [N, F].
+    """The pre-trained backbone of a run's folder or of a weights file: uint8 [N, H, W, 3] to float32 [N, F].
 
-    Raises UserError where the folder is no run or holds no checkpoint, or the file no ResNet of ours.
+    Raises UserError where the folder is no run or has no checkpoint, or the file holds no plain ResNet.
     """
-    from univip_jax.weights import encoder as features  # late: data preparation needs neither JAX nor Orbax
+    from univip_jax.weights import encoder  # late: data preparation needs neither JAX nor Orbax
 
-    return features.load_encoder(run_or_file)
+    return encoder.load_encoder(run_or_file)

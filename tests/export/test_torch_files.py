@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_without_pytorch_the_way_out_is_named(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"net\.pth is PyTorch's: pip install -r requirements-export\.txt"):
+    with pytest.raises(UserError, match=r"net\.pth is a PyTorch file: pip install -r requirements-export\.txt"):
         read_backbone(tmp_path / "net.pth")
 
 

@@ -1,4 +1,4 @@
-"""Names, layouts and architectures against facts of torchvision; files of others: good, damaged, malicious."""
+"""Names, layouts and architectures against facts of torchvision; weights files: good, damaged, malicious."""
 
 import pickle
 import re
@@ -8,39 +8,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.weights.random_weights import SMALL, assert_equal, variables_of
 from univip_jax import load_encoder
 from univip_jax.common.errors import UserError
 from univip_jax.models.resnet import DEPTHS
-from univip_jax.weights.__main__ import import_weights
-from univip_jax.weights.detectron2 import to_detectron2
 from univip_jax.weights.files import read_backbone
-from univip_jax.weights.names import Architecture, from_torch, to_flat, to_torch
+from univip_jax.weights.imported import import_weights
+from univip_jax.weights.names import Architecture, from_torch, to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
-
-def variables_of(architecture: Architecture, seed: int = 0) -> dict:
-    """Random parameters, and batch statistics that a fresh network does not have."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        low, high = {"scale": (0.5, 1.2), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.5, 2.0)}.get(
-            path[-1].key, (-0.1, 0.1)
-        )
-        return rng.uniform(low, high, leaf.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, architecture.shapes())
-
-
-SMALL = Architecture("resnet18", 0.125, "imagenet")
 VARIABLES = variables_of(SMALL)
 
 
-def assert_equal(one: dict, other: dict) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-def test_names_are_torchvisions():
+def test_to_torch_gives_torchvisions_names():
     """The first names of torchvision's resnet18 in its order, the shortcut of its third stage, and their number."""
     state = to_torch(VARIABLES)
     norm = ["weight", "bias", "running_mean", "running_var"]
@@ -53,7 +33,7 @@ def test_names_are_torchvisions():
     assert len(state) == 20 + 20 * 4  # 20 convolutions, each with a norm
 
 
-def test_kernels_are_turned_and_nothing_else():
+def test_to_torch_transposes_kernels_and_nothing_else():
     state = to_torch(VARIABLES)
     kernel = VARIABLES["params"]["layer2_0"]["conv1"]["kernel"]
     assert kernel.shape == (3, 3, 8, 16)
@@ -67,7 +47,7 @@ def test_kernels_are_turned_and_nothing_else():
 
 @pytest.mark.parametrize("backbone", DEPTHS)
 @pytest.mark.parametrize(("width", "stem"), [(0.0625, "imagenet"), (0.125, "small")])
-def test_every_architecture_is_recognised_and_comes_back_bit_by_bit(backbone, width, stem):
+def test_from_torch_recognises_every_architecture_bit_for_bit(backbone, width, stem):
     architecture = Architecture(backbone, width, stem)
     variables = variables_of(architecture)
     found, back = from_torch(to_torch(variables), "weights")
@@ -75,7 +55,7 @@ def test_every_architecture_is_recognised_and_comes_back_bit_by_bit(backbone, wi
     assert_equal(back, variables)
 
 
-def test_heads_and_batch_counters_are_left_out_and_halves_become_floats():
+def test_from_torch_leaves_out_heads_and_counters_and_widens_halves():
     state = {name: value.astype(np.float16) for name, value in to_torch(VARIABLES).items()}
     state |= {"fc.weight": np.zeros((1000, 64)), "fc.bias": np.zeros(1000), "bn1.num_batches_tracked": np.array(7)}
     state |= {"projection_head.0.weight": np.zeros((8, 64)), "prototypes.weight": np.zeros((9, 8))}
@@ -104,7 +84,7 @@ def spoil(**changes) -> dict:
         ),
         (spoil(**{"layer1.0.se.fc1.weight": np.zeros(3)}), r"also holds layer1\.0\.se\.fc1\.weight"),
         (spoil(**{"layer1.0.conv1.weight": np.zeros((8, 4, 3, 3))}), r"layer1\.0\.conv1\.weight is \[8, 4, 3, 3\]"),
-        (spoil(**{"bn1.bias": np.full(8, np.nan)}), r"bn1\.bias holds values that are not finite"),
+        (spoil(**{"bn1.bias": np.full(8, np.nan)}), r"weights: bn1\.bias holds values that are not finite"),
         (spoil(**{"conv1.weight": np.zeros((8, 3, 5, 5))}), r"conv1\.weight is \[8, 3, 5, 5\]; only a 7x7"),
         (spoil(**{"bn1.running_var": np.full(8, -1.0)}), r"bn1\.running_var holds negative variances"),
         (spoil(**{"bn1.bias": np.full(8, 1j)}), r"bn1\.bias holds complex numbers"),
@@ -117,13 +97,13 @@ def spoil(**changes) -> dict:
         ),
     ],
 )
-def test_another_architecture_is_refused_by_name(state, message):
+def test_from_torch_refuses_another_architecture_by_name(state, message):
     with pytest.raises(UserError, match=message):
         from_torch(state, "weights")
 
 
 @pytest.mark.parametrize("write", [to_torch, to_flat])
-def test_files_by_either_names_give_the_network_back(tmp_path, write):
+def test_read_backbone_reads_torchvisions_and_our_names(tmp_path, write):
     path = tmp_path / "weights.safetensors"
     save_file(write(VARIABLES), path, {"image_size": "96", "step": "7"})
     architecture, back, metadata = read_backbone(path)
@@ -133,7 +113,7 @@ def test_files_by_either_names_give_the_network_back(tmp_path, write):
     assert (encoder.image_size, encoder.step, encoder.source) == (96, 7, str(path))
 
 
-def test_an_import_is_a_run_of_the_same_bits(tmp_path):
+def test_import_weights_makes_a_run_of_the_same_bits(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(to_torch(VARIABLES), path)
     line = import_weights(path, tmp_path / "run", image_size=64)
@@ -157,7 +137,7 @@ class Malicious:
         return open, (str(self.path), "w")
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
+def test_read_backbone_runs_no_code_of_a_pickle(tmp_path):
     path, trace = tmp_path / "weights.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps({"model": Malicious(trace), "__author__": "x"}))
     with pytest.raises(UserError, match=re.escape(str(path)) + r".*open"):
@@ -165,7 +145,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     assert not trace.exists()
 
 
-def test_damaged_and_missing_files_are_named(tmp_path):
+def test_read_backbone_names_damaged_and_missing_files(tmp_path):
     whole, cut, other = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.npz"))
     save_file(to_torch(VARIABLES), whole)
     cut.write_bytes(whole.read_bytes()[:-100])
@@ -181,7 +161,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         read_backbone(whole, "encoder.")
 
 
-def test_of_two_networks_the_online_one_is_taken_else_a_prefix_is_asked_for(tmp_path):
+def test_read_backbone_of_two_networks_takes_the_online_one_or_asks(tmp_path):
     path, other = tmp_path / "weights.safetensors", variables_of(SMALL, seed=1)
 
     def save(one, two):
@@ -198,20 +178,20 @@ def test_of_two_networks_the_online_one_is_taken_else_a_prefix_is_asked_for(tmp_
 
 
 @pytest.mark.parametrize("size", ["abc", "0", "99999999", ""])
-def test_a_nonsensical_image_size_is_that_of_none(tmp_path, size):
+def test_image_size_without_sense_is_224(tmp_path, size):
     save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors", {"image_size": size})
     assert load_encoder(tmp_path / "weights.safetensors").image_size == 224
     assert import_weights(tmp_path / "weights.safetensors", tmp_path / "run").endswith("evaluated at 224 px")
 
 
-def test_a_file_in_the_way_of_an_import_is_one_line_and_leaves_nothing(tmp_path):
+def test_import_weights_where_a_file_is_in_the_way_leaves_nothing(tmp_path):
     save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match=r"--workdir=.*cannot be written: (Not a directory|File exists)"):
         import_weights(tmp_path / "weights.safetensors", tmp_path / "weights.safetensors" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
-def test_a_leaf_of_the_wrong_kind_is_refused(tmp_path):
+def test_from_flat_refuses_a_leaf_of_the_wrong_kind(tmp_path):
     """It would take the place of the one of the right kind."""
     save_file(to_flat(VARIABLES) | {"params/bn1/mean": np.full(8, 9, np.float32)}, tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="holds params/bn1/mean, which no backbone of ours has"):
@@ -219,7 +199,7 @@ def test_a_leaf_of_the_wrong_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("head", ["stem.fc.weight", "stem.fc.0.weight", "linear.weight"])
-def test_what_detectron2s_converters_leave_of_the_classifier_is_left_out(tmp_path, head):
+def test_read_backbone_leaves_out_classifiers_of_detectron2s_converters(tmp_path, head):
     state = to_detectron2(to_torch(VARIABLES))
     write_pkl(tmp_path / "weights.pkl", state | {head: np.zeros((3, 64), np.float32)})
     assert_equal(read_backbone(tmp_path / "weights.pkl")[1], VARIABLES)
@@ -228,7 +208,7 @@ def test_what_detectron2s_converters_leave_of_the_classifier_is_left_out(tmp_pat
         read_backbone(tmp_path / "other.pkl")
 
 
-def test_without_tensors_there_is_nothing_to_read(tmp_path):
+def test_read_backbone_of_a_file_without_tensors_says_so(tmp_path):
     save_file({}, tmp_path / "weights.safetensors")
     with pytest.raises(
         UserError, match=r"weights\.safetensors holds no tensors by name; save the network's state_dict"

@@ -1,42 +1,99 @@
-"""The model card beside an exported file: what it is, where it is from, how it is loaded."""
+"""The model card beside an exported file: what it is, where it comes from, how to load it."""
 
+import json
 from pathlib import Path
 
-from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
-from univip_jax.export.formats import PRODUCER, has_class, resnet_depth
-from univip_jax.weights.encoder import Encoder
+import numpy as np
 
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import sha256_of
+from univip_jax.config import CONFIG, read_config
+from univip_jax.evaluate.results import RESULTS, read_results
+from univip_jax.export.formats import Metadata, has_class
+from univip_jax.export.parity import summary
+from univip_jax.weights.encoder import Encoder
+from univip_jax.weights.files import read_backbone
+from univip_jax.weights.imported import ORIGIN, TASK
+
+PRODUCER = "univip_jax"  # in the metadata of what it trained
 _LOAD = {
     "torchvision": """model = torchvision.models.{backbone}()
 model.fc = torch.nn.Identity()
 model.load_state_dict(safetensors.torch.load_file("{file}"))  # strict: every key fits""",
     "timm": """model = timm.create_model("{backbone}", num_classes=0)
 model.load_state_dict(safetensors.torch.load_file("{file}"))  # strict: every key fits""",
-    "detectron2": """# The three configs beside the file hold every setting that the weights need:
-python tools/train_net.py --num-gpus 8 --config-file {stem}_configs/mask_rcnn_R_{depth}_FPN_1x.yaml""",
+    "detectron2": """# The configs beside the file hold every setting that the weights need:
+python tools/train_net.py --num-gpus 8 --config-file {stem}_configs/1x.yaml""",
     "transformers": """processor = transformers.AutoImageProcessor.from_pretrained("{file}")
 model = transformers.AutoModel.from_pretrained("{file}")""",
     "safetensors": """encoder = univip_jax.load_encoder("{file}")
 features = encoder(images)  # uint8 [N, H, W, 3]""",
     "onnx": """session = onnxruntime.InferenceSession("{file}")
-(features,) = session.run(["features"], {{"images": images}})  # uint8 [N, H, W, 3]; normalises by itself""",
+(features,) = session.run(["features"], {{"images": images}})  # uint8 [N, H, W, 3]; it normalises itself""",
     "stablehlo": """function = jax.export.deserialize(bytearray(open("{file}", "rb").read()))
-features = function.call(images)  # uint8 [N, H, W, 3]; normalises by itself""",
+features = function.call(images)  # uint8 [N, H, W, 3]; it normalises itself""",
 }
+_NO_CLASS = """# No library builds a {backbone} of width {width:g} under these names: load it into a ResNet of your own,
+# or export with --format=transformers, which has a ResNet of any depth and width."""
+_TRAINED = "univip_jax trained it without labels (UniVIP, CVPR 2022); batch norm holds its running statistics."
+_IMPORTED = "univip_jax imported it from the file below and did not train it."
 
 
-_NO_CLASS = """# No library builds a {backbone} of width {width:g} by these names: load it into a ResNet of your own,
-# or export with --format=transformers, which has one of any depth and width."""
+def _origin(run: Path, step: int) -> Metadata:
+    """Who trained these weights, when and how; for an imported file its own metadata tell, where it has any."""
+    if run.is_file():
+        told, file = read_backbone(run)[2], {"file": run.name, "file_sha256": sha256_of(run)}
+    elif (config := read_config(run)).task == TASK:
+        told = config.imported.metadata.to_dict()
+        file = {"file": config.imported.file, "file_sha256": config.imported.sha256}
+    else:
+        digest = sha256_of(run / CONFIG)
+        return {"producer": PRODUCER, "run": run.resolve().name, "step": str(step), "config_sha256": digest}
+    return {name: told[name] for name in ORIGIN if name in told} | file
 
 
-def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: dict[str, str], parity: dict) -> None:
+def _results(folder: Path, encoder: Encoder, run: Path) -> dict:
+    found = read_results(folder)
+    if not isinstance(found, dict) or not {"pretrained", "step"} <= found.keys():
+        raise UserError(f"--results={folder} is no finished evaluation: it has no readable {RESULTS}")
+    source, step = found["pretrained"], found["step"]
+    if Path(source).resolve() != run.resolve() or step != encoder.step:
+        raise UserError(f"--results={folder} is of {source} after {step} steps, not of {run} after {encoder.step}")
+    return found
+
+
+def describe(encoder: Encoder, run: Path, results: list[str], licence: str | None) -> Metadata:
+    """What goes into the file and its card: text by name.
+
+    Raises:
+      UserError: a folder of `results` is no evaluation, or evaluates another run or step.
+    """
+    metadata = {
+        "licence": "other",
+        **_origin(run, encoder.step),
+        "backbone": encoder.backbone.variant,
+        "width": f"{encoder.backbone.width:g}",
+        "stem": encoder.backbone.stem,
+        "image_size": str(encoder.image_size),
+    }
+    if licence:
+        metadata["licence"] = licence
+    if results:
+        metadata["results"] = json.dumps([_results(Path(folder), encoder, run) for folder in results])
+    return metadata
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 3) for value in values]
+
+
+def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: Metadata, parity: dict) -> None:
     """Writes Markdown with the front matter that model hubs read."""
     net = encoder.backbone
     code = _NO_CLASS if kind == "torchvision" and not has_class(kind, encoder) else _LOAD[kind]
-    load = code.format(backbone=net.variant, width=net.width, file=out.name, stem=out.stem, depth=resnet_depth(encoder))
-    consumers = ", ".join(f"{name} {version}" for name, version in parity["consumer"].items())
+    load = code.format(backbone=net.variant, width=net.width, file=out.name, stem=out.stem)
     ours = metadata.get("producer") == PRODUCER
-    trained = "pre-trained by UniVIP" if ours else "imported"
     facts = ("run", "step", "config_sha256", "file", "file_sha256")
     told = [f"{name} `{metadata[name]}`" for name in facts if name in metadata]
     path.write_text(
@@ -45,24 +102,19 @@ license: {metadata["licence"]}
 library_name: {kind}
 tags: [feature-extraction{", self-supervised, univip" if ours else ""}]
 ---
-# {net.variant}, width {net.width:g}, {trained}
+# {net.variant}, width {net.width:g}, {"pre-trained by UniVIP" if ours else "imported"}
 
 A backbone without a classifier. {_TRAINED if ours else _IMPORTED}
 
 - {", ".join(told)}
-- images: RGB; mean {[round(float(v), 3) for v in IMAGENET_MEAN]}, std {[round(float(v), 3) for v in IMAGENET_STD]}
-  of pixels in 0..1; trained on crops of {encoder.image_size} px
-- convolutions are padded as PyTorch does it, the stride of a bottleneck sits in its 3x3
+- images: RGB in 0..1; mean {_rounded(IMAGENET_MEAN)}, std {_rounded(IMAGENET_STD)}; trained on crops of
+  {encoder.image_size} px
+- convolutions are padded as in PyTorch, the stride of a bottleneck sits in its 3x3
 - evaluations: {metadata.get("results", "none was named by --results")}
-- parity: read back by {consumers}, outputs differ by at most {parity["largest_difference"]:.1e} of a stage's
-  largest value (`{out.name}.parity.json`)
+- proof (`{out.name}.parity.json`): {summary(parity)}
 
 ```
 {load}
 ```
 """
     )
-
-
-_TRAINED = "It was trained without labels by univip_jax (UniVIP, CVPR 2022); batch norm holds its running statistics."
-_IMPORTED = "univip_jax read it from a file of others (below) and did not train it."

@@ -1,6 +1,6 @@
-"""Those who load our files: each file read back by its consumer, as a function of uint8 images.
+"""Reads an exported file back as the library that will load it does: uint8 images to features.
 
-PyTorch's ResNet is that of the library transformers: an implementation independent of ours, for every depth and width.
+PyTorch's ResNet is the one in transformers: an implementation independent of ours, for every depth and width.
 """
 
 import importlib
@@ -13,16 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2.check import PIXEL_MEAN, PIXEL_STD
-from univip_jax.models.resnet import DEPTHS, ResNet
-from univip_jax.weights.detectron2 import from_detectron2
-from univip_jax.weights.encoder import load_encoder
-from univip_jax.weights.names import State, recognise
-from univip_jax.weights.pickle_file import read_pkl
+from univip_jax.models.resnet import DEPTHS
+from univip_jax.weights.encoder import Encoder, load_encoder
+from univip_jax.weights.files import read_backbone
+from univip_jax.weights.names import Architecture, State, to_torch
 
 PROCESSOR = "preprocessor_config.json"
 # uint8 [N, H, W, 3] to the maps after each stage [N, h, w, C], where the consumer shows them, and the features [N, F].
@@ -35,14 +33,14 @@ def extra(name: str) -> Any:
     try:
         library = importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"exporting needs {name} ({error}): pip install -r requirements-export.txt") from error
+        raise UserError(f"{name} is missing ({error}): pip install -r requirements-export.txt") from error
     if name == "transformers":
         library.utils.logging.disable_progress_bar()
     return library
 
 
-def _transformers_name(name: str) -> str:
-    """torchvision's name to that of transformers' ResNet."""
+def transformers_name(name: str) -> str:
+    """torchvision's name to the name in transformers' ResNet."""
     name = re.sub(r"^layer(\d)\.(\d+)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}", name)
     name = name.replace("downsample.0", "shortcut.convolution").replace("downsample.1", "shortcut.normalization")
     part = {"conv": "convolution", "bn": "normalization"}
@@ -51,11 +49,11 @@ def _transformers_name(name: str) -> str:
     return re.sub(r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{part[m[1]]}.", name)
 
 
-def transformers_model(backbone: ResNet, state: State) -> Any:
+def transformers_model(architecture: Architecture, state: State) -> Any:
     """transformers' `ResNetModel` of this architecture, with the weights of `state` (torchvision's names)."""
     torch, transformers = extra("torch"), extra("transformers")
-    blocks, bottleneck = DEPTHS[backbone.variant]
-    base = int(64 * backbone.width)
+    blocks, bottleneck = DEPTHS[architecture.backbone]
+    base = int(64 * architecture.width)
     config = transformers.ResNetConfig(
         embedding_size=base,
         hidden_sizes=[base * (4 if bottleneck else 1) * 2**stage for stage in range(4)],
@@ -66,12 +64,12 @@ def transformers_model(backbone: ResNet, state: State) -> Any:
         downsample_in_bottleneck=False,
     )
     model = transformers.ResNetModel(config).eval()
-    model.load_state_dict({_transformers_name(name): torch.tensor(value) for name, value in state.items()})
+    model.load_state_dict({transformers_name(name): torch.tensor(value) for name, value in state.items()})
     return model
 
 
 def torch_function(model: Any) -> Any:
-    """A `torch.nn.Module` around transformers' model: uint8 [N, H, W, 3] to features [N, F], normalised inside."""
+    """A `torch.nn.Module` around transformers' model: uint8 [N, H, W, 3] to features [N, F]; it normalises itself."""
     torch = extra("torch")
 
     class Function(torch.nn.Module):
@@ -79,21 +77,21 @@ def torch_function(model: Any) -> Any:
             super().__init__()
             self.model = model
             self.register_buffer("mean", torch.tensor(255 * IMAGENET_MEAN))
-            self.register_buffer("deviation", torch.tensor(255 * IMAGENET_STD))
+            self.register_buffer("std", torch.tensor(255 * IMAGENET_STD))
 
         def forward(self, images):
-            pixels = (images.to(torch.float32) - self.mean) / self.deviation
+            pixels = (images.to(torch.float32) - self.mean) / self.std
             return self.model(pixels.permute(0, 3, 1, 2)).pooler_output.flatten(1)
 
     return Function().eval()
 
 
-def _torch_outputs(model: Any, mean: np.ndarray, deviation: np.ndarray) -> Outputs:
-    """Stages and features of transformers' model; mean and deviation of pixels in 0..255."""
+def torch_outputs(model: Any, mean: Any, std: Any) -> Outputs:
+    """Stages and features of a transformers model; mean and std of pixels in 0..255."""
     torch = extra("torch")
 
     def outputs(images: np.ndarray) -> list[np.ndarray]:
-        pixels = ((images.astype(np.float32) - mean) / deviation).transpose(0, 3, 1, 2)
+        pixels = ((images - np.float32(mean)) / np.float32(std)).transpose(0, 3, 1, 2)
         with torch.inference_mode():
             found = model(torch.from_numpy(np.ascontiguousarray(pixels)), output_hidden_states=True)
         stages = [stage.numpy().transpose(0, 2, 3, 1) for stage in found.hidden_states[1:]]
@@ -102,32 +100,32 @@ def _torch_outputs(model: Any, mean: np.ndarray, deviation: np.ndarray) -> Outpu
     return outputs
 
 
-def _torch_names(path: Path) -> Outputs:
-    state = load_file(path)
-    return _torch_outputs(
-        transformers_model(recognise(state, str(path)).make(), state), 255 * IMAGENET_MEAN, 255 * IMAGENET_STD
-    )
+def torchvision_outputs(path: Path) -> Outputs:
+    """A file under torchvision's names, in PyTorch."""
+    architecture, variables, _ = read_backbone(path)
+    return torch_outputs(transformers_model(architecture, to_torch(variables)), 255 * IMAGENET_MEAN, 255 * IMAGENET_STD)
 
 
-def _detectron2(path: Path) -> Outputs:
-    state = from_detectron2(read_pkl(path))
-    model = transformers_model(recognise(state, str(path)).make(), state)
-    mean, deviation = (np.array(values, np.float32) for values in (PIXEL_MEAN, PIXEL_STD))
-    return _torch_outputs(model, mean, deviation)
+def detectron2_outputs(path: Path) -> Outputs:
+    """A Detectron2 file, in PyTorch, with the mean and std of the configs beside it."""
+    architecture, variables, _ = read_backbone(path)
+    return torch_outputs(transformers_model(architecture, to_torch(variables)), PIXEL_MEAN, PIXEL_STD)
 
 
-def _transformers(path: Path) -> Outputs:
+def transformers_outputs(path: Path) -> Outputs:
+    """A folder, by transformers' own classes and with its own image processor's numbers."""
     model = extra("transformers").ResNetModel.from_pretrained(path).eval()
     processor = json.loads((path / PROCESSOR).read_text())
-    mean, deviation = (np.array(processor[field], np.float32) for field in ("image_mean", "image_std"))
-    return _torch_outputs(model, mean / processor["rescale_factor"], deviation / processor["rescale_factor"])
+    mean, std = (np.array(processor[field]) / processor["rescale_factor"] for field in ("image_mean", "image_std"))
+    return torch_outputs(model, mean, std)
 
 
-def _ours(path: Path) -> Outputs:
+def our_outputs(path: Path) -> Outputs:
+    """A file that `load_encoder` reads, in our network."""
     return jax_outputs(load_encoder(path))
 
 
-def jax_outputs(encoder: Any) -> Outputs:
+def jax_outputs(encoder: Encoder) -> Outputs:
     """Our own network, in float32 on the CPU, whatever the accelerator's default precision is."""
     cpu = jax.local_devices(backend="cpu")[0]
     variables = jax.device_put(encoder.variables, cpu)
@@ -140,24 +138,14 @@ def jax_outputs(encoder: Any) -> Outputs:
     return outputs
 
 
-def _onnx(path: Path) -> Outputs:
+def onnx_outputs(path: Path) -> Outputs:
+    """An ONNX function, in onnxruntime: the features alone."""
     session = extra("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["features"], {"images": images})
 
 
-def _stablehlo(path: Path) -> Outputs:
+def stablehlo_outputs(path: Path) -> Outputs:
+    """A StableHLO function, by `jax.export`: the features alone."""
     cpu = jax.local_devices(backend="cpu")[0]
     function = jax.export.deserialize(bytearray(path.read_bytes()))
     return lambda images: [np.asarray(function.call(jax.device_put(images, cpu)))]
-
-
-# Who reads the file back, and how.
-CONSUMERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Outputs]]] = {
-    "torchvision": (("transformers", "torch"), _torch_names),
-    "timm": (("transformers", "torch"), _torch_names),
-    "detectron2": (("transformers", "torch"), _detectron2),
-    "transformers": (("transformers", "torch"), _transformers),
-    "safetensors": (("jax",), _ours),
-    "onnx": (("onnxruntime",), _onnx),
-    "stablehlo": (("jax",), _stablehlo),
-}

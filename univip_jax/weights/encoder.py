@@ -1,4 +1,7 @@
-"""Frozen features: the backbone of a run, or of no training at all, as a function of uint8 images."""
+"""Frozen features: the backbone of a run, of a weights file, or untrained, as a function of uint8 images.
+
+Imports neither TensorFlow nor anything that changes the process: `univip_jax.load_encoder` runs in notebooks.
+"""
 
 import hashlib
 from dataclasses import replace
@@ -24,12 +27,12 @@ RANDOM = "random"
 
 
 class Encoder:
-    """Callable: uint8 images [N, H, W, 3] to float32 features [N, F], by running statistics, in float32.
+    """Callable: uint8 images [N, H, W, 3] to float32 features [N, F]; batch norm uses its running statistics.
 
     Attributes:
       backbone: the network;  variables: its `params` and `batch_stats`;  jitted: `apply`, compiled once.
-      image_size: side of the scenes it was trained on, px; 224 where a file of weights does not say.
-      source: the run's folder, the file of weights, or `random`;  step: of its checkpoint, 0 where unknown.
+      image_size: side of the scenes it was trained on, px; 224 where a weights file does not say.
+      source: the run's folder, the weights file, or `random`;  step: of the checkpoint, 0 where unknown.
     """
 
     def __init__(self, backbone: ResNet, variables: Any, *, image_size: int, source: str, step: int):
@@ -38,7 +41,7 @@ class Encoder:
         self.jitted = jax.jit(self.apply)
 
     def apply(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
-        """The pure function behind the call, to be part of another jitted one."""
+        """The pure function behind the call, for use inside another jitted function."""
         return self.backbone.apply(variables, normalize_pixels(images), train=False)
 
     def __call__(self, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
@@ -47,11 +50,11 @@ class Encoder:
         return self.jitted(self.variables, images)
 
     def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
-        """What leaves the four stages (res2 to res5), a pure function as `apply`; their global mean is the features."""
+        """The maps after the four stages (res2 to res5), as a pure function; the last map's mean is the features."""
         return stage_maps(self.backbone, variables, normalize_pixels(images))
 
     def sha256(self) -> str:
-        """Of the names, shapes and bits of the variables."""
+        """Digest (hex) of the names, shapes and bits of the variables."""
         weights = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
             weights.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
@@ -59,7 +62,7 @@ class Encoder:
 
 
 def float32_backbone(spec: ModelSpec) -> ResNet:
-    """The network of a run, computing in float32 whatever it is trained in."""
+    """The network of a run, which computes in float32 whatever dtype it trains in."""
     return make_backbone(replace(spec, dtype="float32"))
 
 
@@ -68,13 +71,13 @@ def _initial_variables(backbone: ResNet, seed: int) -> Any:
 
 
 def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
-    """The online backbone of a run after `step` steps, by default of its newest checkpoint; or of a file of weights.
+    """The online backbone of a run after `step` steps (default: its newest checkpoint), or of a weights file.
 
-    Raises UserError where `run` is no run, has no such checkpoint, or is a file that holds no ResNet of ours.
+    Raises UserError where `run` is no run, has no such checkpoint, or is a file without a plain ResNet.
     """
     if Path(run).is_file():
         if step is not None:
-            raise UserError(f"{run} is a file of weights, without checkpoints: step={step} has no meaning there")
+            raise UserError(f"{run} is a weights file, and a file has no steps: leave out step={step}")
         architecture, variables, metadata = read_backbone(Path(run))
         made_at = metadata.get("step", "")
         return Encoder(
@@ -89,7 +92,7 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     with Checkpoints(Path(run)) as checkpoints:
-        steps = of_first_process(checkpoints.steps())  # a run that goes on may save one between two looks
+        steps = of_first_process(checkpoints.steps())  # a running training may save one meanwhile
         if not steps or (step is not None and step not in steps):
             raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")
         step = steps[-1] if step is None else step
@@ -101,9 +104,9 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
 
 
 def open_encoder(config: ConfigDict) -> Encoder:
-    """The encoder of `config.pretrained`: a run's after `config.step` steps, a file's, or an untrained `config.model`.
+    """The encoder of `config.pretrained`: a run after `config.step` steps, a file, or `random`, untrained.
 
-    Raises UserError as `load_encoder` does, and where `random` shall have a step.
+    Raises UserError as `load_encoder` does, and where `random` is given a step.
     """
     if config.pretrained != RANDOM:
         return load_encoder(config.pretrained, config.step or None)

@@ -1,4 +1,4 @@
-"""Files of weights that others wrote, or that we exported: names to arrays, without running code from them."""
+"""Reads a backbone from a file of weights, ours or of another project, without running code from the file."""
 
 from pathlib import Path
 from typing import Any
@@ -7,32 +7,30 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from univip_jax.common.errors import UserError
-from univip_jax.weights.detectron2 import from_detectron2
-from univip_jax.weights.names import Architecture, State, from_flat, from_torch
+from univip_jax.weights.names import Architecture, State, from_detectron2, from_flat, from_torch
 from univip_jax.weights.pickle_file import read_pkl
 
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
-# In checkpoints of two networks, the part of the name that says which one is trained by gradients.
+# In a checkpoint of two networks, one of these words names the one that gradients train.
 _ONLINE = ("encoder_q", "base_encoder", "online", "student")
 _STEM = "conv1.weight"
-_DEEPEST = 8  # dicts in dicts of a PyTorch checkpoint
+_DEEPEST = 8  # nested dicts of a PyTorch checkpoint
 _LARGEST_IMAGE = 4096  # px
 
 
 def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, dict, dict[str, str]]:
-    """A file's backbone: its architecture, its variables as ours, and the file's text metadata.
+    """The architecture and variables of a file's backbone, and the file's text metadata.
 
-    Read are safetensors (torchvision's names, or our own of `--format=safetensors`), Detectron2's `.pkl`, and
-    PyTorch's checkpoints, from which the ResNet is picked by its `conv1.weight`.
+    Reads safetensors (torchvision's names, or our own names of `--format=safetensors`), Detectron2's `.pkl` and
+    PyTorch's checkpoints. The name that ends in `conv1.weight` shows where the ResNet is.
 
     Args:
-      prefix: of the ResNet's names, with its dot, where the file holds several.
+      prefix: the prefix of the ResNet's names, with its dot, where the file holds several networks.
 
     Raises:
-      UserError: the file is missing or damaged, holds code, or no ResNet of ours.
+      UserError: the file is missing or damaged, holds code, or holds no plain ResNet.
     """
-    path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {what}; give a file of weights ({', '.join(SUFFIXES)})")
@@ -40,7 +38,7 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, 
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
     elif path.suffix == ".pkl":
-        state = _read_detectron2(path)
+        state = from_detectron2(read_pkl(path), str(path))
     elif path.suffix in TORCH_SUFFIXES:
         state = _read_torch(path)
     else:
@@ -53,18 +51,9 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, 
 
 
 def image_size_of(metadata: dict[str, str]) -> int:
-    """Side of the crops a network was trained on, px; 224 where the file does not say, or says nonsense."""
+    """Side of the crops that the network was trained on, px; 224 where the metadata hold no sensible number."""
     size = metadata.get("image_size", "")
     return int(size) if size.isdecimal() and 0 < int(size) <= _LARGEST_IMAGE else 224
-
-
-def _read_detectron2(path: Path) -> State:
-    """torchvision's names of a `.pkl`, without the classifier that Detectron2's and MoCo's converters leave in."""
-    state = {name: value for name, value in read_pkl(path).items() if not name.startswith(("stem.fc.", "linear."))}
-    try:
-        return from_detectron2(state)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -76,19 +65,19 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def _read_torch(path: Path) -> State:
-    """Every tensor of a checkpoint by its dotted name; `weights_only`, so that nothing in it is run."""
+    """Every tensor of a checkpoint by its dotted name; `weights_only`, so that PyTorch runs nothing in it."""
     try:
-        import torch  # late, and an extra: nothing else needs it
+        import torch  # late: an extra that nothing else here needs
     except ImportError:
-        raise UserError(f"{path} is PyTorch's: pip install -r requirements-export.txt to read it") from None
+        raise UserError(f"{path} is a PyTorch file: pip install -r requirements-export.txt to read it") from None
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything inside its zip and pickle readers
         lines = [f"{type(error).__name__} {line.strip()}".strip() for line in str(error).splitlines() or [""]]
         reason = next((line for line in lines if "GLOBAL" in line), lines[0])
         raise UserError(
-            f"{path} cannot be read as weights alone ({reason}): it is damaged or holds code, which is not "
-            "run; where you trust it, load it yourself and save its state_dict as safetensors"
+            f"{path} cannot be read as weights alone ({reason}): it is damaged, or holds code, which is not run; if "
+            "you trust it, load it yourself and save its state_dict as safetensors"
         ) from error
     state: State = {}
 
@@ -104,16 +93,17 @@ def _read_torch(path: Path) -> State:
 
 
 def _strip(state: State, prefix: str | None, path: Path) -> State:
-    """The part of `state` below the ResNet's prefix, without it."""
+    """The arrays below the ResNet's prefix, without the prefix."""
     if prefix is None:
         prefix = _find_prefix(state, path)
-    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not found:
+    below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not below:
         raise UserError(f"{path} has no name that begins with --prefix={prefix}; it has {min(state)}, ...")
-    return found
+    return below
 
 
 def _find_prefix(state: State, path: Path) -> str:
+    """The prefix of the only network, or of the online one; UserError where a choice is left."""
     stems = [name for name, value in state.items() if name.endswith(_STEM) and np.ndim(value) == 4]
     prefixes = [name.removesuffix(_STEM) for name in stems if state[name].shape[1] == 3]
     if len(prefixes) > 1:

@@ -1,8 +1,8 @@
-"""A backbone's parameters by PyTorch's names and layout, and back: NumPy alone.
+"""A backbone's parameters under the names of torchvision and Detectron2, and back; uses NumPy alone.
 
-The names are those of torchvision's ResNet, which timm, MoCo, ORL, DenseCL and OpenSelfSup share: `conv1.weight`,
-`bn1.running_mean`, `layer1.0.conv2.weight`, `layer1.0.downsample.0.weight`. Kernels are [out, in, h, w] there and
-[h, w, in, out] here; nothing else differs, since padding and strides are PyTorch's already.
+timm, MoCo, ORL, DenseCL and OpenSelfSup share torchvision's names: `conv1.weight`, `bn1.running_mean`,
+`layer1.0.conv2.weight`, `layer1.0.downsample.0.weight`. Kernels are [out, in, h, w] there and [h, w, in, out] here.
+Nothing else differs: our networks pad and stride as PyTorch does.
 """
 
 import re
@@ -15,7 +15,7 @@ import numpy as np
 from univip_jax.common.errors import UserError, shorten
 from univip_jax.models.resnet import DEPTHS, ResNet
 
-State = dict[str, np.ndarray]  # PyTorch's state dict, as arrays
+State = dict[str, np.ndarray]  # a PyTorch state dict, as arrays
 
 _NORM = {
     "scale": ("params", "weight"),
@@ -23,14 +23,16 @@ _NORM = {
     "mean": ("batch_stats", "running_mean"),
     "var": ("batch_stats", "running_var"),
 }
-# Inside a backbone a name that is not ours means another architecture; elsewhere it is a head or a counter.
+# An unknown name inside a backbone means another architecture; elsewhere it is a head.
 _INSIDE = re.compile(r"(conv|bn|layer)\d")
 _COUNTER = "num_batches_tracked"
+_DETECTRON2 = re.compile(r"(stem\.conv1|res[2-5]\.\d+\.(conv[123]|shortcut))(\.norm)?\.\w+")
+_DETECTRON2_HEADS = ("stem.fc.", "linear.")  # the converters of Detectron2 and MoCo leave the classifier in
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the shapes of a ResNet's parameters tell: `model.backbone`, `model.width`, `model.stem`."""
+    """The ResNet that a file's names and shapes describe: `model.backbone`, `model.width`, `model.stem`."""
 
     backbone: str
     width: float
@@ -41,7 +43,7 @@ class Architecture:
         return ResNet(self.backbone, self.width, self.stem)
 
     def shapes(self) -> dict:
-        """The variables' tree, of `jax.ShapeDtypeStruct`."""
+        """The tree of its variables, as `jax.ShapeDtypeStruct`."""
         net = self.make()
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
         return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
@@ -56,14 +58,14 @@ def _torch_name(path: tuple[str, ...]) -> str:
 
 
 def _named_leaves(variables: dict) -> dict[str, Any]:
-    """PyTorch's name of every leaf of the backbone's variables, sorted."""
+    """The leaves of a backbone's variables by PyTorch's names, sorted."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     named = {_torch_name(tuple(entry.key for entry in path)): leaf for path, leaf in leaves}
     return dict(sorted(named.items()))
 
 
 def to_torch(variables: dict) -> State:
-    """The backbone's variables by torchvision's names, kernels [out, in, h, w]; values untouched, float32."""
+    """A backbone's variables under torchvision's names: kernels [out, in, h, w], the same float32 values."""
     return {
         name: np.ascontiguousarray(np.asarray(leaf).transpose(3, 2, 0, 1) if np.ndim(leaf) == 4 else np.asarray(leaf))
         for name, leaf in _named_leaves(variables).items()
@@ -71,12 +73,13 @@ def to_torch(variables: dict) -> State:
 
 
 def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
-    """A state dict by torchvision's names to its architecture and the backbone's variables.
+    """The architecture and the variables of a state dict under torchvision's names.
 
-    Heads beside the backbone and batch counters are left out; half-precision values become float32.
+    Leaves out heads and batch counters; half-precision values become float32.
 
     Raises:
-      UserError: `source` holds no ResNet of ours, or lacks a parameter, has one too many or one of another shape.
+      UserError: names `source`, which holds no plain ResNet, or whose backbone lacks a parameter, has one too many, or
+        has one of another shape.
     """
     architecture = recognise(state, source)
     shapes = architecture.shapes()
@@ -101,20 +104,49 @@ def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
         if name.endswith("running_var") and (value < 0).any():
             raise UserError(f"{source}: {name} holds negative variances: the file is damaged")
         if not np.isfinite(value).all():
-            raise UserError(f"{source}: {name} holds values that are not finite: damaged, or of a run that diverged")
+            raise UserError(f"{source}: {name} holds values that are not finite: it is damaged, or its run diverged")
         leaves[name] = np.ascontiguousarray(value, np.float32)
     named = jax.tree_util.tree_map_with_path(lambda path, _: leaves[_torch_name(tuple(e.key for e in path))], shapes)
     return architecture, named
 
 
+def _detectron2_name(name: str) -> str:
+    """torchvision's 'layer1.0.bn2.bias' to Detectron2's 'res2.0.conv2.norm.bias'."""
+    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    name = re.sub(r"^layer(\d)", lambda stage: f"res{int(stage[1]) + 1}", re.sub(r"^(conv|bn)", r"stem.\1", name))
+    return re.sub(r"bn(\d)", r"conv\1.norm", name)
+
+
+def to_detectron2(state: State) -> State:
+    """A backbone's arrays under Detectron2's names instead of torchvision's."""
+    return {_detectron2_name(name): array for name, array in state.items()}
+
+
+def from_detectron2(state: State, source: str) -> State:
+    """The inverse of `to_detectron2`, without classifiers; UserError names a name that no ResNet of Detectron2 has."""
+    named: State = {}
+    for name, array in state.items():
+        if name.startswith(_DETECTRON2_HEADS):
+            continue
+        if not _DETECTRON2.fullmatch(name):
+            raise UserError(
+                f"{source}: {name!r} is no name of a Detectron2 ResNet, such as res2.0.conv1.norm.weight; save "
+                "torchvision's names as .safetensors"
+            )
+        ours = re.sub(r"^res(\d)", lambda stage: f"layer{int(stage[1]) - 1}", name.removeprefix("stem."))
+        ours = ours.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+        named[re.sub(r"conv(\d)\.norm", r"bn\1", ours)] = array
+    return named
+
+
 def to_flat(variables: dict) -> State:
-    """The backbone's variables by our own names, such as `params/layer1_0/conv1/kernel`; values untouched."""
+    """A backbone's variables under our own names, such as `params/layer1_0/conv1/kernel`; the same values."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return {"/".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def from_flat(state: State, source: str) -> tuple[Architecture, dict]:
-    """The inverse of `to_flat`, checked as `from_torch` does."""
+    """The inverse of `to_flat`; checks and raises as `from_torch` does."""
     named: State = {}
     for name, value in state.items():
         path = tuple(name.split("/"))
@@ -126,7 +158,7 @@ def from_flat(state: State, source: str) -> tuple[Architecture, dict]:
 
 
 def recognise(state: State, source: str) -> Architecture:
-    """The ResNet that these names and shapes are of; UserError where they are of none."""
+    """The ResNet with these names and shapes; UserError where there is none."""
     stem = state.get("conv1.weight")
     if stem is None or np.ndim(stem) != 4 or stem.shape[1] != 3 or not stem.size:
         raise UserError(

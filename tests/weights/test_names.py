@@ -1,15 +1,16 @@
-"""Names and shapes against a list by hand, torchvision's counts and Detectron2's rule of matching.
+"""Detectron2's names against a list by hand, torchvision's counts and Detectron2's rule of matching.
 
 Sources: detectron2/modeling/backbone/resnet.py, detectron2/checkpoint/c2_model_loading.py.
 """
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
 from univip_jax.common.errors import UserError
-from univip_jax.weights.detectron2 import backbone_shapes, from_detectron2, to_detectron2
+from univip_jax.weights.names import Architecture, from_detectron2, to_detectron2, to_torch
 
 # By MoCo's convert-pretrain-to-detectron2.py, followed by hand.
 NAMES = {
@@ -26,12 +27,18 @@ NAMES = {
 }
 
 
-def test_names_by_hand_and_back():
+def backbone(name: str) -> dict[str, np.ndarray]:
+    """Zeros of a backbone of width 1 under torchvision's names."""
+    shapes = Architecture(name, 1.0, "imagenet").shapes()
+    return to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes))
+
+
+def test_detectron2_names_by_hand_and_back():
     arrays = {name: np.full(2, i) for i, name in enumerate(NAMES)}
     renamed = to_detectron2(arrays)
     assert list(renamed) == list(NAMES.values())
     assert all(renamed[theirs] is arrays[ours] for ours, theirs in NAMES.items())
-    back = from_detectron2(renamed)
+    back = from_detectron2(renamed, "file")
     assert list(back) == list(arrays)
     assert all(back[name] is arrays[name] for name in arrays)
 
@@ -39,40 +46,32 @@ def test_names_by_hand_and_back():
 @pytest.mark.parametrize(
     ("depth", "convs", "shortcuts"), [(18, 17, 3), (34, 33, 3), (50, 49, 4), (101, 100, 4), (152, 151, 4)]
 )
-def test_every_depth_has_its_arrays(depth, convs, shortcuts):
+def test_to_detectron2_names_every_array_of_every_depth(depth, convs, shortcuts):
     """A convolution has one array and its batch norm four; ResNet-n has n - 1 convolutions beside the shortcuts."""
-    shapes = backbone_shapes(depth)
-    names = dict(zip(from_detectron2(shapes), shapes, strict=True))
-    assert len(names) == len(set(names.values())) == 5 * (convs + shortcuts)
-    assert sum("downsample.0" in name for name in names) == shortcuts
-    assert to_detectron2(dict.fromkeys(names)) == dict.fromkeys(names.values())
+    ours = backbone(f"resnet{depth}")
+    theirs = to_detectron2(ours)
+    assert len(theirs) == len(ours) == 5 * (convs + shortcuts)
+    assert sum(".shortcut." in name for name in theirs) == 5 * shortcuts
+    assert list(from_detectron2(theirs, "file")) == list(ours)
 
 
-def test_the_backbone_of_depth_50_has_the_known_size():
+def test_to_detectron2_of_depth_50_has_the_known_size():
     """25,557,032 parameters of torchvision's resnet50, less 2,049,000 of its classifier."""
-    shapes = backbone_shapes(50)
-    assert sum(np.prod(s) for name, s in shapes.items() if "running" not in name) == 25557032 - 2049000
-    assert shapes["res3.0.shortcut.weight"] == (512, 256, 1, 1)
-    assert shapes["res5.2.conv2.weight"] == (512, 512, 3, 3)
+    state = to_detectron2(backbone("resnet50"))
+    assert sum(array.size for name, array in state.items() if "running" not in name) == 25557032 - 2049000
+    assert state["res3.0.shortcut.weight"].shape == (512, 256, 1, 1)
+    assert state["res5.2.conv2.weight"].shape == (512, 512, 3, 3)
 
 
-@pytest.mark.parametrize(
-    "name", ["fc.weight", "layer5.0.conv1.weight", "layer1.0.conv4.weight", "conv2.weight", "res2"]
-)
-def test_an_unknown_name_is_refused(name):
-    with pytest.raises(UserError, match=re.escape(repr(name))):
-        to_detectron2({name: 0})
+@pytest.mark.parametrize("name", ["fc.weight", "res6.0.conv1.weight", "stem.conv2.weight", "layer1.0.conv1.weight"])
+def test_from_detectron2_refuses_an_unknown_name(name):
+    with pytest.raises(UserError, match="file: " + re.escape(repr(name))):
+        from_detectron2({name: np.zeros(1)}, "file")
 
 
-@pytest.mark.parametrize("name", ["linear.weight", "res6.0.conv1.weight", "stem.conv2.weight", "layer1.0.conv1.weight"])
-def test_an_unknown_name_is_refused_on_the_way_back(name):
-    with pytest.raises(UserError, match=re.escape(repr(name))):
-        from_detectron2({name: 0})
-
-
-def test_every_array_finds_one_parameter():
-    """Detectron2 matches by the end of a name: none of ours may end another's, nor that of a new layer."""
-    names = list(backbone_shapes(50))
+def test_each_array_matches_one_parameter_of_detectron2():
+    """Detectron2 matches by the end of a name: no name of ours may end another one, or that of a new layer."""
+    names = list(to_detectron2(backbone("resnet50")))
     new = ["fpn_lateral2.norm.weight", "box_head.conv1.weight", "box_head.conv1.norm.bias", "mask_fcn1.norm.weight"]
     model = [f"backbone.bottom_up.{name}" for name in names] + [f"roi_heads.{name}" for name in new]
     ends = [".".join(parts[i:]) for parts in (name.split(".") for name in model) for i in range(len(parts))]

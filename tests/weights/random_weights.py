@@ -1,0 +1,27 @@
+"""A small ResNet-18 with values that a fresh network does not have."""
+
+import jax
+import numpy as np
+
+from univip_jax.weights.names import Architecture
+
+SMALL = Architecture("resnet18", 0.125, "imagenet")
+
+
+def variables_of(architecture: Architecture, seed: int = 0) -> dict:
+    """Random parameters and batch statistics."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        low, high = {"scale": (0.5, 1.2), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.5, 2.0)}.get(
+            path[-1].key, (-0.1, 0.1)
+        )
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, architecture.shapes())
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    """Bit for bit."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)

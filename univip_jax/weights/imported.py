@@ -1,0 +1,67 @@
+"""Weights from elsewhere as a run's folder, so that every evaluation takes them."""
+
+import tempfile
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import sha256_of
+from univip_jax.config import write_config
+from univip_jax.run.checkpoint import Checkpoints, Retention
+from univip_jax.weights.files import image_size_of, read_backbone
+
+TASK = "import"  # in config.json of such a run
+ORIGIN = ("producer", "run", "step", "config_sha256", "licence")  # the metadata that say who trained a file's weights
+
+
+def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_size: int | None = None) -> str:
+    """Writes a run's folder whose checkpoint of step 0 holds a file's backbone; returns one line that describes it.
+
+    Raises:
+      UserError: the file holds no plain ResNet, or the folder exists or cannot be written.
+    """
+    if run.exists():
+        raise UserError(f"--workdir={run} exists; choose another folder, or remove it")
+    architecture, variables, metadata = read_backbone(path, prefix)
+    size = image_size or image_size_of(metadata)
+    config = ConfigDict(
+        {
+            "task": TASK,
+            "imported": {
+                "file": path.name,
+                "sha256": sha256_of(path),
+                "metadata": {name: metadata[name] for name in ORIGIN if name in metadata},
+            },
+            "model": {
+                "backbone": architecture.backbone,
+                "width": architecture.width,
+                "stem": architecture.stem,
+                "zero_init_residual": False,
+                "hidden": 1,  # there are no heads
+                "projection": 1,
+                "dtype": "float32",
+            },
+            "views": {"scene_size": size},
+        }
+    )
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        # Made beside its place, then moved: a folder that exists is whole.
+        with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}-") as made:
+            folder = Path(made) / "run"
+            folder.mkdir()
+            with Checkpoints(folder, Retention(1)) as checkpoints:
+                state = {kind: {"encoder": {"backbone": tree}} for kind, tree in variables.items()}
+                checkpoints.save(0, jax.tree.map(jax.numpy.asarray, state), {"imported": path.name})
+                checkpoints.wait()
+            write_config(folder, config)
+            folder.rename(run)
+    except OSError as error:
+        raise UserError(f"--workdir={run} cannot be written: {error.strerror}") from error
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return (
+        f"{architecture.backbone} of width {architecture.width:g}, {parameters / 1e6:.1f} million parameters, "
+        f"evaluated at {size} px"
+    )
