@@ -50,13 +50,13 @@ def main() -> None:
             flags = [f"--search_max_side={side}", f"--search_mode={mode or 'fast'}"]
             start, _ = prepare(one, Path(scratch) / f"one_{setting}", args.annotations, flags)
             seconds, manifest = prepare(photos, Path(scratch) / f"out_{setting}", args.annotations, flags)
-            verdict = manifest["proposals"]
+            stats = manifest["proposals"]
             per_photo = (seconds - start) / (manifest["num_records"] - 1)
             hours = ", ".join(f"{number * per_photo / 3600:.0f}" for number in COLLECTIONS.values())
             print(
                 f"| {side}, {mode or 'fast'} | {manifest['num_records']} | {per_photo:.3f} | {1 / per_photo:.2f} | "
-                f"{verdict['mean']:.1f} | {verdict['num_found']} of {verdict['num_objects']} = "
-                f"{verdict['recall']:.3f} | {hours} |",
+                f"{stats['mean']:.1f} | {stats['num_found']} of {stats['num_objects']} = "
+                f"{stats['recall']:.3f} | {hours} |",
                 flush=True,
             )
 

@@ -8,177 +8,156 @@ Run the same command again after an interruption: only unfinished shards are red
 On many machines: --task_index=I --num_tasks=N, or --runner=beam with Beam's own options after a bare `--`.
 """
 
-import signal
 import sys
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from data_prep import check, page, prepare, shards
 from data_prep import manifest as manifests
 from data_prep.inputs import Inputs
+from univip_jax.common import cli
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import available_cores
 
-_SOURCE = flags.DEFINE_enum(
-    "source", "images", ["images", "tfds"], "Where the photos come from: files, or a data set of TFDS."
-)
-_IMAGES = flags.DEFINE_multi_string(
-    "images",
-    None,
-    "Folder with photos (folders in it are searched too), zip or tar file; several: the flag several times.",
-)
-_DATASET = flags.DEFINE_string("dataset", None, "TFDS's name, as coco/2017; TFDS_DATA_DIR says where its data lie.")
-_SPLIT = flags.DEFINE_string("split", None, "TFDS's split, as train or train[:10%].")
-_OUT = flags.DEFINE_string("out", None, "Folder for the data set; created if missing.")
-_ANNOTATIONS = flags.DEFINE_multi_string(
-    "annotations", None, "COCO instances json, or several; boxes, categories, crowds and polygons are stored."
-)
-_SEARCH_MAX_SIDE = flags.DEFINE_integer(
-    "search_max_side",
-    256,
-    "Selective search runs on a copy of at most this long side, in px; 0: full size.",
-    0,
-)
-_PROPOSALS = flags.DEFINE_enum(
-    "proposals",
-    "selective_search",
-    ["selective_search", "naive", "annotated", "none", "import"],
-    "Where boxes come from; import: from --proposals_file.",
-)
-_SEARCH_MODE = flags.DEFINE_enum(
-    "search_mode", "fast", ["fast", "quality"], "Of selective search; quality: more boxes, several times slower."
-)
-_PROPOSALS_FILE = flags.DEFINE_multi_string(
-    "proposals_file",
-    None,
-    "Boxes of others, COCO results json or ORL's; several: as many --annotations in the same order.",
-)
-_MAX_SIDE = flags.DEFINE_integer(
-    "max_side", 0, "A photo with a longer side is stored as a JPEG of that long side, in px; 0: all are kept.", 0
-)
-_MAX_REJECTED = flags.DEFINE_float(
-    "max_rejected", 0.1, "Share of the photos that may be unusable; with more, the exit code is 1.", 0, 1
-)
-_MIN_SIDE = flags.DEFINE_integer("min_side", 64, "Smallest side of a kept box, in px of the photo.", 1)
-_MAX_BOXES = flags.DEFINE_integer("max_boxes", 100, "Boxes kept for a photo, at most.", 1)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; all cores by default.", 1)
-_RUNNER = flags.DEFINE_enum(
-    "runner", "local", ["local", "beam"], "What runs the shards: processes on this machine, or Apache Beam."
-)
-_TASK_INDEX = flags.DEFINE_integer("task_index", 0, "Which part of the shards to do, of --num_tasks; from 0 on.", 0)
-_NUM_TASKS = flags.DEFINE_integer("num_tasks", 1, "Tasks of a job array that share one --out.", 1)
-_CHECK = flags.DEFINE_string("check", None, "Verify the data set in this folder instead of preparing one.")
+
+def _define() -> None:
+    flags.DEFINE_enum(
+        "source", "images", ["images", "tfds"], "Where the photos come from: files, or a data set of TFDS."
+    )
+    flags.DEFINE_multi_string(
+        "images", None, "Folder with photos (folders in it are searched too), zip or tar file; may be given repeatedly."
+    )
+    flags.DEFINE_string("dataset", None, "TFDS's name, as coco/2017; TFDS_DATA_DIR is the folder of its data.")
+    flags.DEFINE_string("split", None, "TFDS's split, as train or train[:10%].")
+    flags.DEFINE_string("out", None, "Folder for the data set; created if missing.")
+    flags.DEFINE_multi_string(
+        "annotations", None, "COCO instances json, or several; boxes, categories, crowds and polygons are stored."
+    )
+    flags.DEFINE_integer(
+        "search_max_side", 256, "Selective search runs on a copy of at most this long side, in px; 0: full size.", 0
+    )
+    flags.DEFINE_enum(
+        "proposals",
+        "selective_search",
+        ["selective_search", "naive", "annotated", "none", "import"],
+        "Where boxes come from; import: from --proposals_file.",
+    )
+    flags.DEFINE_enum(
+        "search_mode", "fast", ["fast", "quality"], "Of selective search; quality: more boxes, several times slower."
+    )
+    flags.DEFINE_multi_string(
+        "proposals_file",
+        None,
+        "Boxes to import, COCO results json or ORL's; several: as many --annotations in the same order.",
+    )
+    flags.DEFINE_integer(
+        "max_side", 0, "A photo with a longer side is stored as a JPEG with this long side, in px; 0: no limit.", 0
+    )
+    flags.DEFINE_float(
+        "max_rejected", 0.1, "Share of the photos that may be unusable; with more, the exit code is 1.", 0, 1
+    )
+    flags.DEFINE_integer("min_side", 64, "Smallest side of a box, in px of the photo.", 1)
+    flags.DEFINE_integer("max_boxes", 100, "Most boxes per photo.", 1)
+    flags.DEFINE_integer("num_workers", None, "Processes; all cores by default.", 1)
+    flags.DEFINE_enum(
+        "runner", "local", ["local", "beam"], "Runs the shards: processes on this machine, or Apache Beam."
+    )
+    flags.DEFINE_integer("task_index", 0, "Which part of the shards to do, of --num_tasks; counted from 0.", 0)
+    flags.DEFINE_integer("num_tasks", 1, "Tasks of a job array that share one --out.", 1)
+    flags.DEFINE_string("check", None, "Verify the data set in this folder instead of preparing one.")
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Flags, with misuse as one line and exit code 2."""
-    try:
-        rest = flags.FLAGS(argv)[1:]
-        if rest and not (_RUNNER.value == "beam" and "--" in argv):
-            raise flags.Error(f"unexpected argument {rest[0]!r}: flags look like --images=DIR")
-        if _CHECK.value is None:
-            _check_request()
-        elif _IMAGES.value or _OUT.value or _DATASET.value:
-            raise flags.Error("--check=DIR is given alone, without --images, --dataset and --out")
-    except flags.Error as error:
-        print(f"python -m data_prep: {error}; see --help", file=sys.stderr)
-        sys.exit(2)
-    return [argv[0], *rest]
-
-
-def _check_request() -> None:
+def _check_flags(beam_options: Sequence[str]) -> None:
     """Raises flags.Error for flags that do not go together."""
-    for path in (_OUT.value or "", *(_IMAGES.value or ())):
+    given = flags.FLAGS
+    if beam_options and given.runner != "beam":
+        raise flags.Error(f"unexpected argument {beam_options[0]!r}: options after -- need --runner=beam")
+    if given.check is not None:
+        if given.images or given.out or given.dataset:
+            raise flags.Error("--check=DIR is given alone, without --images, --dataset and --out")
+        return
+    for path in (given.out or "", *(given.images or ())):
         if "://" in path:
             raise flags.Error(f"{path} is no folder: mount the bucket, or copy the photos to a disk")
-    if _SOURCE.value == "tfds":
-        if not (_DATASET.value and _SPLIT.value and _OUT.value):
+    if given.source == "tfds":
+        if not (given.dataset and given.split and given.out):
             raise flags.Error("--source=tfds needs --dataset=NAME, --split=SPLIT and --out=DIR")
-        for flag in (_IMAGES, _ANNOTATIONS, _PROPOSALS_FILE):
-            if flag.value:
-                raise flags.Error(f"--{flag.name} does not go with --source=tfds: its photos have no file names")
-    elif _DATASET.value or _SPLIT.value:
+        for name in ("images", "annotations", "proposals_file"):
+            if given[name].value:
+                raise flags.Error(f"--{name} does not go with --source=tfds: its photos have no file names")
+    elif given.dataset or given.split:
         raise flags.Error("--dataset and --split need --source=tfds")
-    elif not (_IMAGES.value and _OUT.value):
+    elif not (given.images and given.out):
         raise flags.Error("give --images=DIR and --out=DIR, or --check=DIR")
-    elif _PROPOSALS.value == "annotated" and not _ANNOTATIONS.value:
+    elif given.proposals == "annotated" and not given.annotations:
         raise flags.Error("--proposals=annotated needs --annotations=COCO.json")
-    if (_PROPOSALS.value == "import") != bool(_PROPOSALS_FILE.value):
+    if (given.proposals == "import") != bool(given.proposals_file):
         raise flags.Error("--proposals=import and --proposals_file=FILE need each other")
-    if _TASK_INDEX.value >= _NUM_TASKS.value:
-        raise flags.Error(f"--task_index={_TASK_INDEX.value} must be below --num_tasks={_NUM_TASKS.value}")
-    if _RUNNER.value == "beam" and _NUM_TASKS.value > 1:
+    if given.task_index >= given.num_tasks:
+        raise flags.Error(f"--task_index={given.task_index} must be below --num_tasks={given.num_tasks}")
+    if given.runner == "beam" and given.num_tasks > 1:
         raise flags.Error("--runner=beam shares the work by itself: leave --num_tasks out")
-    if _RUNNER.value == "beam" and find_spec("apache_beam") is None:
+    if given.runner == "beam" and find_spec("apache_beam") is None:
         raise flags.Error("--runner=beam needs pip install -r requirements-beam.txt, in an environment of its own")
 
 
-def main(argv: list[str]) -> None:
-    """Runs the command; a UserError becomes one line on stderr and exit code 1."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+def _run(beam_options: Sequence[str]) -> int:
+    given = flags.FLAGS
+    num_workers = given.num_workers or available_cores()
     try:
-        sys.exit(_check() if _CHECK.value is not None else _prepare(argv[1:]))
-    except UserError as error:
-        print(f"python -m data_prep: {error}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError:
-        print("python -m data_prep: out of memory: run again with a smaller --num_workers", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(
-            "python -m data_prep: interrupted; the same command goes on from the finished shards",
-            file=sys.stderr,
-        )
-        sys.exit(130)
-
-
-def _prepare(beam_options: list[str]) -> int:
-    settings = shards.Settings(
-        _PROPOSALS.value,
-        _SEARCH_MAX_SIDE.value,
-        _MIN_SIDE.value,
-        _MAX_BOXES.value,
-        _SEARCH_MODE.value,
-        _MAX_SIDE.value,
-    )
-    files = (tuple(map(Path, flag.value or ())) for flag in (_IMAGES, _ANNOTATIONS, _PROPOSALS_FILE))
-    request = prepare.Request(
-        inputs=Inputs(*files, _DATASET.value or "", _SPLIT.value or ""),
-        out=Path(_OUT.value),
-        settings=settings,
-        num_workers=_NUM_WORKERS.value or available_cores(),
-        max_rejected=_MAX_REJECTED.value,
-        task_index=_TASK_INDEX.value,
-        num_tasks=_NUM_TASKS.value,
-        beam_options=tuple(beam_options) if _RUNNER.value == "beam" else None,
-    )
-    print(prepare.prepare(request))
+        if given.check is not None:
+            return _check(Path(given.check), num_workers)
+        print(prepare.prepare(_request(num_workers, beam_options)))
+    except MemoryError as error:
+        raise UserError("out of memory: run again with a smaller --num_workers") from error
     return 0
 
 
-def _check() -> int:
-    root = Path(_CHECK.value)
-    manifest, problems, left = check.check_dataset(root, _NUM_WORKERS.value or available_cores())
+def _request(num_workers: int, beam_options: Sequence[str]) -> prepare.Request:
+    given = flags.FLAGS
+    files = (tuple(map(Path, given[name].value or ())) for name in ("images", "annotations", "proposals_file"))
+    return prepare.Request(
+        inputs=Inputs(*files, given.dataset or "", given.split or ""),
+        out=Path(given.out),
+        settings=shards.Settings(**{name: given[name].value for name in shards.Settings._fields}),
+        num_workers=num_workers,
+        max_rejected=given.max_rejected,
+        task_index=given.task_index,
+        num_tasks=given.num_tasks,
+        beam_options=tuple(beam_options) if given.runner == "beam" else None,
+    )
+
+
+def _check(root: Path, num_workers: int) -> int:
+    manifest, problems, progress = check.check_dataset(root, num_workers)
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
-        print(
-            f"{root}: {len(problems)} problems; delete the files named above and run the data_prep command "
-            "that made them again: only they are redone",
-            file=sys.stderr,
+        raise UserError(
+            f"{root}: {len(problems)} problems; delete the files named above and run the data_prep command of this "
+            "data set again: only they are redone"
         )
-        return 1
-    said = manifests.verdict_lines(manifest)
-    print("\n".join(said))
-    if left:
-        page.write_page(root, manifest, said)
-        print(f"{root} is {left}: run the command that makes it again", file=sys.stderr)
-        return 1
+    summary = manifests.summary(manifest)
+    print("\n".join(summary))
+    if progress:
+        page.write_page(root, manifest, summary)
+        raise UserError(f"{root} is {progress}: run its data_prep command again")
     print(f"{root} is whole: {manifest['num_records']} records in {len(manifest['shards'])} shards")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    _end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    sys.argv, _beam_options = sys.argv[:_end], sys.argv[_end + 1 :]
+    cli.run(
+        "data_prep",
+        _define,
+        [],
+        partial(_run, _beam_options),
+        check=partial(_check_flags, _beam_options),
+        interrupted="the same command resumes after the finished shards",
+    )

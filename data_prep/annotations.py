@@ -1,4 +1,4 @@
-"""Annotated objects: COCO's instances json by photo, and their way into the frame of the photo as stored."""
+"""Annotated objects: COCO's instances json by photo, and boxes and polygons in the frame of the photo as stored."""
 
 import hashlib
 import json
@@ -11,33 +11,33 @@ import numpy as np
 from univip_jax.common.errors import UserError
 from univip_jax.data import boxes
 from univip_jax.data.photos.decode import Rejected, StoredPhoto
-from univip_jax.data.photos.sources import Objects
-from univip_jax.data.polygons import Polygons
+from univip_jax.data.photos.listing import Objects
+from univip_jax.data.records import Polygons
 
 
 class Annotations(NamedTuple):
-    """What a COCO json says about one photo."""
+    """One photo's annotations in a COCO json."""
 
     boxes_xywh_px: np.ndarray  # float64 [M, 4]
     labels: np.ndarray  # int64 [M], category ids
-    height: int  # px, of the photo that was annotated; 0 where the json does not say
+    height: int  # px, of the annotated photo; 0 where the json gives no size
     width: int  # px
-    is_crowd: np.ndarray | None = None  # bool [M], a box around many things; None: none is
+    is_crowd: np.ndarray | None = None  # bool [M], a box around many things; None: no crowds
     polygons_xy_px: Polygons = Polygons()  # points float32 [P, 2] xy in px; crowds (masks in run lengths) have none
 
 
 def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
     """The annotations in the frame of the stored photo, without boxes that lie outside it.
 
-    A photo that was turned upright by its EXIF tag may have been annotated before or after that: the size in the json
-    tells. Where it fits both (a square photo, half a turn), the json speaks of the pixels as encoded, as COCO does.
+    A photo that its EXIF tag turns upright may have been annotated before or after the turn: the size in the json
+    decides. Where it fits both (a square photo, half a turn), the json means the pixels as encoded, as COCO's does.
 
     Raises:
-        Rejected: the json speaks of a photo of another shape.
+        Rejected: the json gives another shape.
     """
     height, width = stored.pixels.shape[:2]
     encoded_height, encoded_width = (width, height) if stored.orientation >= 5 else (height, width)
-    # A json that gives no size speaks of the photo as it was encoded.
+    # A json that gives no size means the photo as encoded.
     of_height, of_width = annotations.height or stored.found_height, annotations.width or stored.found_width
     as_encoded = _same_shape(of_height, of_width, encoded_height, encoded_width)
     if not as_encoded and not _same_shape(of_height, of_width, height, width):
@@ -63,7 +63,7 @@ def fingerprint(annotations: Annotations) -> bytes:
 
 
 def turned(objects: Objects, orientation: int) -> Objects:
-    """Objects in the frame of the pixels as encoded to that of the upright photo, without boxes outside it."""
+    """Moves objects from the frame of the encoded pixels into the upright photo, without boxes outside it."""
     one, other = (turn_points(objects.boxes[:, corner], orientation) for corner in (slice(0, 2), slice(2, 4)))
     turned_boxes = np.concatenate([np.minimum(one, other), np.maximum(one, other)], axis=-1)
     points = turn_points(objects.polygons.points, orientation)
@@ -71,7 +71,7 @@ def turned(objects: Objects, orientation: int) -> Objects:
 
 
 def turn_points(points: np.ndarray, orientation: int) -> np.ndarray:
-    """Points [..., 2] yx in [0, 1] of the pixels as encoded to the photo that EXIF's orientation (1 to 8) shows."""
+    """Moves points [..., 2] yx in [0, 1] from the encoded pixels into the upright photo; EXIF's orientation, 1 to 8."""
     y, x = np.moveaxis(points, -1, 0)
     if orientation >= 5:  # rows are shown as columns
         y, x = x, y
@@ -83,7 +83,7 @@ def turn_points(points: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _same_shape(height: int, width: int, other_height: int, other_width: int) -> bool:
-    # A smaller copy of the annotated photo is fine, a turned or cropped one is not; 2 px are for rounding.
+    # A smaller copy of the annotated photo fits, a turned or cropped one does not; 2 px allow for rounding.
     return abs(width * other_height / height - other_width) <= 2
 
 
@@ -100,7 +100,7 @@ def read_json(path: Path | str) -> dict:
     """The contents of a COCO json.
 
     Raises:
-        UserError: the file is missing or no json of that kind.
+        UserError: the file is missing or no such json.
     """
     try:
         contents = json.loads(Path(path).read_bytes())
@@ -115,13 +115,13 @@ def read_json(path: Path | str) -> dict:
 
 
 def find_annotations(contents: dict, path: Path | str, image_ids: Sequence[str]) -> dict[str, Annotations]:
-    """What a COCO json says, by image id; photos that it does not name are left out.
+    """The annotations of a COCO json by image id; photos that it does not name are left out.
 
-    A photo is matched by its id, else by its base name where only one photo and one entry bear it. A json without
-    annotations (COCO's image_info files) has none for the photos that it names.
+    A photo is matched by its id, else by its base name where only one photo and one entry have it. In a json without
+    annotations (COCO's image_info files), each named photo has no objects.
 
     Raises:
-        UserError: its contents are not as they should be, or about none of the photos.
+        UserError: its contents are not as they should be, or name none of the photos.
     """
     try:
         by_entry: dict[int, list[dict]] = {}
@@ -172,7 +172,7 @@ def _annotations(entry: dict, annotations: Sequence[dict]) -> Annotations:
 
 
 def match(names: Iterable[str], image_ids: Sequence[str]) -> dict[str, str]:
-    """The name that belongs to each image id: the same path, else the same base name where no other has it."""
+    """The name that belongs to each image id: the same path, else the same base name where it is unique."""
     names = set(names)
     by_base, ids_by_base = _unique_by_base(names), _unique_by_base(image_ids)
     matches = {}
@@ -185,7 +185,7 @@ def match(names: Iterable[str], image_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _unique_by_base(names: Iterable[str]) -> dict[str, str]:
-    """Names by their base name, where only one has it."""
+    """Names by their base name, without base names that several have."""
     found: dict[str, str | None] = {}
     for name in names:
         base = name.rsplit("/", 1)[-1]

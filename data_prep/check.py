@@ -1,4 +1,4 @@
-"""`--check`: reads every byte of a data set and says what is wrong where."""
+"""`--check`: reads every byte of a data set and names what is wrong and where."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import manifest as manifests
-from data_prep import runners, verdict
+from data_prep import proposal_stats, runners
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.data import boxes, records
@@ -21,35 +21,34 @@ class CheckSpec(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What a check found."""
+    """The outcome of a check."""
 
-    manifest: dict  # with the figures of the records as read; of an unfinished data set: of its finished shards
-    problems: list[str]  # a line each, with the place; none where it is whole
-    left: str  # what is left to do, in words; empty where the data set is finished
+    manifest: dict  # with the statistics of the records as read; of an unfinished data set: of its finished shards
+    problems: list[str]  # one line each, with its place; empty for a whole data set
+    progress: str  # how much of an unfinished data set is done; empty for a finished one
 
 
 def check_dataset(root: Path, num_workers: int) -> Checked:
-    """Reads every byte, and counts anew what the manifest says of the proposals.
+    """Reads every byte, and computes the manifest's statistics of the proposals again.
 
     Raises:
         UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
     """
-    unfinished = manifests.unfinished(root)
-    manifest, left = unfinished or (records.read_manifest(root), "")
+    manifest, progress = manifests.unfinished(root) or (records.read_manifest(root), "")
     specs = [CheckSpec(root, entry) for entry in manifest["shards"]]
     results = runners.run(check_shard, specs, manifest["num_records"], num_workers)
     problems = [problem for found, _ in results for problem in found]
-    if not left:
+    if not progress:
         problems += _rejected_problems(root, manifest)
     if not problems:
-        counted = verdict.of_dataset(counts for _, counts in results)
+        stats = proposal_stats.of_dataset(counts for _, counts in results)
         problems = [
-            f"{root / records.MANIFEST}: proposals {name} is {said}, the records say {counted.get(name)}"
-            for name, said in manifest.get("proposals", {}).items()
-            if counted.get(name) != said
+            f"{root / records.MANIFEST}: proposals {name} is {value}, the records say {stats.get(name)}"
+            for name, value in manifest.get("proposals", {}).items()
+            if stats.get(name) != value
         ]
-        manifest = manifest | {"proposals": counted}
-    return Checked(manifest, problems, left)
+        manifest = manifest | {"proposals": stats}
+    return Checked(manifest, problems, progress)
 
 
 def _rejected_problems(root: Path, manifest: dict) -> list[str]:
@@ -62,7 +61,11 @@ def _rejected_problems(root: Path, manifest: dict) -> list[str]:
 
 
 def check_shard(spec: CheckSpec, on_photo: Callable[[], object]) -> tuple[list[str], dict]:
-    """One line for each problem of the shard: size, checksums, offsets, and every record in it; and its verdict."""
+    """Checks a shard's size, checksums, offsets, and every record in it.
+
+    Returns:
+        One line per problem, and the statistics of the shard's proposals.
+    """
     problems, counts = [], []
     try:
         shard = records.read_sidecar(spec.root, spec.entry)
@@ -77,21 +80,21 @@ def check_shard(spec: CheckSpec, on_photo: Callable[[], object]) -> tuple[list[s
             problems += [f"{where} {problem}" for problem in found]
             if not found:
                 objects = parsed["objects"][~parsed["is_crowd"]]
-                counts.append(verdict.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
+                counts.append(proposal_stats.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
             position += len(serialized) + records.FRAME_BYTES
             on_photo()
         if len(counts) != shard.num_records and not problems:
             problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
     except UserError as error:
         problems.append(str(error))
-    return problems, verdict.of_shard(counts)
+    return problems, proposal_stats.of_shard(counts)
 
 
 def record_problems(serialized: bytes) -> tuple[list[str], dict]:
-    """What is wrong with one record, beginning with its photo's id where it has one; and the record, parsed."""
+    """The problems of one record, each beginning with its photo's id where it has one; and the record, parsed."""
     try:
         parsed = {key: value.numpy() for key, value in records.parse(serialized).items()}
-    except Exception:  # TensorFlow's own, which this room does not import
+    except Exception:  # one of TensorFlow's, which data_prep does not import
         return ["is not a record of a photo"], {}
     name = parsed["id"].decode("utf-8", "replace")
     try:

@@ -1,12 +1,12 @@
-"""Boxes that something else found: a detector's COCO results json, or ORL's json of selective search.
+"""Imported boxes: a detector's COCO results json, or ORL's json of selective search.
 
 COCO results: a list of {"image_id", "bbox": [x, y, width, height], "score"}, in px. A number as image_id is looked up
-in the annotations json; a text is the photo's file name. The boxes are taken by falling score.
+in the annotations json; a text is the photo's file name. The boxes are taken by descending score.
 
 ORL (its tools/selective_search.py): {"bbox": [[[x, y, width, height], ...], ...]}, in px, one list for each of the
 `images` of the annotations json, in their order. The boxes are taken in the order of the file.
 
-Such files are larger than memory (ORL's of COCO has 5 GB): they are read element by element.
+Such files exceed memory (ORL's of COCO has 5 GB): they are read element by element.
 """
 
 import json
@@ -19,14 +19,13 @@ import numpy as np
 
 from data_prep.annotations import Annotations, match
 from univip_jax.common.errors import UserError
-from univip_jax.data.polygons import Polygons
 
 _CHUNK = 1 << 22  # characters
 _NAMED = 5  # names that the report gives as examples
 
 
 class Imported(NamedTuple):
-    """Candidate boxes by image id, and what of both sides had no match, as the manifest keeps it."""
+    """Candidate boxes by image id, and the photos and entries without a match, as the manifest stores them."""
 
     candidates: dict[str, Annotations]
     report: dict[str, Any]
@@ -35,16 +34,16 @@ class Imported(NamedTuple):
 def read_proposals(
     paths: Sequence[Path], entries: Sequence[list[dict]], image_ids: Sequence[str], min_side: float
 ) -> Imported:
-    """Reads files of boxes, and finds each photo's.
+    """Reads files of boxes and assigns them to photos.
 
     Args:
         paths: COCO results or ORL's json.
         entries: for each path, the `images` of the annotations json that belongs to it; empty where there is none.
         image_ids: the photos; matched as annotations are.
-        min_side: boxes with a shorter side (px of the photo that the file speaks of) are dropped while reading.
+        min_side: boxes with a shorter side (px of the annotated photo) are dropped while reading.
 
     Raises:
-        UserError: a file is missing or of another kind, needs an annotations json, or is about none of the photos.
+        UserError: a file is missing or of another kind, needs an annotations json, or has boxes for none of the photos.
     """
     by_name: dict[str, Annotations] = {}
     for path, images in zip(paths, entries, strict=True):
@@ -74,20 +73,20 @@ def read_proposals(
 
 
 def describe(report: dict[str, Any]) -> list[str]:
-    """What had no match, in lines for people; none where all had one."""
-    kinds = [
-        ("photos_without_boxes", "photos have no boxes in the file"),
-        ("images_without_photo", "images of the file are no photos here"),
-    ]
+    """Photos and entries without a match, in lines for people; empty where all have one."""
+    kinds = {
+        "photos_without_boxes": "photos have no boxes in the file",
+        "images_without_photo": "images of the file are no photos here",
+    }
     return [
-        f"{report[key]} {what} (first: {', '.join(map(repr, report['first_' + key]))})"
-        for key, what in kinds
+        f"{report[key]} {words} (first: {', '.join(map(repr, report[f'first_{key}']))})"
+        for key, words in kinds.items()
         if report.get(key)
     ]
 
 
 def _read_file(file: TextIO, path: Path, images: list[dict], min_side: float) -> dict[str, Annotations]:
-    """Candidates by the name that the file (or the annotations json) gives to the photo."""
+    """Candidates by the photo's name in the file or in the annotations json."""
     start = file.read(_CHUNK).lstrip()
     if start.startswith("["):
         return _results(_elements(file, start[1:]), {image["id"]: image for image in images}, path, min_side)
@@ -106,7 +105,7 @@ def _results(elements: Iterator[dict], images: dict, path: Path, min_side: float
             found.extend((one.get("score", 0.0), x, y, width, height))
     if not images and any(not isinstance(image_id, str) for image_id in rows):
         raise UserError(
-            f"--proposals_file={path} names photos by numbers: give the --annotations json that says their file names"
+            f"--proposals_file={path} names photos by numbers: give the --annotations json with their file names"
         )
     by_name = {}
     for image_id, values in rows.items():
@@ -124,7 +123,7 @@ def _orl(elements: Iterator[list], images: list[dict], path: Path, min_side: flo
     if len(found) != len(images):
         raise UserError(
             f"--proposals_file={path} is ORL's, without names, for {len(found)} photos in the order of an annotations "
-            f"json; --annotations has {len(images)}: give the json from which it was made"
+            f"json; --annotations has {len(images)}: give the json that it was made from"
         )
     return {image["file_name"]: _candidates(one, image) for one, image in zip(found, images, strict=True)}
 
@@ -132,13 +131,13 @@ def _orl(elements: Iterator[list], images: list[dict], path: Path, min_side: flo
 def _candidates(boxes_xywh_px: np.ndarray, image: dict) -> Annotations:
     good = boxes_xywh_px[np.isfinite(boxes_xywh_px).all(axis=-1)]
     size = int(image.get("height") or 0), int(image.get("width") or 0)
-    return Annotations(good, np.zeros([len(good)], np.int64), *size, None, Polygons())
+    return Annotations(good, np.zeros([len(good)], np.int64), *size)
 
 
 def _elements(file: TextIO, text: str) -> Iterator[Any]:
-    """The elements of a json list whose opening bracket was just before `text`, one at a time.
+    """The elements of a json list, one at a time; `text` begins after its opening bracket.
 
-    They are objects or lists: where one ends does not depend on what follows.
+    They are objects or lists: the end of one does not depend on the text behind it.
     """
     decoder, start = json.JSONDecoder(), 0
     while True:

@@ -1,32 +1,32 @@
-"""The data set as a whole: what is in the output folder already, `manifest.json` and `rejected.jsonl`."""
+"""The data set as a whole: what the output folder holds already, `manifest.json` and `rejected.jsonl`."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
-from data_prep import filters, page, verdict
+from data_prep import page, proposal_stats
 from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.shards import SHARD_NAME, Settings, ShardSpec, library_versions
+from data_prep.shards import SHARD_NAME, STATS, Settings, ShardSpec, library_versions
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
-from univip_jax.data import records
+from univip_jax.data import boxes, records
 from univip_jax.data.photos.sources import photos_digest
 
 REJECTED = "rejected.jsonl"
-_PACE_SHARDS = 64  # the newest finished ones tell how long the others will take
+_PACE_SHARDS = 64  # the newest finished shards give the pace
 
 
 def describe(loaded: Loaded, settings: Settings) -> dict:
-    """What was asked for, as the manifest keeps it: equal for equal requests wherever the photos lie."""
+    """The request, as the manifest stores it: equal for equal requests wherever the photos lie."""
     description = {
         "photos": {"num": len(loaded.photos), "sha256": photos_digest(loaded.photos)},
         "settings": {
             **loaded.facts,
             **settings._asdict(),
             **SEARCH_PARAMETERS,
-            "max_aspect": filters.MAX_ASPECT,
-            "max_iou": filters.MAX_IOU,
+            "max_aspect": boxes.MAX_ASPECT,
+            "max_iou": boxes.MAX_IOU,
         },
     }
     return description | ({"import": loaded.report} if loaded.report else {})
@@ -60,7 +60,7 @@ def finished(out: Path, description: dict) -> dict | None:
         return None  # the same request with a shard missing or cut short: the run mends it
 
 
-def make_room(out: Path, plan: list[ShardSpec]) -> None:
+def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
     """Creates `out` where there is none.
 
     Raises:
@@ -69,22 +69,22 @@ def make_room(out: Path, plan: list[ShardSpec]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         names = sorted(path.name for path in out.iterdir())
-        planned = {spec.path.with_suffix(suffix).name for spec in plan for suffix in (".tfrecord", ".json")}
-        for name in names:
-            if SHARD_NAME.fullmatch(name) and name not in planned:
-                raise UserError(
-                    f"--out={out} holds {name} of an unfinished run over another number of photos "
-                    f"(this run has {len(plan)} shards): choose another --out or delete it"
-                )
     except OSError as error:
         raise UserError(f"--out={out} cannot be used ({error.strerror}): give a folder that can be written") from error
+    planned = {spec.path.with_suffix(suffix).name for spec in plan for suffix in (".tfrecord", ".json")}
+    for name in names:
+        if SHARD_NAME.fullmatch(name) and name not in planned:
+            raise UserError(
+                f"--out={out} holds {name} of an unfinished run over another number of photos "
+                f"(this run has {len(plan)} shards): choose another --out or delete it"
+            )
 
 
 def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: float) -> dict:
-    """Writes `rejected.jsonl` and returns the manifest, which is written last, by `write`.
+    """Writes `rejected.jsonl` and returns the manifest, which `write` writes last.
 
     Raises:
-        UserError: not one photo could be used, or a larger share than `max_rejected` could not: the shards stay.
+        UserError: no photo can be used, or a larger share than `max_rejected` cannot: the shards stay.
     """
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected), sync=True)
@@ -98,7 +98,7 @@ def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: fl
         raise UserError(
             f"{len(rejected)} of {num_photos} photos ({len(rejected) / num_photos:.1%}) cannot be used, more than "
             f"--max_rejected={max_rejected:g} allows (first: {rejected[0]['id']!r}: {rejected[0]['reason']}): see "
-            f"{out / REJECTED}; mend them, or run again with a larger --max_rejected, the finished shards are kept"
+            f"{out / REJECTED}; mend them, or run again with a larger --max_rejected: finished shards are not redone"
         )
     return of_shards(sidecars) | description | {"libraries": library_versions()}
 
@@ -109,7 +109,7 @@ def write(out: Path, manifest: dict) -> None:
 
 
 def unfinished(root: Path) -> tuple[dict, str] | None:
-    """What the manifest would say of the shards that are finished, and what is left to do in words.
+    """The manifest of the shards that are finished, and in words how many shards and hours are left.
 
     None where there is a manifest, or not one finished shard.
     """
@@ -120,12 +120,12 @@ def unfinished(root: Path) -> tuple[dict, str] | None:
     if not any(sidecar["num_records"] for sidecar in sidecars):
         return None
     num_shards = int(paths[0].stem.split("-")[-1])
-    left = f"unfinished: {len(sidecars)} of {num_shards} shards are done"
+    progress = f"unfinished: {len(sidecars)} of {num_shards} shards are done"
     times = sorted(path.stat().st_mtime for path in paths)[-_PACE_SHARDS:]
     if len(times) > 1 and times[-1] > times[0]:
         seconds = (num_shards - len(sidecars)) * (times[-1] - times[0]) / (len(times) - 1)
-        left += f", about {seconds / 3600:.1f} h are left at the pace of the newest {len(times)}"
-    return of_shards(sidecars), left
+        progress += f", about {seconds / 3600:.1f} h are left at the pace of the newest {len(times)}"
+    return of_shards(sidecars), progress
 
 
 def of_shards(sidecars: list[dict]) -> dict:
@@ -137,7 +137,7 @@ def of_shards(sidecars: list[dict]) -> dict:
         "num_records": sum(sidecar["num_records"] for sidecar in sidecars),
         "num_rejected": len(rejected),
         "rejected": dict(Counter(entry["reason"].split(":")[0] for entry in rejected).most_common()),
-        "proposals": verdict.of_dataset(sidecar["verdict"] for sidecar in sidecars),
+        "proposals": proposal_stats.of_dataset(sidecar[STATS] for sidecar in sidecars),
         "shards": [
             {"name": sidecar["shard"], **{key: sidecar[key] for key in ("num_records", "bytes", "sha256")}}
             for sidecar in sidecars
@@ -145,12 +145,12 @@ def of_shards(sidecars: list[dict]) -> dict:
     }
 
 
-def verdict_lines(manifest: dict) -> list[str]:
-    """The verdict on a data set in words: photos, boxes, recall."""
+def summary(manifest: dict) -> list[str]:
+    """The data set in lines: photos, boxes, recall."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.get("rejected", {}).items())
     num_photos = manifest["num_records"] + manifest["num_rejected"]
     rejected = f"{manifest['num_rejected']} rejected" + (f" ({reasons}; see {REJECTED})" if reasons else "")
     return [
         f"photos: {manifest['num_records']} of {num_photos} used, {rejected}",
-        *verdict.lines(manifest["proposals"]),
+        *proposal_stats.lines(manifest["proposals"]),
     ]

@@ -1,14 +1,16 @@
-"""`proposals.html`: the verdict on a data set in plots, and 32 of its photos with their boxes, in one file."""
+"""`proposals.html`: a data set's statistics as plots, and 32 of its photos with their boxes, in one file."""
 
 import base64
 import colorsys
 import html
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from univip_jax.common.files import write_whole
@@ -17,11 +19,10 @@ from univip_jax.data import records
 PAGE = "proposals.html"
 _NUM_PHOTOS, _COLUMNS = 32, 4
 _CELL, _GAP = 300, 8  # px
-_PLOT_WIDTH, _PLOT_HEIGHT, _MARGIN = 600, 260, 34  # px
-_PAPER, _INK, _FAINT, _BAR = "#ffffff", "#222222", "#888888", "#4363d8"
+_PAPER, _INK = "#ffffff", "#222222"
 _PLOTS = {
     "boxes_a_photo": "photos by their number of boxes",
-    "covered_percent": "photos by the share that boxes of at most half their size cover, %",
+    "covered_percent": "photos by the share that boxes of at most half its area cover, %",
     "sides_px": "boxes by side (root of the area), px",
     "aspects": "boxes by width / height",
 }
@@ -36,33 +37,33 @@ img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }}
 <h2>Distributions</h2>
 <img alt="four bar charts" src="data:image/png;base64,{plots}">
 <h2>{num_shown} photos, evenly spaced</h2>
-<p>Each box in its own colour; annotated objects, where given, in white with a black rim.</p>
+<p>Each proposal has its own colour; annotated objects are white with a black rim.</p>
 <img alt="photos with boxes" src="data:image/jpeg;base64,{sheet}">
 </body></html>
 """
 
 
-def write_page(root: Path, manifest: dict[str, Any], said: list[str]) -> None:
-    """Writes `proposals.html` of the finished shards that the manifest names; `said` is the verdict in words.
+def write_page(root: Path, manifest: dict[str, Any], summary: list[str]) -> None:
+    """Writes `proposals.html` of the finished shards that the manifest names, with the summary's lines.
 
     Raises:
-        UserError: a shard cannot be read, or the page not be written.
+        UserError: a shard cannot be read, or the page cannot be written.
     """
     settings = ", ".join(f"{name} {value}" for name, value in manifest.get("settings", {}).items())
     photos = _photos(root, manifest)
     page = _HTML.format(
         num_records=manifest["num_records"],
-        lines="".join(f"<li>{html.escape(line)}</li>" for line in said),
+        lines="".join(f"<li>{html.escape(line)}</li>" for line in summary),
         settings=html.escape(settings),
-        plots=_inline(draw_plots(manifest["proposals"]), "PNG"),
+        plots=_inline(draw_plots(manifest["proposals"]).savefig),
         num_shown=len(photos),
-        sheet=_inline(draw_sheet(photos), "JPEG", quality=85),
+        sheet=_inline(lambda buffer: draw_sheet(photos).save(buffer, "JPEG", quality=85)),
     )
     write_whole(root / PAGE, page, sync=True)
 
 
 def _photos(root: Path, manifest: dict[str, Any]) -> list[dict[str, np.ndarray]]:
-    """32 records of the data set, evenly spaced, or all where there are fewer."""
+    """32 parsed records, evenly spaced over the data set, or all where there are fewer."""
     total = manifest["num_records"]
     num_shown = min(_NUM_PHOTOS, total)
     wanted = [(2 * i + 1) * total // (2 * num_shown) for i in range(num_shown)]
@@ -111,7 +112,7 @@ def _draw_photo(photo: dict[str, np.ndarray]) -> Image.Image:
         draw.rectangle([x0, y0, x1, y1], outline=color, width=width)
 
     for number, box in enumerate(photo["proposals"]):
-        hue = number * 0.618 % 1  # neighbours in the list far apart on the circle of colours
+        hue = number * 0.618 % 1  # neighbours in the list get distant hues
         outline(box, tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.9, 1)), 1)
     for box in photo["objects"]:
         outline(box, "black", 4)
@@ -119,32 +120,22 @@ def _draw_photo(photo: dict[str, np.ndarray]) -> Image.Image:
     return picture
 
 
-def draw_plots(proposals: dict[str, Any]) -> Image.Image:
-    """The verdict's histograms, two by two."""
-    picture = Image.new("RGB", (2 * _PLOT_WIDTH, 2 * _PLOT_HEIGHT), _PAPER)
-    for place, (name, title) in enumerate(_PLOTS.items()):
-        plot = _draw_bars(title, proposals[name]["from"], proposals[name]["counts"])
-        picture.paste(plot, (place % 2 * _PLOT_WIDTH, place // 2 * _PLOT_HEIGHT))
-    return picture
+def draw_plots(proposals: dict[str, Any]) -> Figure:
+    """The histograms of the manifest's `proposals` as bar charts, two by two."""
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(2, 2).flat, _PLOTS.items(), strict=True):
+        edges, counts = proposals[name]["from"], proposals[name]["counts"]
+        bars = axes.bar(range(len(edges)), counts, width=0.9, align="edge", color="#4363d8")
+        axes.bar_label(bars, [f"{count / sum(counts):.0%}" if count else "" for count in counts], fontsize=8)
+        axes.set_xticks(range(len(edges)), [f"{edge:g}" for edge in edges], fontsize=8)
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_title(title, fontsize=10, loc="left")
+    return figure
 
 
-def _draw_bars(title: str, edges: list[float], counts: list[int]) -> Image.Image:
-    plot = Image.new("RGB", (_PLOT_WIDTH, _PLOT_HEIGHT), _PAPER)
-    draw, font = ImageDraw.Draw(plot), ImageFont.load_default(13)
-    draw.text((_MARGIN, 6), title, fill=_INK, font=ImageFont.load_default(15))
-    floor, ceiling = _PLOT_HEIGHT - _MARGIN, 52
-    width = (_PLOT_WIDTH - 2 * _MARGIN) / len(edges)
-    for place, (edge, count) in enumerate(zip(edges, counts, strict=True)):
-        left, share = _MARGIN + place * width, count / max(1, sum(counts))
-        top = floor - (floor - ceiling) * count / max(1, *counts)
-        draw.rectangle([left + 2, top, left + width - 2, floor], fill=_BAR)
-        draw.text((left + width / 2, top - 3), f"{share:.0%}" if count else "", _FAINT, font, "mb", align="center")
-        draw.text((left, floor + 5), f"{edge:g}", _INK, font, "ma")
-    draw.line([_MARGIN, floor, _PLOT_WIDTH - _MARGIN, floor], fill=_INK)
-    return plot
-
-
-def _inline(picture: Image.Image, kind: str, **options: Any) -> str:
+def _inline(save: Callable[[io.BytesIO], object]) -> str:
+    """What `save` writes, as base64."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    save(buffer)
     return base64.b64encode(buffer.getvalue()).decode()

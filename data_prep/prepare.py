@@ -8,6 +8,7 @@ from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
 from data_prep.inputs import Inputs, load
 from univip_jax.common.errors import UserError
+from univip_jax.data.photos.sources import passed_over_line
 
 
 class Request(NamedTuple):
@@ -18,38 +19,37 @@ class Request(NamedTuple):
     settings: shards.Settings
     num_workers: int
     max_rejected: float = 0.1  # share of the photos
-    task_index: int = 0  # of num_tasks that share the shards, on any machines
+    task_index: int = 0  # one of num_tasks that share the shards, on any machines
     num_tasks: int = 1
     beam_options: tuple[str, ...] | None = None  # Apache Beam's pipeline options; None: processes of this machine
 
 
 def prepare(request: Request) -> str:
-    """Prepares the data set, or finishes what an interrupted run began, and returns a summary for people.
+    """Prepares the data set, or resumes an interrupted run, and returns a summary for people.
 
     Raises:
         UserError: see `inputs`, `manifest`, `writing` and `runners`.
     """
-    loaded = load(request.inputs, request.settings, request.out)
+    loaded = load(request.inputs, request.settings)
     description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
         return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
     plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
-    manifests.make_room(request.out, plan)
+    manifests.ensure_folder(request.out, plan)
     with writing.locked(request.out, shared=request.num_tasks > 1):
         writing.remove_leftovers(request.out)
-        if loaded.index:
-            loaded.index.keep(request.out)
         for line in imported.describe(loaded.report or {}):
             print(line, flush=True)
         sidecars, pace = _fill(request, plan)
         if num_missing := sidecars.count(None):
-            return _others(request, plan, sidecars, num_missing)
+            return _task_summary(request, plan, sidecars, num_missing)
         manifest = manifests.compose(request.out, sidecars, description, request.max_rejected)
-        said = manifests.verdict_lines(manifest)
-        page.write_page(request.out, manifest, said)
+        summary = manifests.summary(manifest)
+        page.write_page(request.out, manifest, summary)
         manifests.write(request.out, manifest)
     head = f"{manifest['num_records']} records in {request.out}"
-    return "\n".join([head, *said, pace, f"plots and photos: {request.out / page.PAGE}", _next_command(request.out)])
+    lines = [head, *summary, pace, f"plots and photos: {request.out / page.PAGE}"]
+    return "\n".join(filter(None, [*lines, passed_over_line(loaded.passed_over), _next_command(request.out)]))
 
 
 def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | None], str]:
@@ -70,7 +70,7 @@ def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | N
         beam.run(shards.process_shard, mine, request.out, request.beam_options, request.num_workers)
     elif mine:
         runners.run(shards.process_shard, mine, num_photos, request.num_workers)
-    # Read again: the disk says what is done, whoever did it.
+    # Read again: the disk shows which shards are done, by this task or another.
     sidecars |= {spec.path: shards.finished(spec) for spec in plan if sidecars[spec.path] is None}
     if lost := [spec.path for spec in mine if sidecars[spec.path] is None]:
         raise UserError(f"{lost[0]} is not there after the run: --out must be one folder that all workers see")
@@ -81,8 +81,8 @@ def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | N
     return list(sidecars.values()), f"{num_photos} photos in {seconds:.1f} s {where}{rate}"
 
 
-def _others(request: Request, plan: list[shards.ShardSpec], sidecars: list[dict | None], num_missing: int) -> str:
-    """What a task says that is done before the others."""
+def _task_summary(request: Request, plan: list[shards.ShardSpec], sidecars: list[dict | None], num_missing: int) -> str:
+    """The summary of a task that ends before another one."""
     num_photos = sum(len(spec.photos) for spec, sidecar in zip(plan, sidecars, strict=True) if sidecar is None)
     return (
         f"task {request.task_index} of {request.num_tasks} is done; {num_missing} of {len(plan)} shards "

@@ -1,4 +1,4 @@
-"""One photo to one record: a pure function of its bytes, its annotations and the settings."""
+"""One photo to one record, a pure function of its bytes, its annotations and the settings."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,19 @@ from data_prep import annotations, filters, selective_search
 from data_prep.annotations import Annotations
 from univip_jax.data import boxes, records
 from univip_jax.data.photos import decode as photos
-from univip_jax.data.photos.sources import Objects, PhotoFile, open_photo
+from univip_jax.data.photos.listing import Objects, PhotoFile
+from univip_jax.data.photos.sources import open_photo
 
 
 class Settings(NamedTuple):
-    """What decides a record's proposals and what of the photo is stored."""
+    """How a record's proposals are made, and in which size the photo is stored."""
 
     proposals: str  # selective_search | naive | annotated | none | import
     search_max_side: int  # px, 0 = full size
     min_side: int  # px of the photo as stored
     max_boxes: int
     search_mode: str = "fast"  # fast | quality
-    max_side: int = 0  # px of the photo as stored, 0 = as found
+    max_side: int = 0  # px of the photo as stored, 0 = no limit
 
 
 def make_record(
@@ -30,13 +31,13 @@ def make_record(
 
     Args:
         photo: the photo.
-        annotated: what a json says of it; None: what its source itself says, if it does.
+        annotated: its annotations in a json; None: those of its source, if it has any.
         settings: which proposals, and what is stored.
-        imported: for `import`: the candidates, the best first; None: there are none.
+        imported: candidates for `import`, the best first; None: there are none.
 
     Raises:
         photos.Rejected: the photo cannot be used.
-        UserError: what holds the photo (an archive, a TFDS data set) cannot be read.
+        UserError: the archive or the TFDS data set that holds the photo cannot be read.
     """
     opened = open_photo(photo)
     stored = photos.read_photo(opened.encoded, settings.max_side)

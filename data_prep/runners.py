@@ -1,7 +1,7 @@
-"""Ways to map a task over shards: in this process, or in a pool of processes.
+"""Maps a task over shards, in this process or in a pool of processes.
 
-A task takes a spec and `on_photo`, which it calls after each photo, and returns a result that pickles
-(`shards.process_shard`, `check.check_shard`).
+A task (`shards.process_shard`, `check.check_shard`) takes a spec and `on_photo`, which it calls after each photo, and
+returns a result that pickles.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
-from univip_jax.data import records
+from univip_jax.data.host import run_on_one_core
 
 Task = Callable[[Any, Callable[[], object]], Any]
 
@@ -26,18 +26,18 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 def run(task: Task, specs: Sequence[Any], num_photos: int, num_workers: int) -> list[Any]:
     """Results of the task, in the order of the specs, with a progress bar in photos.
 
-    An interruption ends the work at the next photo of each worker; shards that are finished stay good.
+    After an interruption each worker stops at its next photo; finished shards stay good.
 
     Raises:
         UserError: from the task, or because a worker was killed.
         KeyboardInterrupt: on Ctrl-C, after the workers have stopped.
     """
     num_workers = min(num_workers, len(specs))
-    # Into a log file, one line a minute is enough.
+    # In a log file, one line per minute is enough.
     interval = 0.5 if os.isatty(2) else 60
     with tqdm(total=num_photos, unit="photo", mininterval=interval, smoothing=0.1, dynamic_ncols=True) as bar:
         if num_workers <= 1:
-            records.run_on_one_core()
+            run_on_one_core()
             return [task(spec, bar.update) for spec in specs]
         return _run_pool(task, specs, num_workers, bar)
 
@@ -57,7 +57,7 @@ def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm) -> 
     except BrokenProcessPool as error:
         raise UserError(
             f"one of {num_workers} worker processes was killed (most often: no memory left): run the same "
-            f"command again with --num_workers below {num_workers}; finished shards are kept"
+            f"command again with --num_workers below {num_workers}; finished shards are not redone"
         ) from error
     finally:
         stop.value = 1
@@ -66,16 +66,16 @@ def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm) -> 
 
 
 class _StoppedError(Exception):
-    """The parent has asked this worker to stop."""
+    """The parent process asked this worker to stop."""
 
 
 def _start_worker(photos_done: Any, stop: Any) -> None:
-    """In each worker, once: one thread, and the parent alone decides when it ends."""
+    """Runs once in each worker: keeps it to one thread, and lets only the parent process end it."""
     global _photos_done, _stop
     _photos_done, _stop = photos_done, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    records.run_on_one_core()
+    run_on_one_core()
 
 
 def _end_with_parent() -> None:
@@ -84,14 +84,14 @@ def _end_with_parent() -> None:
 
 
 def _in_worker(task: Task, spec: Any) -> Any:
-    def go_on() -> None:
+    def check_stop() -> None:
         if _stop.value:
             raise _StoppedError
 
     def on_photo() -> None:
         with _photos_done.get_lock():
             _photos_done.value += 1
-        go_on()
+        check_stop()
 
-    go_on()
+    check_stop()
     return task(spec, on_photo)

@@ -1,7 +1,7 @@
 """Selective search: one photo to candidate boxes (UniVIP section 3.2; Uijlings et al., 2013).
 
-OpenCV returns the same set of boxes for a photo each time, in an order that depends on what the process did
-before (libc `rand`). So the boxes are sorted, then shuffled by the photo itself: a pure function of it.
+OpenCV returns the same set of boxes for a photo each time, but its order depends on the earlier work of the process
+(libc `rand`). So the boxes are sorted, then shuffled by a generator that the photo seeds: a pure function of the photo.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 
 _SMALLEST_SIDE_PX = 4  # below, there are no regions to merge
 
-# OpenCV's `base_k`, `inc_k` (scales of the segmentation) and `sigma` (its blur, px of the copy). OpenCV's own, 150, 150
-# and 0.8, are made for full size: on a small copy, small objects are lost in them (docs/benchmarks.md).
+# OpenCV's `base_k`, `inc_k` (scales of the segmentation) and `sigma` (its blur, px of the copy). Its defaults, 150, 150
+# and 0.8, suit full size: on a small copy they lose small objects (docs/results.md).
 SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.4}
 
 
@@ -49,7 +49,7 @@ def selective_search(
 
 
 def photo_generator(encoded: bytes) -> np.random.Generator:
-    """Random numbers that depend on the photo's bytes only."""
+    """A generator that depends on the photo's bytes alone."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(encoded).digest()))
 
 

@@ -11,24 +11,25 @@ import cv2
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from data_prep import verdict
+from data_prep import proposal_stats
 from data_prep.annotations import Annotations, fingerprint
 from data_prep.record import Settings, make_record
 from data_prep.selective_search import SEARCH_PARAMETERS
 from univip_jax.common.files import appearing, sha256_of, write_whole
 from univip_jax.data import records
 from univip_jax.data.photos import decode as photos
-from univip_jax.data.photos.sources import PhotoFile
+from univip_jax.data.photos.listing import PhotoFile
 
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
+STATS = "verdict"  # a sidecar's key for the statistics of its proposals; sidecars on disk keep this older name
 
 
 class ShardSpec(NamedTuple):
-    """All that a shard's bytes depend on, and where they go."""
+    """Everything that a shard's bytes depend on, and their file."""
 
     path: Path
     photos: tuple[PhotoFile, ...]
-    annotations: dict[str, Annotations]  # by image id; photos that are not annotated are left out
+    annotations: dict[str, Annotations]  # by image id, of annotated photos
     settings: Settings
     imported: dict[str, Annotations] = {}  # noqa: RUF012 (never changed); candidate boxes by image id, for `import`
 
@@ -40,7 +41,7 @@ def plan_shards(
     settings: Settings,
     imported: dict[str, Annotations] | None = None,
 ) -> list[ShardSpec]:
-    """Splits photos, in order, into shards of at most 256; the split depends on their number alone."""
+    """Splits photos, in order, into shards of at most 256; the split depends on the number of photos alone."""
     per_shard = min(256, max(8, -(-len(found) // 16)))
     groups = [tuple(found[start : start + per_shard]) for start in range(0, len(found), per_shard)]
     return [
@@ -56,7 +57,7 @@ def plan_shards(
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what decides the records' bytes."""
+    """Versions of the libraries that decide the records' bytes."""
     return {"opencv": cv2.__version__, "numpy": np.__version__, "pillow": pillow_version}
 
 
@@ -65,7 +66,7 @@ def finished(spec: ShardSpec) -> dict | None:
     try:
         sidecar = json.loads(spec.path.with_suffix(".json").read_bytes())
         good = sidecar["spec_hash"] == spec_hash(spec) and sidecar["bytes"] == spec.path.stat().st_size
-        good &= sidecar.keys() >= {"sha256", "num_records", "offsets", "verdict", "rejected"}
+        good &= sidecar.keys() >= {"sha256", "num_records", "offsets", STATS, "rejected"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return sidecar if good else None
@@ -76,20 +77,20 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
 
     Args:
         spec: the shard.
-        on_photo: called after each photo; what it raises ends the work, and leaves nothing behind.
+        on_photo: called after each photo; an exception from it ends the work, and leaves nothing behind.
 
     Returns:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
-        record), verdict (see `verdict.of_shard`), rejected ([{id, reason}]), spec_hash.
+        record), verdict (`proposal_stats.of_shard`), rejected ([{id, reason}]), spec_hash.
 
     Raises:
         UserError: the shard cannot be written.
     """
     if (sidecar := finished(spec)) is not None:
         return sidecar
-    spec.path.with_suffix(".json").unlink(missing_ok=True)  # from here on it would vouch for another shard
+    spec.path.with_suffix(".json").unlink(missing_ok=True)  # from here on it would describe another shard
     rejected: list[dict] = []
-    counts: list[verdict.Counts] = []
+    counts: list[proposal_stats.Counts] = []
     with appearing(spec.path) as tmp:
         offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts))
         sidecar = {
@@ -99,7 +100,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
             "bytes": tmp.stat().st_size,
             "sha256": sha256_of(tmp),
             "offsets": offsets,
-            "verdict": verdict.of_shard(counts),
+            STATS: proposal_stats.of_shard(counts),
             "rejected": rejected,
             "spec_hash": spec_hash(spec),
         }
@@ -108,9 +109,9 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
 
 
 def _serialized(
-    spec: ShardSpec, on_photo: Callable[[], object], rejected: list[dict], counts: list[verdict.Counts]
+    spec: ShardSpec, on_photo: Callable[[], object], rejected: list[dict], counts: list[proposal_stats.Counts]
 ) -> Iterator[bytes]:
-    """The shard's records; fills `rejected` and `counts` on the way."""
+    """The shard's records; also fills `rejected` and `counts`."""
     for photo in spec.photos:
         try:
             record = make_record(
@@ -120,13 +121,13 @@ def _serialized(
             rejected.append({"id": photo.image_id, "reason": str(error)})
         else:
             objects = record.objects[~record.is_crowd]
-            counts.append(verdict.of_photo(record.proposals, objects, record.height, record.width))
+            counts.append(proposal_stats.of_photo(record.proposals, objects, record.height, record.width))
             yield records.serialize(record)
         on_photo()
 
 
 def spec_hash(spec: ShardSpec) -> str:
-    """Sha256 (hex) of what decides the bytes: photos (name, size), annotations, settings, versions."""
+    """Sha256 (hex) of everything that decides the bytes: photos (name, size), annotations, settings, versions."""
     digest = hashlib.sha256()
     facts = [records.FORMAT_VERSION, library_versions(), spec.settings._asdict(), SEARCH_PARAMETERS]
     digest.update(json.dumps(facts, sort_keys=True).encode())

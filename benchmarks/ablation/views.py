@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
+from univip_jax.data.boxes import MAX_ASPECT, MAX_IOU
 from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 
 _CANDIDATES = 100  # naive boxes drawn for a photo, of each least side
-_MAX_ASPECT = 3.0  # of naive boxes, either way
-_MAX_IOU = 0.5  # between naive boxes and the boxes chosen before them
 _TOUCH = 1e-6  # rounding allowed when a box lies inside the overlap
 
 Boxes = Float[Array, "*n 4"]
@@ -75,9 +74,9 @@ def naive_boxes(
     def between(u: Float[Array, " C"], low: Float[Array, "*C"], high: Float[Array, "*C"]) -> Float[Array, " C"]:
         return low + u * (jnp.maximum(low, high) - low)
 
-    h = between(u[0], smallest[0], jnp.minimum(size[0], _MAX_ASPECT * size[1]))
-    low = jnp.minimum(jnp.maximum(smallest[1], h / _MAX_ASPECT), size[1])
-    w = between(u[1], low, jnp.minimum(size[1], _MAX_ASPECT * h))
+    h = between(u[0], smallest[0], jnp.minimum(size[0], MAX_ASPECT * size[1]))
+    low = jnp.minimum(jnp.maximum(smallest[1], h / MAX_ASPECT), size[1])
+    w = between(u[1], low, jnp.minimum(size[1], MAX_ASPECT * h))
     sides = jnp.stack([h, w], -1)
     corner = region[:2] + u[2:].T * (size - sides) / side
     return jnp.clip(
@@ -103,7 +102,7 @@ def instance_boxes(
     usable = jnp.concatenate([inside(proposals, region), jnp.ones(2 * _CANDIDATES, bool)])
     worst, chosen = jnp.zeros(len(boxes)), []
     for _ in range(spec.num_instances):
-        score = jnp.where(free | (worst <= _MAX_IOU), tier, -worst)
+        score = jnp.where(free | (worst <= MAX_IOU), tier, -worst)
         index = jnp.argmax(jnp.where(usable, score, -2.0))
         chosen.append(boxes[index])
         usable &= jnp.arange(len(boxes)) != index

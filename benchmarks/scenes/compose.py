@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.photos.listing import SUFFIXES
+from univip_jax.data.photos import SUFFIXES
 
 _QUALITY = 90  # of the JPEG
 _TRIES = 50  # places tried for an object

@@ -11,7 +11,7 @@ from PIL import Image
 
 from univip_jax.common.errors import UserError
 from univip_jax.data import records
-from univip_jax.data.polygons import Polygons, read_polygons
+from univip_jax.data.records import Polygons, read_polygons
 
 
 def encoded(mode="RGB", kind="PNG", size=(7, 5)):

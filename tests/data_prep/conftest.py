@@ -1,7 +1,8 @@
 """A folder of photos for the tests of data preparation."""
 
 import pytest
-from painted import paint
+
+from tests.data_prep.painted import paint
 
 
 @pytest.fixture(scope="session")

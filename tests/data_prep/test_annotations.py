@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from painted import paint
 from PIL import Image, ImageOps
 
 from data_prep import annotations
 from data_prep.annotations import Annotations
+from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data.photos import decode as photos
-from univip_jax.data.polygons import Polygons
+from univip_jax.data.records import Polygons
 
 IDS = ["c.jpg", "x/a.jpg", "y/a.jpg", "z/b.jpg"]
 

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from painted import paint
 
 from data_prep import imported, shards
+from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data.photos import sources
 

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from painted import paint
 
 from data_prep import check, prepare, shards, writing
 from data_prep.inputs import Inputs
+from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data import records
 from univip_jax.data.photos import sources
@@ -35,7 +35,7 @@ def contents(folder):
 def test_two_workers_write_the_bytes_of_one(photo_folder, prepared, tmp_path):
     prepare.prepare(request_for(photo_folder, tmp_path, num_workers=2))
     assert contents(tmp_path) == contents(prepared[0])
-    assert len(contents(tmp_path)) == 10  # 3 shards, 3 sidecars, index, manifest, rejected, page
+    assert len(contents(tmp_path)) == 9  # 3 shards, 3 sidecars, manifest, rejected, page
 
 
 def test_a_job_array_writes_the_bytes_of_one_and_any_task_may_run_again(photo_folder, prepared, tmp_path):
@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, pr
     with pytest.raises(UserError, match=r"No space left on device.*free space"):
         prepare.prepare(request_for(photo_folder, tmp_path))
     done = contents(tmp_path)
-    assert done == {name: data for name, data in contents(prepared[0]).items() if name in done} and len(done) == 5
+    assert done == {name: data for name, data in contents(prepared[0]).items() if name in done} and len(done) == 4
     monkeypatch.undo()
     prepare.prepare(request_for(photo_folder, tmp_path))
     assert contents(tmp_path) == contents(prepared[0])
@@ -150,8 +150,8 @@ def copied(prepared, tmp_path):
 
 
 def test_check_passes_a_good_data_set(copied):
-    manifest, problems, left = check.check_dataset(copied, num_workers=1)
-    assert problems == [] and left == "" and manifest == records.open_dataset(copied).manifest
+    manifest, problems, progress = check.check_dataset(copied, num_workers=1)
+    assert problems == [] and progress == "" and manifest == records.open_dataset(copied).manifest
 
 
 def test_check_counts_the_boxes_anew(copied):
@@ -168,9 +168,9 @@ def test_check_of_an_unfinished_data_set_speaks_of_the_finished_shards(copied):
     (copied / "photos-00001-of-00003.json").unlink()
     for name, time in (("photos-00000-of-00003.json", 1000), ("photos-00002-of-00003.json", 4600)):
         os.utime(copied / name, (time, time))
-    manifest, problems, left = check.check_dataset(copied, num_workers=1)
+    manifest, problems, progress = check.check_dataset(copied, num_workers=1)
     assert (manifest["num_records"], problems) == (12, [])
-    assert left == "unfinished: 2 of 3 shards are done, about 1.0 h are left at the pace of the newest 2"
+    assert progress == "unfinished: 2 of 3 shards are done, about 1.0 h are left at the pace of the newest 2"
 
 
 def test_check_finds_a_flipped_bit_and_says_where(copied):

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from painted import paint
 
 from data_prep.selective_search import photo_generator, selective_search
+from tests.data_prep.painted import paint
 
 
 def search(seed, max_side=400, **size):

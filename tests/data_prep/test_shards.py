@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from painted import paint
 
 from data_prep import shards
 from data_prep.annotations import Annotations
+from tests.data_prep.painted import paint
 from univip_jax.data import records
 from univip_jax.data.photos import sources
 from univip_jax.data.photos.decode import Rejected

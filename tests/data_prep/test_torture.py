@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
-from painted import paint
 from PIL import Image
 
-from data_prep import __main__ as command
+from tests.data_prep.command import exit_code
+from tests.data_prep.painted import paint
 from univip_jax.data import records
 
 REJECTED = {
@@ -99,14 +98,11 @@ def run(root, monkeypatch):
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", read)
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
 
     def run(*flags):
         sources = [f"--images={root / name}" for name in ("torture", "photos.zip")]
         given = sources if not str(flags[0]).startswith("--check") else []
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
-            command.main(command._parse(["data_prep", *given, *map(str, flags), "--num_workers=1"]))
-        return error.value.code
+        return exit_code(*given, *flags, "--num_workers=1")
 
     return run
 

@@ -1,1 +1,3 @@
-"""Photos to batches: sources, records, order, crops, pipeline, labelled sets. Runs on the host."""
+"""Photos to batches, on the host: sources, records, order, crops, pipeline, labelled sets."""
+
+MANIFEST = "manifest.json"  # of a prepared data set; written last, it vouches for the shards

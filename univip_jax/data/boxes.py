@@ -6,6 +6,9 @@ Boxes in pixels have `_px` in their name, boxes as (x, y, width, height) have `_
 import numpy as np
 from jaxtyping import Float
 
+MAX_ASPECT = 3.0  # of proposals and naive boxes: width / height within 1/3..3 (UniVIP section 3.2)
+MAX_IOU = 0.5  # between two proposals of a photo, at most
+
 
 def pairwise_iou(first: Float[np.ndarray, "N 4"], second: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "N M"]:
     """Intersection over union of every box of `first` with every box of `second`.
@@ -25,7 +28,7 @@ def pairwise_iou(first: Float[np.ndarray, "N 4"], second: Float[np.ndarray, "M 4
 
 
 def areas(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
-    """Areas of boxes yxyx, in the square of their unit; 0 where a box is turned inside out."""
+    """Areas of boxes yxyx, in the square of their unit; 0 where a box's corners are swapped."""
     return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1)
 
 

@@ -5,12 +5,11 @@ float32 yxyx in [0, 1]; seeds are int32 [2], as the stateless random operations 
 depends on the photo, so that no photo can hang or fail.
 """
 
+from univip_jax.data.boxes import MAX_ASPECT, MAX_IOU
 from univip_jax.data.host import tf
 from univip_jax.views import ViewSpec
 
 _CANDIDATES = 100  # naive boxes drawn for a photo
-_MAX_ASPECT = 3.0  # of naive boxes, either way
-_MAX_IOU = 0.5  # between naive boxes and the boxes chosen before them
 _TOUCH = 1e-6  # rounding allowed when a box lies inside the overlap
 
 
@@ -104,9 +103,9 @@ def naive_boxes(
     def between(u: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
         return low + u * (tf.maximum(low, high) - low)
 
-    h = between(u[0], smallest[0], tf.minimum(size[0], _MAX_ASPECT * size[1]))
-    low = tf.minimum(tf.maximum(smallest[1], h / _MAX_ASPECT), size[1])
-    w = between(u[1], low, tf.minimum(size[1], _MAX_ASPECT * h))
+    h = between(u[0], smallest[0], tf.minimum(size[0], MAX_ASPECT * size[1]))
+    low = tf.minimum(tf.maximum(smallest[1], h / MAX_ASPECT), size[1])
+    w = between(u[1], low, tf.minimum(size[1], MAX_ASPECT * h))
     sides = tf.stack([h, w], -1)
     corner = region[:2] + tf.transpose(u[2:]) * (size - sides) / scale
     return tf.clip_by_value(
@@ -165,7 +164,7 @@ def _fill_up(
     usable = tf.concat([usable, tf.ones([2 * _CANDIDATES], tf.bool)], 0)
     worst, chosen = tf.zeros_like(tier), []
     for _ in range(spec.num_instances):
-        score = tf.where(free | (worst <= _MAX_IOU), tier, -worst)
+        score = tf.where(free | (worst <= MAX_IOU), tier, -worst)
         index = tf.argmax(tf.where(usable, score, -2.0))
         chosen.append(boxes[index])
         usable &= tf.range(tf.shape(boxes)[0], dtype=tf.int64) != index

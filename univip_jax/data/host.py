@@ -1,22 +1,31 @@
-"""TensorFlow, which reads, decodes and crops on the host. All rooms that need it take `tf` from here.
+"""TensorFlow reads, decodes and crops on the host. Every module that needs it imports `tf` from here.
 
-The accelerator belongs to JAX: hiding it before any TensorFlow operation runs keeps TensorFlow from reserving its
-memory. Nothing else of `univip_jax` imports TensorFlow.
+The accelerator belongs to JAX: it is hidden before any TensorFlow operation runs, or TensorFlow would reserve its
+memory. Nothing else in `univip_jax` imports TensorFlow.
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # for neural networks, which are JAX's here; it announces itself
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it prints a notice, and only speeds up networks, which JAX runs
 
 import tensorflow as tf  # reads both when it is imported
 
 for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)
 
-__all__ = ["available_cores", "tf"]
+__all__ = ["available_cores", "run_on_one_core", "tf"]
 
 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_on_one_core() -> None:
+    """Keeps this process's TensorFlow to one thread; has no effect after TensorFlow's first operation."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass

@@ -14,14 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from univip_jax.common.errors import UserError
+from univip_jax.data import MANIFEST
 from univip_jax.data.host import tf
-from univip_jax.data.polygons import Polygons, to_features
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-
-# TFRecord framing: length (8 bytes) and its checksum (4) before the payload, its checksum (4) after.
-FRAME_BYTES = 16
+FRAME_BYTES = 16  # of TFRecord: length (8) and its checksum (4) before the payload, the payload's checksum (4) after it
 
 _AGAIN = "run the python -m data_prep command of this data set again, it redoes only what is missing"
 
@@ -36,6 +33,21 @@ _FEATURES = {
     "objects/label": ("labels", tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)),
     "objects/is_crowd": ("is_crowd", tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)),
 }
+_SCHEMA = {name: kind for name, (_, kind) in _FEATURES.items()}
+# Polygons are large and training does not need them: `parse` skips them.
+_POLYGONS = {
+    "objects/polygons": tf.io.FixedLenSequenceFeature([2], tf.float32, allow_missing=True),
+    "objects/polygons/num_points": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+    "objects/polygons/object": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+}
+
+
+class Polygons(NamedTuple):
+    """Outlines of annotated objects: Q polygons with P points together; an object may have several, or none."""
+
+    points: np.ndarray = np.zeros([0, 2], np.float32)  # [P, 2] yx in [0, 1], polygon after polygon
+    num_points: np.ndarray = np.zeros([0], np.int64)  # [Q]
+    objects: np.ndarray = np.zeros([0], np.int64)  # [Q], the position of each polygon's object in `objects/yxyx`
 
 
 class Record(NamedTuple):
@@ -73,27 +85,18 @@ class Dataset(NamedTuple):
 def serialize(record: Record) -> bytes:
     """The record as a `tf.train.Example`; equal records give equal bytes."""
 
-    def floats(values: np.ndarray) -> tf.train.Feature:
-        return tf.train.Feature(float_list=tf.train.FloatList(value=np.asarray(values, np.float32).ravel()))
-
-    def ints(values: Iterable[int]) -> tf.train.Feature:
+    def feature(kind: tf.DType, value: bytes | int | np.ndarray) -> tf.train.Feature:
+        if kind == tf.string:
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        values = np.asarray(value, kind.as_numpy_dtype).ravel()
+        if kind == tf.float32:
+            return tf.train.Feature(float_list=tf.train.FloatList(value=values))
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    def text(value: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    feature = {
-        "image/encoded": text(record.encoded),
-        "image/id": text(record.image_id.encode()),
-        "image/height": ints([record.height]),
-        "image/width": ints([record.width]),
-        "proposals/yxyx": floats(record.proposals),
-        "objects/yxyx": floats(record.objects),
-        "objects/label": ints(np.asarray(record.labels, np.int64).ravel()),
-        "objects/is_crowd": ints(np.asarray(record.is_crowd, np.int64).ravel()),
-        **to_features(record.polygons),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
+    stored = (record.encoded, record.image_id.encode(), *record[2:-1], *record.polygons)
+    kinds = _SCHEMA | _POLYGONS
+    features = {name: feature(kinds[name].dtype, value) for name, value in zip(kinds, stored, strict=True)}
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -101,16 +104,22 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
     Returns:
         `encoded`, `id` (string scalars), `height`, `width` (int64 scalars, px), `proposals` float32 [N, 4]
-        yxyx, `objects` float32 [M, 4] yxyx, `labels` int64 [M], `is_crowd` bool [M] (False in records that were
-        written before there was such a feature).
+        yxyx, `objects` float32 [M, 4] yxyx, `labels` int64 [M], `is_crowd` bool [M] (False in records of earlier
+        versions, which lack it).
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such a record.
     """
-    parsed = tf.io.parse_single_example(serialized, {name: kind for name, (_, kind) in _FEATURES.items()})
+    parsed = tf.io.parse_single_example(serialized, _SCHEMA)
     record = {key: parsed[name] for name, (key, _) in _FEATURES.items()}
     num_unknown = tf.maximum(0, tf.shape(record["objects"])[0] - tf.shape(record["is_crowd"])[0])
     return record | {"is_crowd": tf.pad(record["is_crowd"] != 0, [[0, num_unknown]])}
+
+
+def read_polygons(serialized: tf.Tensor) -> Polygons:
+    """The polygons of one serialized record (string scalar) as tensors; none in records of earlier versions."""
+    parsed = tf.io.parse_single_example(serialized, _POLYGONS)
+    return Polygons(*(parsed[name] for name in _POLYGONS))
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
@@ -145,11 +154,7 @@ def write_shard(path: Path, serialized: Iterable[bytes]) -> list[int]:
 
 
 def read_shard(shard: Shard) -> Iterator[bytes]:
-    """Serialized records of a shard, in order, checksums verified.
-
-    Raises:
-        UserError: at the first record that is damaged.
-    """
+    """Serialized records of a shard, in order, checksums verified; raises UserError at the first damaged record."""
     index = 0
     try:
         for index, serialized in enumerate(tf.data.TFRecordDataset(str(shard.path))):
@@ -157,15 +162,6 @@ def read_shard(shard: Shard) -> Iterator[bytes]:
             index += 1
     except tf.errors.OpError as error:
         raise UserError(f"{shard.path}: record {index} does not read: {error.message}") from error
-
-
-def run_on_one_core() -> None:
-    """Keeps this process's TensorFlow to one thread; without effect once TensorFlow has run."""
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:
-        pass
 
 
 def fingerprint(shard_sha256s: Iterable[str]) -> str:
@@ -177,7 +173,7 @@ def read_manifest(root: Path | str) -> dict:
     """The checked contents of `root/manifest.json`.
 
     Raises:
-        UserError: no such folder, no manifest (not finished, not a data set), another version, damaged.
+        UserError: no such folder, no manifest (unfinished, or no data set), another version, damaged.
     """
     path = Path(root) / MANIFEST
     if not path.parent.is_dir():

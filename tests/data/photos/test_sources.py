@@ -20,10 +20,6 @@ def ids(found):
     return [photo.image_id for photo in found]
 
 
-def list_all(*folders):
-    return sources.photo_files(folders, [sources.list_source(folder).entries for folder in folders])
-
-
 def test_photos_are_found_in_all_folders_by_suffix_in_any_case_and_sorted(tmp_path):
     touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.Jpeg", "notes.txt", ".hidden.jpg", ".cache/x.jpg", "a.webp")
     found = sources.find_photos(tmp_path)
@@ -91,11 +87,11 @@ def test_a_folder_without_photos_is_named(tmp_path, name, words):
 
 def test_ids_of_several_sources_begin_with_their_names(tmp_path):
     touch(tmp_path, "train/1.jpg", "other/train/1.jpg", "unlabeled/1.jpg")
-    found = list_all(tmp_path / "train", tmp_path / "other/train", tmp_path / "unlabeled")
+    found = sources.list_sources([tmp_path / "train", tmp_path / "other/train", tmp_path / "unlabeled"]).photos
     assert ids(found) == ["train-2/1.jpg", "train/1.jpg", "unlabeled/1.jpg"]
     assert found[0].path == str(tmp_path / "other/train/1.jpg")
     with pytest.raises(UserError, match="train is given twice"):
-        list_all(tmp_path / "train", tmp_path / "other" / ".." / "train")
+        sources.list_sources([tmp_path / "train", tmp_path / "other" / ".." / "train"])
 
 
 def test_a_file_larger_than_any_photo_is_rejected_unread(tmp_path):

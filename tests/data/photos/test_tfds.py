@@ -5,10 +5,9 @@ import os
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from absl.testing import flagsaver
-from painted import paint
 
-from data_prep import __main__ as command
+from tests.data_prep.command import exit_code
+from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data import records
 from univip_jax.data.photos import sources
@@ -79,17 +78,6 @@ def real(data_dir, monkeypatch):
     yield
     for cached in (tfds_photos._builder, tfds_photos._layout):
         cached.cache_clear()
-
-
-def exit_code(*flags):
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
-        command.main(command._parse(["data_prep", *map(str, flags)]))
-    return error.value.code
-
-
-@pytest.fixture(autouse=True)
-def signals_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
 
 
 def test_bytes_and_annotations_are_those_that_were_written(real, painted):

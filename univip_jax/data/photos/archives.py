@@ -1,7 +1,7 @@
 """Photos in zip and tar files, read in place: nothing is ever extracted.
 
-A compressed tar is refused: to read a photo from its middle, all before it must be unpacked, and photos are
-compressed already.
+A compressed tar is refused: each read from its middle would unpack everything before it, and photos are compressed
+already.
 """
 
 import posixpath
@@ -9,21 +9,22 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.photos.decode import Rejected
-from univip_jax.data.photos.listing import Entry, Listing, is_photo, refused, stamp_of
+from univip_jax.data.photos.listing import Listing, PhotoFile, as_text, is_photo, refused
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}  # by the first two bytes
 
 
 def list_archive(path: Path) -> Listing:
-    """Photos by suffix, unsorted; of several members of one name the last counts, as unpacking would have it.
+    """Photos by suffix, unsorted; of several members with one name the last counts, as if unpacked.
 
-    Members whose names lead out of the archive (`../`, absolute) and those that are no files are refused entries.
+    Members whose names lead out of the archive (`../`, absolute) and members that are no files are `refused`.
 
     Raises:
         UserError: neither zip nor plain tar, or damaged.
@@ -33,45 +34,48 @@ def list_archive(path: Path) -> Listing:
             compressed = _COMPRESSED.get(file.read(2))
     except OSError as error:
         raise UserError(f"--images={path} cannot be read ({error.strerror}): give a file that you may read") from error
+    passed_over: Counter[str] = Counter()
+    list_members = _list_zip if zipfile.is_zipfile(path) else _list_tar
     try:
-        found = path.stat()
-        members = _zip_entries(path) if zipfile.is_zipfile(path) else _tar_entries(path)
-        by_name = {entry.name: entry for entry in members}
+        by_id = {photo.image_id: photo for photo in list_members(path, passed_over)}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
         what = f"is a file compressed by {compressed}" if compressed else f"is no zip or tar file, or damaged ({error})"
         raise UserError(
             f"--images={path} {what}: give a folder, a zip or an uncompressed tar, which can be read in place"
         ) from error
-    return Listing(list(by_name.values()), [stamp_of("", found)])
+    return Listing(list(by_id.values()), passed_over)
 
 
-def _zip_entries(path: Path) -> Iterable[Entry]:
+def _list_zip(path: Path, passed_over: Counter[str]) -> Iterable[PhotoFile]:
     with zipfile.ZipFile(path) as archive:
         for position, member in enumerate(archive.infolist()):
             name = member.filename.replace("\\", "/")  # some programs on Windows write them so
-            if member.is_dir() or not is_photo(name):
-                continue
-            yield _checked(name) or Entry(_tidy(name), member.file_size, "zip", position)
+            if not member.is_dir() and is_photo(name, passed_over):
+                yield _checked(name) or PhotoFile(as_text(_tidy(name)), str(path), member.file_size, "zip", position)
 
 
-def _tar_entries(path: Path) -> Iterable[Entry]:
+def _list_tar(path: Path, passed_over: Counter[str]) -> Iterable[PhotoFile]:
+    members: dict[str, tarfile.TarInfo] = {}
     with tarfile.open(path, "r:") as archive:
-        members = {_tidy(member.name): member for member in archive if not _checked(member.name)}
-        yield from (refusal for member in archive if is_photo(member.name) and (refusal := _checked(member.name)))
+        for member in archive:
+            if (refusal := _checked(member.name)) is None:
+                members[_tidy(member.name)] = member
+            elif is_photo(member.name, passed_over):
+                yield refusal
     for name, member in members.items():
-        if member.isdir() or not is_photo(name):
+        if member.isdir() or not is_photo(name, passed_over):
             continue
         target = _target(members, name)
         if target is None:
             yield refused(name, "a link to what the archive does not hold")
         elif target.isreg() and not target.issparse():
-            yield Entry(name, target.size, "tar", target.offset_data)
+            yield PhotoFile(as_text(name), str(path), target.size, "tar", target.offset_data)
         else:
             yield refused(name, "not a regular file")
 
 
 def _target(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
-    """The member that a link leads to, if there is one; a member that is no link is its own."""
+    """The member that a link leads to, if there is one; for a member that is no link, the member itself."""
     member = members[name]
     for _ in range(8):  # links to links; one that leads to itself stays a link
         if member.islnk():
@@ -83,8 +87,8 @@ def _target(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo |
     return member
 
 
-def _checked(name: str) -> Entry | None:
-    """A refused entry for a name that leads out of the archive."""
+def _checked(name: str) -> PhotoFile | None:
+    """The refusal of a name that leads out of the archive; None for a safe name."""
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
         return refused(name, "unsafe name: it leads out of the archive")
     return None
@@ -99,7 +103,7 @@ def read_zip_member(path: str, position: int) -> bytes:
 
     Raises:
         Rejected: the member is damaged, encrypted, or compressed in a way that Python does not know.
-        UserError: the archive cannot be read any more.
+        UserError: the archive can no longer be read.
     """
     archive = _open_zip(path)
     try:
@@ -112,7 +116,7 @@ def read_zip_member(path: str, position: int) -> bytes:
 
 @lru_cache(maxsize=4)
 def _open_zip(path: str) -> zipfile.ZipFile:
-    """Kept open: a large archive's directory takes seconds to read, once in each process."""
+    """The archive, which stays open: reading a large one's directory takes seconds in each process."""
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -124,7 +128,7 @@ def read_span(path: str, start: int, num_bytes: int) -> bytes:
 
     Raises:
         Rejected: the file ends before that.
-        UserError: the file cannot be read any more.
+        UserError: the file can no longer be read.
     """
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""One photo's bytes, as found, to the bytes that are stored: JPEG or PNG, 8 bit RGB or grey, upright."""
+"""One photo's bytes, from any format that Pillow reads to what is stored: JPEG or PNG, 8 bit RGB or grey, upright."""
 
 import io
 import re
@@ -15,7 +15,7 @@ MAX_PIXELS = 100_000_000
 _JPEG_QUALITY = 95
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
-# Pillow's own limit warns from 89 million pixels on and raises from twice that; here there is one limit.
+# Pillow's own limit warns from 89 million pixels on and raises from 179 million; MAX_PIXELS is the only limit here.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -24,35 +24,35 @@ class Rejected(Exception):
 
 
 class StoredPhoto(NamedTuple):
-    """A photo as it goes into a record."""
+    """A photo as a record stores it."""
 
     encoded: bytes  # JPEG or PNG
     pixels: UInt8[np.ndarray, "H W 3"]  # RGB
-    found_height: int  # px, as encoded in the file: before it was turned upright and made smaller
+    found_height: int  # px, as encoded in the file: before it was turned upright and shrunk
     found_width: int  # px
-    orientation: int = 1  # EXIF's, 1 to 8: how the pixels as found were turned; 1: not at all
+    orientation: int = 1  # EXIF's, 1 to 8: how the encoded pixels must be turned; 1: not at all
 
 
 def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
-    """Decodes a photo and decides what is stored.
+    """Decodes a photo and encodes it again where it must.
 
-    JPEG and PNG of RGB or grey that need no EXIF rotation are stored as they are. Everything else is encoded again:
-    PNG (palette, alpha, grey of 16 bit, ...) as RGB PNG, without loss; other formats (WebP and TIFF, which TensorFlow
-    does not read, BMP, GIF, CMYK JPEG) as JPEG of quality 95: a photo as PNG is 3.4 times larger, and what this quality
-    changes is far below what augmentation does. Alpha is dropped, of several frames the first is taken.
+    RGB or grey JPEG and PNG that need no EXIF rotation are stored as they are. Everything else is encoded again: PNG
+    (palette, alpha, 16 bit grey, ...) as RGB PNG, without loss; other formats (WebP and TIFF, which TensorFlow does not
+    read, BMP, GIF, CMYK JPEG) as JPEG of quality 95: PNG would be 3.4 times larger, and augmentation changes pixels far
+    more than this quality does. Alpha is dropped; of several frames the first is taken.
 
     Args:
         found: the file's bytes.
-        max_side: a photo whose long side is longer (px) is stored as a JPEG of that long side; 0: all are kept.
+        max_side: a photo whose long side exceeds this (px) is stored as a JPEG with this long side; 0: no limit.
 
     Raises:
-        Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which
-            trains from them, does not read them.
+        Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which decodes
+            them in training, does not read them.
     """
     if not found:
         raise Rejected("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata, photo by photo
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata in each photo
         try:
             image = Image.open(io.BytesIO(found))
         except Exception as error:  # damaged bytes can raise anything inside Pillow's parsers
@@ -72,15 +72,15 @@ def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
 def _store(image: Image.Image, found: bytes, max_side: int) -> StoredPhoto:
     found_width, found_height = image.size
     orientation = _orientation(image)
-    if image.format == "TIFF" and orientation >= 5:  # Pillow turns TIFF by itself, and says so beforehand
+    if image.format == "TIFF" and orientation >= 5:  # Pillow turns TIFF by itself, and gives the size after that
         found_width, found_height = found_height, found_width
     facts = found_height, found_width, orientation
     shrink = 0 < max_side < max(image.size)
     if shrink:
-        # A JPEG is decoded at a half, a quarter or an eighth where that is still twice what is wanted.
+        # A JPEG is decoded at a half, a quarter or an eighth of its size where that is still twice `max_side`.
         image.draft(None, tuple(-(-2 * side * max_side // max(image.size)) for side in image.size))
     image.load()
-    # MPO: a JPEG with more pictures behind the first, as telephones write it.
+    # MPO: a JPEG with more pictures behind the first, as phones write it.
     as_found = image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L") and orientation == 1
     if as_found and not shrink:
         return StoredPhoto(found, np.asarray(_to_rgb(image)), *facts)
@@ -90,7 +90,7 @@ def _store(image: Image.Image, found: bytes, max_side: int) -> StoredPhoto:
         rgb.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     rgb.save(buffer, encoded_format, **({"quality": _JPEG_QUALITY} if encoded_format == "JPEG" else {}))
-    # Proposals come from the pixels that training will see, after JPEG has changed them.
+    # Proposals come from the pixels that training sees, after JPEG has changed them.
     return StoredPhoto(buffer.getvalue(), np.asarray(Image.open(buffer).convert("RGB")), *facts)
 
 
@@ -116,7 +116,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_trainable(stored: StoredPhoto) -> None:
-    """The record is decoded by TensorFlow in training: what it refuses must not get in."""
+    """Training decodes records by TensorFlow: a photo that it refuses must not be stored."""
     try:
         shape = tuple(records.decode_image(stored.encoded).shape)
     except Exception as error:

@@ -1,53 +1,116 @@
-"""What a source lists: one entry a photo, and the stamps of what was looked at."""
+"""What a source holds: its types, and how a folder is listed."""
 
 import os
+import stat
+from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+import numpy as np
+
+from univip_jax.data.photos import SUFFIXES
+from univip_jax.data.records import Polygons
 
 
-class Entry(NamedTuple):
-    """A photo's place in its source."""
+class PhotoFile(NamedTuple):
+    """One photo of a source, not yet opened."""
 
-    name: str  # path in the source, forward slashes; bytes that are no UTF-8 as surrogates, as the os module gives them
-    num_bytes: int  # -1 where unknown
-    kind: str = "file"  # file | zip | tar | refused
-    position: int = 0  # zip: number of the member; tar: byte offset of its data
-    reason: str = ""  # refused: why
+    image_id: str  # path relative to the source with forward slashes; with several sources, after the source's name
+    path: str  # the file, the archive that holds it, or TFDS_NAME:VERSION@SPLIT; `refused`: why
+    num_bytes: int  # -1 where the file cannot be examined (a broken link), 0 where it is unknown until it is read
+    kind: str = "file"  # file | zip | tar | tfds | refused
+    position: int = 0  # zip: number of the member; tar: byte offset of its data; tfds: number in the split
 
 
-class Stamp(NamedTuple):
-    """Time and size of a folder or an archive when it was listed: while they stay, its list of names does."""
+class Objects(NamedTuple):
+    """Annotated objects in fractions of a photo."""
 
-    name: str  # path in the source; empty: the source itself
-    mtime_ns: int
-    num_bytes: int
+    boxes: np.ndarray = np.zeros([0, 4], np.float32)  # [M, 4] yxyx in [0, 1]
+    labels: np.ndarray = np.zeros([0], np.int64)  # [M]
+    is_crowd: np.ndarray = np.zeros([0], bool)  # [M]
+    polygons: Polygons = Polygons()  # points yx in [0, 1]
+
+
+class Opened(NamedTuple):
+    """A photo's bytes as found, and the annotations that came with them."""
+
+    encoded: bytes
+    objects: Objects | None  # in the frame of the pixels as encoded, before any EXIF rotation
 
 
 class Listing(NamedTuple):
-    """A source's photos, unsorted, and the stamps of the folders (or of the archive) that they were read from."""
+    """What sources hold."""
 
-    entries: list[Entry]
-    stamps: list[Stamp]
-
-
-def refused(name: str, reason: str) -> Entry:
-    """An entry that is there to be counted and named in rejected.jsonl; it is never opened."""
-    return Entry(name, -1, "refused", 0, reason)
+    photos: list[PhotoFile]
+    passed_over: Counter[str]  # files of other formats by suffix; hidden ones are not counted
 
 
-def stamp_of(name: str, found: os.stat_result) -> Stamp:
-    """The stamp of what `os.stat` has found."""
-    return Stamp(name, found.st_mtime_ns, found.st_size)
+def refused(name: str, reason: str) -> PhotoFile:
+    """A photo that is listed only to be counted and named in rejected.jsonl; it is never opened."""
+    return PhotoFile(as_text(name), reason, -1, "refused")
 
 
-def is_photo(name: str) -> bool:
-    """Whether a path ends as photos do, in any letter case, and nothing in it is hidden (begins with a dot)."""
-    return name.lower().endswith(SUFFIXES) and not any(
-        part.startswith(".") and part not in (".", "..") for part in name.split("/")
-    )
+def is_hidden(name: str) -> bool:
+    """Whether any part of a path begins with a dot."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def is_photo(name: str, passed_over: Counter[str]) -> bool:
+    """Whether a path ends as photos do, in any letter case, and is not hidden; counts files of other formats."""
+    if is_hidden(name):
+        return False
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in SUFFIXES:
+        passed_over[suffix or "without suffix"] += 1
+    return suffix in SUFFIXES
 
 
 def as_text(name: str) -> str:
-    """The name as text that can be stored: bytes that are no UTF-8 become backslash escapes, one by one."""
+    """The name as text that can be stored: each byte that is no UTF-8 becomes a backslash escape."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def list_folder(folder: Path | str) -> Listing:
+    """Photos of a folder and all folders below it, by suffix, unsorted; hidden files and folders are left out.
+
+    Links are followed, but each real folder is listed once. A folder that cannot be listed, and a name of a photo that
+    is no file (a pipe, a socket), are `refused`.
+    """
+    listing = Listing([], Counter())
+    visited: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        relative = waiting.pop()
+        try:
+            status = os.stat(os.path.join(folder, relative))
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            below = _list_one(folder, relative, listing)
+        except OSError as error:
+            listing.photos.append(refused(relative or ".", f"unreadable folder: {error.strerror}"))
+            continue
+        waiting += sorted(below, reverse=True)  # of several ways to a folder the first by name is taken
+    return listing
+
+
+def _list_one(folder: Path | str, relative: str, listing: Listing) -> list[str]:
+    """Adds the photos of one folder to `listing`; returns the paths of the folders in it."""
+    below = []
+    with os.scandir(os.path.join(folder, relative)) as items:
+        for item in items:
+            name = f"{relative}/{item.name}" if relative else item.name
+            try:
+                if item.is_dir():
+                    below += [] if is_hidden(item.name) else [name]
+                elif is_photo(item.name, listing.passed_over):
+                    status = item.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        path = os.path.join(folder, name)
+                        listing.photos.append(PhotoFile(as_text(name), path, status.st_size))
+                    else:
+                        listing.photos.append(refused(name, "not a regular file"))
+            except OSError:  # a broken link, or one that leads to itself: opening it gives the reason
+                if is_photo(item.name, listing.passed_over):
+                    listing.photos.append(PhotoFile(as_text(name), os.path.join(folder, name), -1))
+    return below

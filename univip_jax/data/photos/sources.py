@@ -1,90 +1,67 @@
-"""Where photos come from: folders, zip and tar files, TFDS; what they hold, and how one photo is opened.
+"""Where photos come from: folders, zip and tar files, TFDS; which photos they hold, and how one photo is opened.
 
-A photo is a small description that pickles: a worker, wherever it runs, opens it by itself.
+A photo is a small description that pickles: a worker on any machine opens it by itself.
 """
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.photos import archives, folders, tfds
+from univip_jax.data.photos import SUFFIXES, archives, tfds
 from univip_jax.data.photos.decode import Rejected
-from univip_jax.data.photos.listing import SUFFIXES, Entry, Listing, as_text
-from univip_jax.data.polygons import Polygons
+from univip_jax.data.photos.listing import Listing, Opened, PhotoFile, as_text, list_folder
 
-MAX_BYTES = 1 << 30  # of a photo's file; a larger one is none, and would fill the memory
-
-
-class PhotoFile(NamedTuple):
-    """One photo of a source, not yet opened."""
-
-    image_id: str  # path relative to the source with forward slashes; of several sources: after the source's name
-    path: str  # the file, the archive that holds it, or TFDS_NAME:VERSION@SPLIT; `refused`: why
-    num_bytes: int  # -1 where the file cannot be looked at (a broken link), 0 where nobody knows before it is read
-    kind: str = "file"  # file | zip | tar | tfds | refused
-    position: int = 0  # zip: number of the member; tar: byte offset of its data; tfds: number in the split
-
-
-class Objects(NamedTuple):
-    """Annotated objects in fractions of a photo."""
-
-    boxes: np.ndarray = np.zeros([0, 4], np.float32)  # [M, 4] yxyx in [0, 1]
-    labels: np.ndarray = np.zeros([0], np.int64)  # [M]
-    is_crowd: np.ndarray = np.zeros([0], bool)  # [M]
-    polygons: Polygons = Polygons()  # points yx in [0, 1]
-
-
-class Opened(NamedTuple):
-    """A photo's bytes as found, and the annotations that came with them."""
-
-    encoded: bytes
-    objects: Objects | None  # in the frame of the pixels as encoded, before any EXIF rotation
+MAX_BYTES = 1 << 30  # a larger file is no photo, and would fill the memory
 
 
 def find_photos(source: Path | str) -> list[PhotoFile]:
-    """Photos of one folder (and all folders below), zip or tar file, sorted by their ids; see `list_source`."""
-    return photo_files([source], [list_source(source).entries])
+    """Photos of one folder (and all folders below), zip or tar file, sorted by their ids; raises as `list_sources`."""
+    return list_sources([source]).photos
 
 
-def list_source(source: Path | str) -> Listing:
-    """What a folder, a zip or a tar file holds, unsorted.
+def list_sources(sources: Sequence[Path | str]) -> Listing:
+    """The photos of all sources, sorted by id; with several, each id begins with its source's name.
 
     Raises:
-        UserError: no such file or folder, a file that is neither, or no photo in it.
+        UserError: no such file or folder, a file that is no archive, no photo in it, or a source that is given twice.
     """
+    photos, passed_over = [], Counter()
+    for source, prefix in zip(sources, _prefixes(sources), strict=True):
+        listing = _list_source(source)
+        passed_over += listing.passed_over
+        photos += [photo._replace(image_id=prefix + photo.image_id) for photo in listing.photos]
+    return Listing(sorted(photos), passed_over)
+
+
+def _list_source(source: Path | str) -> Listing:
     if os.path.isdir(source):
-        listing = folders.list_folder(source)
+        listing = list_folder(source)
     elif os.path.isfile(source):
         listing = archives.list_archive(Path(source))
     else:
         raise UserError(f"--images={source}: no such folder or file; give a folder with photos, a zip or a tar file")
-    if not listing.entries:
-        raise UserError(f"--images={source} has no photos in it or below; photos end in {' '.join(SUFFIXES)}")
+    if not listing.photos:
+        line = passed_over_line(listing.passed_over)
+        raise UserError(
+            f"--images={source} has no photos in it or below; photos end in {' '.join(SUFFIXES)}"
+            + (f"; {line}" if line else "")
+        )
     return listing
 
 
-def photo_files(sources: Sequence[Path | str], listed: Sequence[list[Entry]]) -> list[PhotoFile]:
-    """The photos of all sources, sorted by id; with several, each id begins with its source's name.
-
-    Raises:
-        UserError: a source is given twice.
-    """
-    photos = []
-    for source, prefix, entries in zip(sources, _prefixes(sources), listed, strict=True):
-        root = os.path.join(source, "")
-        for name, num_bytes, kind, position, reason in entries:
-            path = reason or (root + name if kind == "file" else str(source))
-            photos.append(PhotoFile(prefix + as_text(name), path, num_bytes, kind, position))
-    return sorted(photos)
+def passed_over_line(passed_over: Counter[str]) -> str:
+    """One line that counts the files of other formats; empty where there are none."""
+    if not (total := passed_over.total()):
+        return ""
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common())
+    return f"passed over {total} files of other formats: {counts}"
 
 
 def _prefixes(sources: Sequence[Path | str]) -> list[str]:
-    """What goes before the ids of each source: nothing for a single one, else its name, numbered where two share it."""
+    """The beginning of each source's ids: nothing for one source, else its name, numbered where two share it."""
     if len(sources) == 1:
         return [""]
     names: list[str] = []
@@ -124,7 +101,7 @@ def open_photo(photo: PhotoFile) -> Opened:
     """Reads a photo's bytes.
 
     Raises:
-        Rejected: it cannot be read.
+        Rejected: the photo cannot be read, or is larger than any photo.
         UserError: the archive or the TFDS data set that holds it cannot be read.
     """
     if photo.kind == "refused":
@@ -132,8 +109,7 @@ def open_photo(photo: PhotoFile) -> Opened:
     if photo.num_bytes > MAX_BYTES:
         raise Rejected(f"too large: {photo.num_bytes} bytes are over {MAX_BYTES}")
     if photo.kind == "tfds":
-        encoded, *annotated = tfds.read_example(*photo.path.rsplit("@", 1), photo.position)
-        return Opened(encoded, Objects(*annotated))
+        return tfds.read_example(*photo.path.rsplit("@", 1), photo.position)
     if photo.kind == "zip":
         return Opened(archives.read_zip_member(photo.path, photo.position), None)
     if photo.kind == "tar":

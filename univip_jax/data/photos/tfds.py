@@ -9,8 +9,9 @@ from absl import logging
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import tf
+from univip_jax.data.photos.listing import Objects, Opened
 
-# Where y0, x0, y1, x1 are in the coordinates of each of TFDS's formats that need no image size.
+# The places of y0, x0, y1, x1 in TFDS's box formats that need no image size.
 _ORDER = {"REL_YXYX": [0, 1, 2, 3], "REL_XYXY": [1, 0, 3, 2]}
 
 
@@ -23,17 +24,8 @@ class Part(NamedTuple):
     stop: int
 
 
-class Example(NamedTuple):
-    """One photo, and what is annotated in it (M = 0 where nothing is)."""
-
-    encoded: bytes
-    boxes: np.ndarray  # float32 [M, 4] yxyx in [0, 1] of the pixels as encoded
-    labels: np.ndarray  # int64 [M], TFDS's class numbers
-    is_crowd: np.ndarray  # bool [M]
-
-
 class _Layout(NamedTuple):
-    """Where a data set keeps what we want."""
+    """Where a data set keeps the image and its annotations."""
 
     image: str
     boxes: tuple[str, ...] | None  # path of the feature
@@ -60,7 +52,7 @@ def open_split(dataset: str, split: str) -> list[Part]:
             Part(pinned, one.splitname, one.from_ or 0, sizes[one.splitname] if one.to is None else one.to)
             for one in wanted
         ]
-    except Exception as error:  # what TFDS runs here to download and write a data set is anybody's code
+    except Exception as error:  # each data set of TFDS brings its own code to download and write it
         raise UserError(
             f"--dataset={dataset} --split={split} cannot be opened ({_reason(error)}): see TFDS's catalogue for names "
             "and splits; TFDS_DATA_DIR says where its data lie"
@@ -77,7 +69,7 @@ def has_boxes(dataset: str) -> bool:
 def _tfds() -> Any:
     import tensorflow_datasets  # late: it takes seconds
 
-    logging.set_verbosity(logging.ERROR)  # it notes every step, in every worker; failures are raised
+    logging.set_verbosity(logging.ERROR)  # it logs every step, in every worker; failures are raised
     return tensorflow_datasets
 
 
@@ -110,11 +102,13 @@ def _layout(dataset: str) -> _Layout:
     return _Layout(image, boxes, _ORDER[kind], beside.get("label"), beside.get("is_crowd"))
 
 
-_reading: dict[tuple[str, str], tuple[int, Iterator[dict]]] = {}  # the next position, and what gives it
+_reading: dict[tuple[str, str], tuple[int, Iterator[dict]]] = {}  # the next position, and an iterator from there
 
 
-def read_example(dataset: str, split: str, position: int) -> Example:
-    """The photo at a position of a plain split. Photos asked for one after another are read in one go.
+def read_example(dataset: str, split: str, position: int) -> Opened:
+    """The photo at a position of a plain split; consecutive calls read on from the last one.
+
+    Boxes are in the frame of the pixels as encoded, labels are TFDS's class numbers.
 
     Raises:
         UserError: it cannot be read.
@@ -128,11 +122,11 @@ def read_example(dataset: str, split: str, position: int) -> Example:
         where = f"TFDS {dataset}, {split}[{position}]"
         raise UserError(f"{where} cannot be read ({_reason(error)}): delete and download it again") from error
     _reading[dataset, split] = position + 1, examples
-    return _as_example(_layout(dataset), example)
+    return _opened(_layout(dataset), example)
 
 
 def _reason(error: Exception) -> str:
-    """The first line of TFDS's messages, which go on with all names that it knows."""
+    """The first line of TFDS's messages; the others list all names that it knows."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -143,13 +137,13 @@ def _examples_from(dataset: str, split: str, position: int) -> Iterator[dict]:
     for path in filter(None, (layout.boxes, layout.label, layout.is_crowd)):
         wanted[path[0]] = True if len(path) == 1 else {*wanted.get(path[0], ()), path[1]}
     decoders = tfds.decode.PartialDecoding(wanted, decoders={layout.image: tfds.decode.SkipDecoding()})
-    # In the order of the files, one after another, and no more than is asked for.
+    # File after file, in order, and only what is asked for.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)
     examples = _builder(dataset).as_dataset(split=f"{split}[{position}:]", decoders=decoders, read_config=config)
     return examples.as_numpy_iterator()
 
 
-def _as_example(layout: _Layout, example: dict) -> Example:
+def _opened(layout: _Layout, example: dict) -> Opened:
     def at(path: tuple[str, ...] | None) -> Any:
         value = example
         for key in path or ():
@@ -158,8 +152,8 @@ def _as_example(layout: _Layout, example: dict) -> Example:
 
     encoded = bytes(example[layout.image])
     if layout.boxes is None:
-        return Example(encoded, np.zeros([0, 4], np.float32), np.zeros([0], np.int64), np.zeros([0], bool))
+        return Opened(encoded, Objects())
     boxes = np.asarray(at(layout.boxes), np.float32).reshape(-1, 4)[:, layout.order]
     labels = np.asarray(at(layout.label), np.int64).ravel() if layout.label else np.zeros([len(boxes)], np.int64)
     crowd = np.asarray(at(layout.is_crowd), bool).ravel() if layout.is_crowd else np.zeros([len(boxes)], bool)
-    return Example(encoded, boxes, labels, crowd)
+    return Opened(encoded, Objects(boxes, labels, crowd))

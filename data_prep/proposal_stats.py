@@ -1,4 +1,4 @@
-"""What the proposals of a data set are like: counts a photo, added up over a shard and over the data set.
+"""Statistics of a data set's proposals: counts per photo, summed over a shard and over the data set.
 
 All counts are integers, so their sums do not depend on the order of the work.
 """
@@ -11,26 +11,14 @@ from jaxtyping import Float
 
 from univip_jax.data import boxes
 
-SIDE_EDGES_PX = (
-    0,
-    64,
-    96,
-    128,
-    160,
-    192,
-    256,
-    320,
-    384,
-    448,
-    512,
-    640,
-)  # square root of a box's area; the last is open
-ASPECT_EDGES = (0, 0.5, 0.67, 0.8, 1.25, 1.5, 2)  # width / height; the last is open
-BOX_EDGES = (0, 1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96)  # boxes a photo; the last is open
+# Lower edges of the histograms; the last bin is open.
+SIDE_EDGES_PX = (0, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640)  # square root of a box's area
+ASPECT_EDGES = (0, 0.5, 0.67, 0.8, 1.25, 1.5, 2)  # width / height
+BOX_EDGES = (0, 1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96)  # boxes per photo
 COVERED_EDGES = tuple(range(0, 100, 10))  # per cent of the photo
 FEW = (2, 4, 8)  # K of UniVIP Table 8c
 RECALL_IOU, RECALL_MIN_SIDE_PX = 0.5, 64
-_GRID = 64  # a photo's coverage is counted in 64 x 64 cells
+_GRID = 64  # coverage is counted in 64 x 64 cells per photo
 _ROUNDING_PX = 0.01  # boxes are stored as float32 fractions
 
 
@@ -38,11 +26,11 @@ class Counts(NamedTuple):
     """One photo."""
 
     num_boxes: int
-    covered: int  # of 64 x 64 cells, those whose centre lies in a box that is not larger than half of the photo
+    covered: int  # cells of 64 x 64 whose centre lies in a box of at most half the photo's area
     sides: np.ndarray  # boxes by SIDE_EDGES_PX
     aspects: np.ndarray  # boxes by ASPECT_EDGES
     num_objects: int  # annotated, with both sides of at least 64 px
-    num_found: int  # of these, those that a box meets at an IoU of at least 0.5
+    num_found: int  # objects among these that have a box with an IoU of at least 0.5
 
 
 def of_photo(proposals: Float[np.ndarray, "N 4"], objects: Float[np.ndarray, "M 4"], height: int, width: int) -> Counts:
@@ -67,7 +55,7 @@ def of_photo(proposals: Float[np.ndarray, "N 4"], objects: Float[np.ndarray, "M 
 
 
 def of_shard(photos: Sequence[Counts]) -> dict[str, Any]:
-    """The counts of a shard's photos, as its sidecar keeps them."""
+    """The counts of a shard's photos, as its sidecar stores them."""
     return {
         "num_boxes": [photo.num_boxes for photo in photos],
         "covered": [photo.covered for photo in photos],
@@ -79,7 +67,7 @@ def of_shard(photos: Sequence[Counts]) -> dict[str, Any]:
 
 
 def of_dataset(shards: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The verdict on the proposals, as the manifest keeps it; at least one shard must hold a photo."""
+    """The statistics of a data set, as the manifest stores them; at least one shard must hold a photo."""
     shards = [shard for shard in shards if shard["num_boxes"]]
     num_boxes = np.concatenate([shard["num_boxes"] for shard in shards])
     covered = np.concatenate([shard["covered"] for shard in shards]) / _GRID**2
@@ -100,25 +88,25 @@ def of_dataset(shards: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def lines(verdict: dict[str, Any]) -> list[str]:
-    """The verdict in words."""
-    few = ", ".join(f"{verdict[f'share_below_{few}']:.1%} fewer than {few}" for few in FEW)
-    said = [
-        f"boxes a photo: {verdict['mean']:.1f} in the mean, {verdict['min']} to {verdict['max']}; photos with {few}",
-        f"share of a photo that boxes of at most half its size cover: {verdict['covered']:.1%} in the mean",
-        f"side of a box (root of its area), px: {_shares(verdict['sides_px'])}",
-        f"width / height of a box: {_shares(verdict['aspects'])}",
+def lines(stats: dict[str, Any]) -> list[str]:
+    """The statistics of a data set in words."""
+    few = ", ".join(f"{stats[f'share_below_{few}']:.1%} have fewer than {few}" for few in FEW)
+    words = [
+        f"boxes per photo: mean {stats['mean']:.1f}, {stats['min']} to {stats['max']}; of the photos, {few}",
+        f"share of a photo that boxes of at most half its area cover: mean {stats['covered']:.1%}",
+        f"side of a box (root of its area), px: {_shares(stats['sides_px'])}",
+        f"width / height of a box: {_shares(stats['aspects'])}",
     ]
-    if verdict["recall"] is not None:
-        said.append(
-            f"recall: {verdict['num_found']} of {verdict['num_objects']} annotated objects (sides >= "
-            f"{RECALL_MIN_SIDE_PX} px, no crowds) have a box of IoU >= {RECALL_IOU}: {verdict['recall']:.3f}"
+    if stats["recall"] is not None:
+        words.append(
+            f"recall: {stats['num_found']} of {stats['num_objects']} annotated objects (sides >= "
+            f"{RECALL_MIN_SIDE_PX} px, no crowds) have a box of IoU >= {RECALL_IOU}: {stats['recall']:.3f}"
         )
-    return said
+    return words
 
 
 def _covered(proposals: np.ndarray) -> int:
-    """Cells covered; selective search often ends with the whole photo, which would hide what the other boxes miss."""
+    """Cells covered, without large boxes: a box of the whole photo, common in selective search, would hide the rest."""
     smaller = proposals[boxes.areas(proposals) <= 0.5].astype(np.float64)
     first, last = np.split(np.ceil(smaller * _GRID - 0.5).astype(int), 2, axis=1)
     cells = np.zeros([_GRID, _GRID], bool)
@@ -128,7 +116,7 @@ def _covered(proposals: np.ndarray) -> int:
 
 
 def _histogram(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """Int [len(edges)]: values from each edge on, up to the next; the last without an end."""
+    """Int [len(edges)]: the number of values from each edge up to the next; the last bin has no end."""
     return np.bincount(np.searchsorted(edges, values, side="right") - 1, minlength=len(edges))
 
 
@@ -137,7 +125,7 @@ def _named(edges: Sequence[float], counts: np.ndarray) -> dict[str, Any]:
 
 
 def _shares(histogram: dict[str, Any]) -> str:
-    """The histogram in words; ranges of less than half a per cent are left out."""
+    """The histogram in words; bins of less than half a per cent are left out."""
     total = max(1, sum(histogram["counts"]))
     bounds = [*histogram["from"], None]
     spans = [

@@ -4,9 +4,9 @@ import io
 
 import numpy as np
 import pytest
-from painted import paint
 from PIL import Image
 
+from tests.data_prep.painted import paint
 from univip_jax.data import records
 from univip_jax.data.photos import decode as photos
 
