@@ -37,7 +37,7 @@ def write(folder: Path, content: bytes | dict, protocol: int = 4) -> Path:
 
 
 def test_write_pkl_writes_what_detectron2_unpickles(tmp_path):
-    path = tmp_path / "new" / "w.pkl"
+    path = tmp_path / "w.pkl"
     write_pkl(path, ARRAYS)
     content = pickle.loads(path.read_bytes(), encoding="latin1")  # as detection_checkpoint.py opens it
     assert content.keys() == {"model", "__author__", "matching_heuristics"}
@@ -151,21 +151,6 @@ def test_read_pkl_of_a_cut_or_changed_file_gives_arrays_or_one_error(tmp_path):
     assert refused > len(whole) // 2
     with pytest.raises(UserError, match=r"cannot read .*nothing\.pkl"):
         read_pkl(tmp_path / "nothing.pkl")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "named"),
-    [
-        ("w.pth", np.zeros(1), r"w\.pth must end in \.pkl"),
-        ("w.pkl", [1.0], "a is list"),
-        ("w.pkl", np.array([None]), "a is object"),
-        ("w.pkl", np.zeros(1, np.complex64), "a is complex64"),
-    ],
-)
-def test_write_pkl_refuses_what_detectron2_cannot_read(tmp_path, name, value, named):
-    with pytest.raises(UserError, match=named):
-        write_pkl(tmp_path / name, {"a": value})
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_read_backbone_of_two_networks_takes_the_online_one_or_asks(tmp_path):
     assert_equal(read_backbone(path, "b.")[1], other)
 
 
-@pytest.mark.parametrize("size", ["abc", "0", "99999999", ""])
+@pytest.mark.parametrize("size", ["abc", "0", "99999999", "", "9" * 5000])
 def test_image_size_without_sense_is_224(tmp_path, size):
     save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors", {"image_size": size})
     assert load_encoder(tmp_path / "weights.safetensors").image_size == 224

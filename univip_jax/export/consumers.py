@@ -100,16 +100,15 @@ def torch_outputs(model: Any, mean: Any, std: Any) -> Outputs:
     return outputs
 
 
-def torchvision_outputs(path: Path) -> Outputs:
-    """A file under torchvision's names, in PyTorch."""
+def torchvision_outputs(path: Path, mean: Any = 255 * IMAGENET_MEAN, std: Any = 255 * IMAGENET_STD) -> Outputs:
+    """A file of arrays, in PyTorch."""
     architecture, variables, _ = read_backbone(path)
-    return torch_outputs(transformers_model(architecture, to_torch(variables)), 255 * IMAGENET_MEAN, 255 * IMAGENET_STD)
+    return torch_outputs(transformers_model(architecture, to_torch(variables)), mean, std)
 
 
 def detectron2_outputs(path: Path) -> Outputs:
     """A Detectron2 file, in PyTorch, with the mean and std of the configs beside it."""
-    architecture, variables, _ = read_backbone(path)
-    return torch_outputs(transformers_model(architecture, to_torch(variables)), PIXEL_MEAN, PIXEL_STD)
+    return torchvision_outputs(path, PIXEL_MEAN, PIXEL_STD)
 
 
 def transformers_outputs(path: Path) -> Outputs:

@@ -21,7 +21,7 @@ from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.sharding import of_first_process
-from univip_jax.weights.files import image_size_of, read_backbone
+from univip_jax.weights.files import image_size_of, number_of, read_backbone
 
 RANDOM = "random"
 
@@ -79,14 +79,8 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         if step is not None:
             raise UserError(f"{run} is a weights file, and a file has no steps: leave out step={step}")
         architecture, variables, metadata = read_backbone(Path(run))
-        made_at = metadata.get("step", "")
-        return Encoder(
-            architecture.make(),
-            variables,
-            image_size=image_size_of(metadata),
-            source=str(run),
-            step=int(made_at) if made_at.isdecimal() else 0,
-        )
+        size, step = image_size_of(metadata), number_of(metadata, "step")
+        return Encoder(architecture.make(), variables, image_size=size, source=str(run), step=step)
     config = read_config(Path(run))
     if "model" not in config or "views" not in config:
         raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")

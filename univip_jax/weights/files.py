@@ -50,10 +50,16 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, 
     return *from_torch(_strip(state, prefix, path), str(path)), metadata
 
 
+def number_of(metadata: dict[str, str], name: str) -> int:
+    """A whole number of a file's metadata; 0 where they hold none."""
+    text = metadata.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 16 else 0
+
+
 def image_size_of(metadata: dict[str, str]) -> int:
     """Side of the crops that the network was trained on, px; 224 where the metadata hold no sensible number."""
-    size = metadata.get("image_size", "")
-    return int(size) if size.isdecimal() and 0 < int(size) <= _LARGEST_IMAGE else 224
+    size = number_of(metadata, "image_size")
+    return size if 0 < size <= _LARGEST_IMAGE else 224
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:

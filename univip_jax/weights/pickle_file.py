@@ -87,7 +87,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def read_pkl(path: str | Path) -> dict[str, np.ndarray]:
+def read_pkl(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a Detectron2 weights file by name; runs no code of the file.
 
     Raises UserError where the file is missing or damaged, asks for anything but arrays of numbers, or has a form from
@@ -121,21 +121,11 @@ def read_pkl(path: str | Path) -> dict[str, np.ndarray]:
     return state
 
 
-def write_pkl(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays under Detectron2's names as a file for MODEL.WEIGHTS, whole or not at all.
+def write_pkl(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays of plain numbers under Detectron2's names as a file for MODEL.WEIGHTS, whole or not at all.
 
-    Raises UserError where the name does not end in .pkl (Detectron2 chooses its reader by the name), a value is no
-    array of plain numbers, or the file cannot be written.
+    Raises UserError where the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".pkl":
-        raise UserError(f"{path} must end in .pkl: Detectron2 chooses its reader by the name")
-    for name, array in state.items():
-        if not isinstance(array, np.ndarray) or not _NUMBERS.fullmatch(array.dtype.str[1:]):
-            kind = getattr(array, "dtype", type(array).__name__)
-            raise UserError(f"{name} is {kind}; Detectron2 reads NumPy arrays of plain numbers, such as float32")
-    model = {name: np.array(array, array.dtype.newbyteorder("=")) for name, array in state.items()}
-    content = {"model": model, "__author__": "univip_jax", "matching_heuristics": True}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"model": dict(state), "__author__": "univip_jax", "matching_heuristics": True}
     with appearing(path) as temporary, open(temporary, "wb") as file:
         _Pickler(file, protocol=4).dump(content)

@@ -83,7 +83,7 @@ DEFAULTS = {rule.key: rule.default for rule in RULES} | {
 
 
 class Config(NamedTuple):
-    """A config file and its bases; the first of the documents that has a key wins."""
+    """A config file, then its bases; the first document with a key wins."""
 
     documents: list[dict]
 
