@@ -1,31 +1,33 @@
-"""Speed of the train step: JAX's, and the same step in PyTorch where it is installed, on random pixels in memory.
+"""Speed of the train step in JAX and, where PyTorch is installed, of the same step in PyTorch. Random pixels.
 
     python -m benchmarks.step                                      # ResNet-50, 224/96, K = 4, bfloat16
     python -m benchmarks.step --batches=128 --frameworks=jax --methods=univip --experiments=all
     python -m benchmarks.step --batches=8 --backbone=resnet18 --width=0.25 --scene_size=64 --instance_size=32 \\
-        --dtype=float32                                            # a CPU's
+        --dtype=float32                                            # for a CPU
 
-Each program (framework, method, batch) runs in a process of its own, and all of a batch are timed in turns. Needs no
-data set and no TensorFlow. Prints a Markdown table, ratios and goals.
+Each program (framework, method, batch size) has a process of its own; the programs of one batch size are timed in
+turns. Needs no data set and no TensorFlow. Prints a Markdown table, ratios and goals.
 """
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from absl import flags
 
-from benchmarks.step.measure import Progress, Result, measure
+from benchmarks.step.measure import Result, measure
 from benchmarks.step.program import EXPERIMENTS, FRAMEWORKS, METHODS, Program
 from benchmarks.step.table import comparisons, goals, markdown, peak_tflops
 from benchmarks.step.worker import Order, Worker, sees_accelerator, torch_is_installed
 from configs import common
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 
 NAME = "benchmarks.step"
-# Flags that are fields of the config, with its defaults.
+# Flags for fields of the config, with their defaults.
 FIELDS = {
     "backbone": "model.backbone",
     "width": "model.width",
@@ -47,31 +49,36 @@ def _define_flags() -> None:
         for part in field.split("."):
             value = value[part]
         define[type(value)](name, value, f"config.{field}.")
-    flags.DEFINE_list("batches", ["64", "128", "256"], "Images a step; each of them a sweep of all programs.")
+    flags.DEFINE_list("batches", ["64", "128", "256"], "Images per step; all programs run for each.")
     flags.DEFINE_list("methods", list(METHODS), f"Of {', '.join(METHODS)}.")
     flags.DEFINE_list("frameworks", list(FRAMEWORKS), f"Of {', '.join(FRAMEWORKS)}.")
-    flags.DEFINE_list(
-        "experiments", [], f"Changes to JAX's step, each timed beside it: all, or {', '.join(EXPERIMENTS)}."
-    )
-    flags.DEFINE_integer("rounds", 5, "How often each program is timed; medians are reported.", 1)
-    flags.DEFINE_float("round_seconds", 2.0, "About how long a round of steps takes.", 0.0)
-    flags.DEFINE_string("compile_mode", "default", "Of torch.compile; none: without it (on CPUs it takes long).")
-    flags.DEFINE_float("peak_tflops", None, "The device's, where the table of names has none or another dtype's.")
-    flags.DEFINE_string("profile", None, "Folder for a trace by jax.profiler of each of JAX's programs.")
-    flags.DEFINE_string("json", None, "File for all figures, every round among them.")
+    flags.DEFINE_list("experiments", [], f"Changes to JAX's step, timed one by one: all, or {', '.join(EXPERIMENTS)}.")
+    flags.DEFINE_integer("rounds", 5, "Times that each program is timed; the table has medians.", 1)
+    flags.DEFINE_float("round_seconds", 2.0, "Approximate length of a round of steps.", 0.0)
+    flags.DEFINE_string("compile_mode", "default", "Of torch.compile; none: do not compile (on CPUs it takes long).")
+    flags.DEFINE_float("peak_tflops", None, "Peak of the device, if table.py lacks it or has another dtype's.")
+    flags.DEFINE_string("profile", None, "Folder for a jax.profiler trace of each JAX program.")
+    flags.DEFINE_string("json", None, "File for all figures of all rounds.")
 
 
-def _listed(flag: str, known: list[str]) -> list[str]:
-    """The flag's names; UserError for one that is unknown."""
-    names = flags.FLAGS[flag].value
+def known_names(flag: str, names: list[str], known: Iterable[str]) -> list[str]:
+    """The names, or all known ones for `all`; raises UserError for an unknown one."""
+    known = list(known)
     names = known if names == ["all"] else names
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"--{flag}={unknown[0]} is unknown; choose from {', '.join(known)}")
     return names
 
 
+def batch_sizes(texts: list[str]) -> list[int]:
+    """The sizes; raises UserError for one that is not a number above 0."""
+    if wrong := [text for text in texts if not (text.isdecimal() and int(text))]:
+        raise UserError(f"--batches={wrong[0]} must be whole numbers above 0, e.g. --batches=64,128")
+    return [int(text) for text in texts]
+
+
 def present(frameworks: list[str]) -> list[str]:
-    """Without PyTorch where it cannot be compared, which is said."""
+    """Leaves PyTorch out, with a line, where it cannot be compared."""
     if "torch" in frameworks and not torch_is_installed():
         print("PyTorch is not installed: JAX alone", flush=True)
     elif {"jax", "torch"} <= set(frameworks) and sees_accelerator("torch") != sees_accelerator("jax"):
@@ -81,19 +88,8 @@ def present(frameworks: list[str]) -> list[str]:
     return [name for name in frameworks if name != "torch"]
 
 
-def _batches() -> list[int]:
-    try:
-        sizes = [int(size) for size in flags.FLAGS.batches]
-        if min(sizes) < 1:
-            raise ValueError("below 1")
-    except ValueError as error:
-        given = ",".join(flags.FLAGS.batches)
-        raise UserError(f"--batches={given} must be whole numbers above 0, as --batches=64,128") from error
-    return sizes
-
-
 def _programs(batch_size: int, frameworks: list[str], methods: list[str], experiments: list[str]) -> list[Program]:
-    """All of one batch; the experiments are JAX's."""
+    """All programs of one batch size; only JAX has experiments."""
     fields = tuple((field, flags.FLAGS[name].value) for name, field in FIELDS.items())
     return [
         Program(framework, method, batch_size, experiment, fields)
@@ -107,25 +103,21 @@ def _write(path: Path, results: list[Result]) -> None:
     settings = {name: flags.FLAGS[name].value for name in (*FIELDS, "compile_mode", "round_seconds")}
     rows = [dataclasses.asdict(result) for result in results]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "results": rows}, indent=2) + "\n")
+    write_whole(path, json.dumps({"settings": settings, "results": rows}, indent=2) + "\n")
 
 
 def _work() -> int:
-    """Exit code 1 where a program failed by anything but memory."""
-    options, sizes = flags.FLAGS, _batches()
-    methods, experiments = _listed("methods", list(METHODS)), _listed("experiments", list(EXPERIMENTS))
-    frameworks = present(_listed("frameworks", list(FRAMEWORKS)))
-    programs = [_programs(size, frameworks, methods, experiments) for size in sizes]
-    count = sum(map(len, programs))
-    progress = Progress(
-        {"compile": count, "round": count * options.rounds}, expected={"round": 1.5 * options.round_seconds}
-    )
+    """Exit code 1 if a program failed for any reason but memory."""
+    options = flags.FLAGS
+    sizes, methods = batch_sizes(options.batches), known_names("methods", options.methods, METHODS)
+    experiments = known_names("experiments", options.experiments, EXPERIMENTS)
+    frameworks = present(known_names("frameworks", options.frameworks, FRAMEWORKS))
     profile = Path(options.profile) if options.profile else None
     start = partial(Worker, order=Order(options.round_seconds, options.compile_mode, profile))
     results: list[Result] = []
-    for of_batch in programs:
-        results += measure(of_batch, options.rounds, start, progress)
-        if options.json:  # after each batch: what is measured stays
+    for size in sizes:
+        results += measure(_programs(size, frameworks, methods, experiments), options.rounds, start)
+        if options.json:  # after each batch size: an interruption loses little
             _write(Path(options.json), results)
     _print(results)
     return int(any(result.failure.startswith("failed") for result in results))
@@ -133,21 +125,11 @@ def _work() -> int:
 
 def _print(results: list[Result]) -> None:
     device = next((result.facts["device"] for result in results if result.facts), "")
-    # The table's peaks are of bfloat16.
-    of_table = peak_tflops(device) if flags.FLAGS.dtype == "bfloat16" else None
-    versions = {result.facts["version"]: None for result in results if result.facts}
-    said = f"{device}, {', '.join(versions)}"
-    if device == "cpu":
-        said += ": figures of a CPU, for the record only"
-    lines = [
-        f"\n{said}\n",
-        markdown(results, flags.FLAGS.peak_tflops or of_table),
-        "",
-        *comparisons(results),
-        *goals(results),
-    ]
-    print("\n".join(lines))
+    known = peak_tflops(device) if flags.FLAGS.dtype == "bfloat16" else None  # the table has bfloat16's
+    versions = ", ".join({result.facts["version"]: None for result in results if result.facts})
+    print(f"\n{device}, {versions}{': figures of a CPU, for the record only' if device == 'cpu' else ''}\n")
+    print(markdown(results, flags.FLAGS.peak_tflops or known), "", *comparisons(results), *goals(results), sep="\n")
 
 
 if __name__ == "__main__":
-    run_command(NAME, _define_flags, (), _work, interrupted="what --json has is complete")
+    run_command(NAME, _define_flags, (), _work, interrupted="--json has the figures of all finished batch sizes")

@@ -15,19 +15,19 @@ from univip_jax.losses import instance_loss
 from univip_jax.plan import Plan, make_plan
 from univip_jax.reproduce.rows import PHOTOS
 from univip_jax.sharding import make_mesh, put_batch, replicated
-from univip_jax.train_step import augment_views, make_train_step
+from univip_jax.train_step import augment_views, lower_step
 from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
 
 _PROFILED_STEPS = 3
-_AHEAD = 2  # calls that may be queued on the device, as in training: the results of more would fill its memory
+_AHEAD = 2  # queued calls on the device, as in training: the results of more would fill its memory
 
 
 class JaxStep:
     """A compiled step and its state.
 
     Attributes:
-      facts: what is known before it runs: device, seconds to compile, FLOPs an image, bytes the program asks for.
-      parts: calls to be timed; `step` does one train step, the others do again alone what is a part of it.
+      facts: known before it runs: device, seconds to compile, FLOPs per image, bytes of the program.
+      parts: calls to time; `step` does one train step, the others repeat a part of it alone.
     """
 
     def __init__(self, program: Program):
@@ -45,7 +45,7 @@ class JaxStep:
         )
         self._state = jax.jit(plan.init_state, out_shardings=replicated(mesh))()
         began = time.monotonic()
-        lowered = make_train_step(plan, mesh).lower(self._state, self._batch)
+        lowered = lower_step(plan, mesh)
         self._step = lowered.compile()
         seconds = time.monotonic() - began
         memory = self._step.memory_analysis()
@@ -54,7 +54,7 @@ class JaxStep:
             "platform": device.platform,
             "version": f"jax {jax.__version__}",
             "compile_seconds": seconds,
-            # Of the program before XLA's passes: the method's work, whatever the backend makes of it.
+            # Counted before XLA's passes: the method's work, on any backend.
             "flops_per_image": lowered.cost_analysis()["flops"] / plan.batch_size,
             "program_bytes": memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -76,16 +76,16 @@ class JaxStep:
             jax.block_until_ready(self._running.popleft())
 
     def wait(self) -> None:
-        """Until the device has done all that was asked of it."""
+        """Waits until the device is idle."""
         jax.block_until_ready(list(self._running))
         self._running.clear()
 
     def peak_bytes(self) -> int | None:
-        """Of the device so far; None where it does not tell."""
+        """Peak of the device so far; None if it does not report one."""
         return (self._device.memory_stats() or {}).get("peak_bytes_in_use")
 
     def check(self) -> None:
-        """Raises FloatingPointError where a step was not finite, and so changed nothing."""
+        """Raises FloatingPointError if a step was not finite, and therefore skipped."""
         if bad := int(self._metrics["train/bad_steps"]):
             raise FloatingPointError(f"{bad} steps were not finite")
 
@@ -100,17 +100,17 @@ class JaxStep:
 
 def _parts(plan: Plan, batch: Batch) -> dict[str, Callable[[], Any]]:
     """Augmentation, and the instance loss forward (marginals, cost and Sinkhorn), each compiled alone."""
-    spec, key = plan, jax.random.key(0)
-    augment = jax.jit(lambda key, batch: augment_views(key, batch, spec.augment))
+    key = jax.random.key(0)
+    augment = jax.jit(lambda key, batch: augment_views(key, batch, plan.augment))
     parts = {"augmentation": lambda: augment(key, batch)}
-    if spec.loss.instance:
+    if plan.loss.instance:
         rng = np.random.default_rng(0)
-        shape = (plan.batch_size, 2 + plan.views.num_instances, spec.model.projection)
+        shape = (plan.batch_size, 2 + plan.views.num_instances, plan.model.projection)
         online, target = (jax.device_put(rng.normal(size=shape).astype(np.float32)) for _ in range(2))
         outputs = (
             OnlineOutputs(online[:, :2], online[:, 2:], online[:, 0]),
             TargetOutputs(target[:, :2], target[:, 2:]),
         )
-        transport = jax.jit(lambda online, target: instance_loss(online, target, spec.transport))
+        transport = jax.jit(lambda online, target: instance_loss(online, target, plan.transport))
         parts["transport"] = lambda: transport(*outputs)
     return parts

@@ -1,10 +1,10 @@
-"""Figures from rounds: the table, the ratios and the goals."""
+"""Figures of the rounds: the table, the ratios and the goals."""
 
 from statistics import median
 
 from benchmarks.step.measure import Result
 
-# Dense bfloat16 TFLOP/s by the makers' data sheets; the first name that the device's begins with counts.
+# Dense bfloat16 TFLOP/s in the makers' data sheets; the first name that starts the device's name counts.
 PEAK_TFLOPS = {
     "NVIDIA B200": 2250.0,
     "NVIDIA H200": 989.0,
@@ -21,47 +21,47 @@ PEAK_TFLOPS = {
     "TPU v6 lite": 918.0,
 }
 _COLUMNS = (
-    *("program", "images/s", "spread, %", "ms a step", "TFLOP/s", "MFU, %", "program, GiB", "peak, GiB"),
+    *("program", "images/s", "spread, %", "ms per step", "TFLOP/s", "MFU, %", "program, GiB", "peak, GiB"),
     *("compile, s", "augmentation, %", "transport, %"),
 )
 
 
 def peak_tflops(device: str) -> float | None:
-    """Of a device by the name that frameworks give it; None where the table has none."""
+    """Peak of a device by its name in the frameworks; None if unknown."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if device.startswith(name)), None)
 
 
-def seconds_a_step(result: Result) -> float:
-    """The median of the rounds."""
+def seconds_per_step(result: Result) -> float:
+    """Median of the rounds."""
     return median(seconds["step"] for seconds in result.rounds)
 
 
 def images_per_second(result: Result) -> float:
-    """By the median of the rounds."""
-    return result.program.batch_size / seconds_a_step(result)
+    """Rate at the median of the rounds."""
+    return result.program.batch_size / seconds_per_step(result)
 
 
 def spread(values: list[float]) -> float:
-    """Half of the range over the median, in percent."""
+    """Half the range over the median, percent."""
     return 100 * (max(values) - min(values)) / 2 / median(values)
 
 
 def share(result: Result, part: str) -> float | None:
-    """Percent of the step's time that `part` takes alone; None where it was not timed."""
+    """Time of `part` alone as percent of the step's; None if it was not timed."""
     if not result.rounds or part not in result.rounds[0]:
         return None
     return 100 * median(seconds[part] / seconds["step"] for seconds in result.rounds)
 
 
 def ratio(first: Result | None, second: Result | None) -> float | None:
-    """Seconds of `first` over those of `second`, round by round, the median; None where either has none."""
+    """Median over the rounds of `first`'s seconds over `second`'s; None if either has no rounds."""
     if not (first and second and first.rounds and second.rounds):
         return None
     return median(a["step"] / b["step"] for a, b in zip(first.rounds, second.rounds, strict=True))
 
 
 def find(results: list[Result], framework: str, method: str, batch_size: int, experiment: str = "") -> Result | None:
-    """The result of a program."""
+    """The result of a program; None if it was not run."""
     wanted = (framework, method, batch_size, experiment)
     for result in results:
         program = result.program
@@ -75,7 +75,7 @@ def _cell(value: float | None, digits: int = 1) -> str:
 
 
 def flops_per_image(result: Result, results: list[Result]) -> float | None:
-    """Those that XLA counts in the method's step, for PyTorch's step too: the work is the same."""
+    """FLOPs that XLA counts in JAX's step of the method, for PyTorch's step too: the work is the same."""
     program = result.program
     same = find(results, "jax", program.method, program.batch_size)
     return result.facts.get("flops_per_image") or (same and same.facts.get("flops_per_image"))
@@ -91,7 +91,7 @@ def _row(result: Result, results: list[Result], peak: float | None) -> list[str]
         str(result.program),
         _cell(images_per_second(result)),
         _cell(spread([seconds["step"] for seconds in result.rounds])),
-        _cell(1000 * seconds_a_step(result)),
+        _cell(1000 * seconds_per_step(result)),
         _cell(tflops, 2),
         _cell(tflops and peak and 100 * tflops / peak),
         *(_cell(size, 2) for size in gib),
@@ -102,13 +102,13 @@ def _row(result: Result, results: list[Result], peak: float | None) -> list[str]
 
 
 def markdown(results: list[Result], peak: float | None) -> str:
-    """A row a program. `peak`: of the device in TFLOP/s, for the model FLOP/s utilisation."""
+    """One row per program. `peak`: TFLOP/s of the device, for the model FLOP/s utilisation."""
     lines = [_COLUMNS, ["---"] * len(_COLUMNS), *(_row(result, results, peak) for result in results)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def comparisons(results: list[Result]) -> list[str]:
-    """A line for each pair that is to be compared, at each batch; ratios are of rounds in turns."""
+    """One line per pair of programs to compare, at each batch size."""
     lines = []
     for result in results:
         program = result.program
@@ -125,13 +125,13 @@ def comparisons(results: list[Result]) -> list[str]:
         value = ratio(first, second)
         if value is None:
             continue
-        turns = "" if first.group == second.group else " (one after the other, not in turns)"
+        turns = "" if first.group == second.group else " (timed one after the other, not in turns)"
         lines.append(f"{what}: {program}: {value:.3f}{turns}")
     return lines
 
 
 def goals(results: list[Result]) -> list[str]:
-    """What was to be reached on one H200, at the batch at which JAX's UniVIP is fastest, and what was."""
+    """The goals for one H200, compared at the batch size where JAX's UniVIP is fastest."""
     timed = [
         r for r in results if r.rounds and r.program.framework == "jax" and r.program.method == "univip"
         and not r.program.experiment
@@ -140,7 +140,7 @@ def goals(results: list[Result]) -> list[str]:
         return ["goals: JAX's UniVIP was not timed"]
     best = max(timed, key=images_per_second)
     if best.facts["device"] == "cpu":
-        return ["goals are of one H200: a CPU tells nothing about them"]
+        return ["goals: for one H200, not for a CPU"]
     batch_size = best.program.batch_size
     parts = [share(best, part) for part in ("augmentation", "transport")]
     found = (
@@ -149,11 +149,9 @@ def goals(results: list[Result]) -> list[str]:
         ("time, UniVIP / BYOL", ratio(best, find(results, "jax", "byol", batch_size)), "<=", 1.4),
         ("augmentation and transport, %", None if None in parts else sum(parts), "<=", 5.0),
     )
-    lines = [f"goals, of one H200; measured on {best.facts['device']} at batch {batch_size}"]
+    lines = [f"goals for one H200, measured on {best.facts['device']} at batch {batch_size}"]
     for what, value, sign, goal in found:
-        if value is None:
-            said = "not measured"
-        else:
-            said = "reached" if (value >= goal if sign == ">=" else value <= goal) else "missed"
-        lines.append(f"  {what} {sign} {goal:g}: {_cell(value, 2)}, {said}")
+        reached = value is not None and (value >= goal if sign == ">=" else value <= goal)
+        verdict = "not measured" if value is None else "reached" if reached else "missed"
+        lines.append(f"  {what} {sign} {goal:g}: {_cell(value, 2)}, {verdict}")
     return lines

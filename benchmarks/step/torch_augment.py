@@ -1,4 +1,4 @@
-"""The augmentation of univip_jax/augment.py in PyTorch: on the device, batched, each image by its own draw."""
+"""The augmentation of univip_jax/augment.py in PyTorch: on the device, batched, a draw per image."""
 
 import torch
 
@@ -8,7 +8,7 @@ _GREY = (0.2989, 0.5870, 0.1140)
 
 
 def adjust_contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Stretches [N, H, W, 3] about each channel's mean by a factor [N, 1, 1, 1] an image."""
+    """Stretches [N, H, W, 3] about each channel's mean by a factor [N, 1, 1, 1] per image."""
     mean = x.mean((1, 2), keepdim=True)
     return factor * (x - mean) + mean
 
@@ -35,7 +35,7 @@ def _to_rgb(hue: torch.Tensor, saturation: torch.Tensor, value: torch.Tensor) ->
 
 
 def adjust_saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Multiplies the saturation of [N, H, W, 3] in HSV by a factor [N, 1, 1, 1] an image."""
+    """Multiplies the saturation of [N, H, W, 3] in HSV by a factor [N, 1, 1, 1] per image."""
     hue, saturation, value = _to_hsv(x)
     return _to_rgb(hue, (saturation * factor).clamp(0, 1), value)
 
@@ -47,7 +47,7 @@ def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blurs [N, S, S, 3] by a sigma [N] an image, as products with banded matrices that repeat the edge pixels."""
+    """Blurs [N, S, S, 3] by a sigma [N] per image, as products with banded matrices that repeat the edge pixels."""
     side, radius = x.shape[1], x.shape[1] // 20
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.softmax(-(offsets**2) / (2 * sigma[:, None] ** 2), dim=1)
@@ -59,7 +59,7 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def _jitter(x: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
-    """The four adjustments in a random order: at each place all four, of which an image takes one."""
+    """The four adjustments in a random order: all four at each place, of which an image takes one."""
 
     def draw(strength: float) -> torch.Tensor:
         return strength * (2 * torch.rand(len(x), 1, 1, 1, device=x.device) - 1)

@@ -1,4 +1,4 @@
-"""The three terms of univip_jax/losses.py in PyTorch, with Sinkhorn in the log domain; plain UniVIP's choices alone."""
+"""The three terms of univip_jax/losses.py in PyTorch, with Sinkhorn in the log domain; only the default choices."""
 
 import torch
 from torch.nn.functional import cosine_similarity, normalize
@@ -26,7 +26,7 @@ def transport_plan(cost: torch.Tensor, supply: torch.Tensor, demand: torch.Tenso
 
 
 class Losses(torch.nn.Module):
-    """The weighted sum of the three terms from two scenes and K instances an image (UniVIP Eq. 2-12)."""
+    """The weighted sum of the three terms from two scenes and K instances per image (UniVIP Eq. 2-12)."""
 
     def __init__(self, online: Online, target: Encoder, loss: LossSpec, transport: TransportSpec):
         super().__init__()

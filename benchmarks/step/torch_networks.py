@@ -1,4 +1,4 @@
-"""UniVIP's networks in PyTorch: layers and padding of univip_jax/models, a backbone by torchvision's names."""
+"""UniVIP's networks in PyTorch: layers and padding of univip_jax/models, backbone with torchvision's names."""
 
 import torch
 from torch import nn
@@ -74,7 +74,7 @@ class MLP(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Backbone and projector; the target network is one of these."""
+    """Backbone and projector; also the target network."""
 
     def __init__(self, backbone: TorchResNet, hidden: int, projection: int):
         super().__init__()
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
 
 
 class Online(nn.Module):
-    """Encoder, predictor, and `f_linear` where there are K > 0 instances to be merged."""
+    """Encoder, predictor, and `f_linear` if K > 0 instances are merged."""
 
     def __init__(self, encoder: Encoder, hidden: int, projection: int, num_instances: int):
         super().__init__()
@@ -99,6 +99,6 @@ class Online(nn.Module):
 
 
 def make_online(spec: ModelSpec, num_instances: int) -> Online:
-    """The online network that `spec` names; without `f_linear` where `num_instances` is 0."""
+    """The online network of `spec`; without `f_linear` if `num_instances` is 0."""
     encoder = Encoder(TorchResNet(*DEPTHS[spec.backbone], spec.width, spec.stem), spec.hidden, spec.projection)
     return Online(encoder, spec.hidden, spec.projection, num_instances)

@@ -1,4 +1,4 @@
-"""The train step in PyTorch as its users write it for speed: compiled, channels last, autocast, fused optimizer."""
+"""The train step in PyTorch, written for speed: compiled, channels last, autocast, fused optimizer."""
 
 import copy
 import time
@@ -20,9 +20,9 @@ from univip_jax.views import ViewSpec
 
 
 class TorchStep:
-    """A compiled step and its state; `facts`, `parts` and the methods are those of `JaxStep`.
+    """A compiled step and its state, with the attributes and methods of `JaxStep`.
 
-    It saves what ours computes beside: the check for values that are not finite, the metrics and the schedules.
+    It lacks the check for non-finite values, the metrics and the schedules of our step.
     """
 
     def __init__(self, program: Program, compile_mode: str):
@@ -89,15 +89,15 @@ class TorchStep:
         return self._last
 
     def wait(self) -> None:
-        """Until the device has done all that was asked of it."""
+        """Waits until the device is idle."""
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
     def peak_bytes(self) -> int | None:
-        """Of the device so far; None where it does not tell."""
+        """Peak of the device so far; None on a CPU."""
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def check(self) -> None:
-        """Raises FloatingPointError where the last loss is not finite."""
+        """Raises FloatingPointError if the last loss is not finite."""
         if not torch.isfinite(self._last):
             raise FloatingPointError("the loss is not finite")

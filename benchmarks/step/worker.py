@@ -1,6 +1,6 @@
-"""A program in a process of its own: its memory is its own, and goes when it ends, whatever became of it.
+"""A program in a process of its own, which frees its memory however it ends.
 
-The process compiles, says what it knows, and then times a round whenever it is asked to.
+The process compiles, sends its facts, and then times a round on each request.
 """
 
 import importlib.util
@@ -19,16 +19,16 @@ from typing import Any
 from benchmarks.step.program import Program
 from univip_jax.common.errors import UserError
 
-_MAX_CALLS = 1000  # a round
+_MAX_CALLS = 1000  # per round
 
 
 @dataclass(frozen=True)
 class Order:
     """How a program is timed."""
 
-    round_seconds: float  # of steps; each other part takes a quarter of it
+    round_seconds: float  # for steps; a quarter of it for each other part
     compile_mode: str  # of torch.compile
-    profile: Path | None  # a folder for JAX's trace of some steps after the rounds
+    profile: Path | None  # folder for a trace of some JAX steps after the rounds
 
 
 class ProgramFailed(Exception):
@@ -36,16 +36,16 @@ class ProgramFailed(Exception):
 
 
 class OutOfMemory(ProgramFailed):
-    """It does not fit the memory of the device, or of the host: an answer, not a mistake."""
+    """The program does not fit the memory of the device or the host: a result, not a mistake."""
 
 
 def torch_is_installed() -> bool:
-    """Without importing it."""
+    """Whether PyTorch is installed, without importing it."""
     return importlib.util.find_spec("torch") is not None
 
 
 def sees_accelerator(framework: str) -> bool:
-    """Asked in a process that ends at once: whoever sees a device may hold it."""
+    """Whether a framework sees one; asked in a short process, since a process that sees a device may hold it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_sees_accelerator, framework).result()
 
@@ -67,23 +67,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def make_step(program: Program, order: Order) -> Any:
-    """Compiles; frameworks are imported here, after what they read from the environment is set."""
+    """Compiles the step. Imports the framework late, after setting its environment variables."""
     if program.framework == "torch":
-        os.environ["JAX_PLATFORMS"] = "cpu"  # our specs import JAX, which must not take the device
+        os.environ["JAX_PLATFORMS"] = "cpu"  # the specs import JAX, which must not take the device
         os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # the time to compile is a figure
         from benchmarks.step.torch_step import TorchStep
 
         return TorchStep(program, order.compile_mode)
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # others are on the device at the same time
-    # XLA takes what does not begin with "--" for a file's name.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # other programs share the device
+    # XLA reads a value that does not begin with "--" as a file name.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {program.xla_flags}".strip()
     from benchmarks.step.jax_step import JaxStep
 
     return JaxStep(program)
 
 
-def seconds_a_call(call: Callable[[], Any], wait: Callable[[], None], count: int) -> float:
-    """Mean over `count` calls, queued one behind the other."""
+def seconds_per_call(call: Callable[[], Any], wait: Callable[[], None], count: int) -> float:
+    """Mean over `count` queued calls."""
     began = time.perf_counter()
     for _ in range(count):
         call()
@@ -92,18 +92,18 @@ def seconds_a_call(call: Callable[[], Any], wait: Callable[[], None], count: int
 
 
 def serve(connection: Connection, program: Program, order: Order) -> None:
-    """What the process does: sends facts, then seconds of each part for every `round` it receives, then peak bytes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    """The process: sends facts, then the seconds of each part per `round` received, then the peak bytes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     try:
         step = make_step(program, order)
         counts = {}
         for name, call in step.parts.items():
-            seconds_a_call(call, step.wait, 1)
+            seconds_per_call(call, step.wait, 1)
             seconds = order.round_seconds if name == "step" else order.round_seconds / 4
-            counts[name] = min(_MAX_CALLS, max(1, round(seconds / seconds_a_call(call, step.wait, 1))))
+            counts[name] = min(_MAX_CALLS, max(1, round(seconds / seconds_per_call(call, step.wait, 1))))
         connection.send(step.facts)
         while connection.recv() == "round":
-            connection.send({name: seconds_a_call(step.parts[name], step.wait, counts[name]) for name in counts})
+            connection.send({name: seconds_per_call(step.parts[name], step.wait, counts[name]) for name in counts})
         step.check()
         if order.profile and program.framework == "jax":
             step.profile(order.profile / str(program).replace(" ", "_"))
@@ -119,15 +119,15 @@ def serve(connection: Connection, program: Program, order: Order) -> None:
 
 
 class Worker:
-    """The parent's side of a program's process; each call waits for its answer.
+    """The parent's side of a program's process; each call waits for the answer.
 
     Raises:
-      ProgramFailed: it ran out of memory (OutOfMemory), or failed; the process is gone then.
-      UserError: a field of the config cannot be.
+      ProgramFailed: the program ran out of memory (OutOfMemory) or failed; its process has ended.
+      UserError: a field of the config is wrong.
     """
 
     def __init__(self, program: Program, order: Order):
-        context = multiprocessing.get_context("spawn")  # a fork would share the threads of what is imported
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks of running threads
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, program, order), daemon=True)
         self._process.start()
@@ -135,12 +135,12 @@ class Worker:
         self.facts = self._receive()
 
     def round(self) -> dict[str, float]:
-        """Seconds a call of each part."""
+        """Seconds per call of each part."""
         self._connection.send("round")
         return self._receive()
 
     def finish(self) -> int | None:
-        """Ends the process; the peak bytes of its device, where known."""
+        """Ends the process; returns the peak bytes of its device, if known."""
         self._connection.send("finish")
         peak_bytes = self._receive()["peak_bytes"]
         self._process.join()
@@ -152,7 +152,7 @@ class Worker:
         except EOFError:
             self._process.join()
             answer = ProgramFailed(f"failed: its process ended with code {self._process.exitcode}")
-            if self._process.exitcode == -signal.SIGKILL:  # the kernel's answer to what outgrows the host's memory
+            if self._process.exitcode == -signal.SIGKILL:  # the kernel kills a process that outgrows the host's memory
                 answer = OutOfMemory("out of memory: the host killed it")
         if isinstance(answer, Exception):
             self._process.join()
