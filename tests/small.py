@@ -10,9 +10,9 @@ from PIL import Image
 from configs import coco
 from data_prep import prepare, shards
 from data_prep.inputs import Inputs
-from univip_jax.config import read_config
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.folder import read_config
 from univip_jax.sharding import make_mesh, replicated
 from univip_jax.types import TrainState
 

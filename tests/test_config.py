@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from configs import coco, coco_plus, imagenet
 from univip_jax.common.errors import UserError
-from univip_jax.config import FREE_FIELDS, flatten, read_config, to_spec, write_config
+from univip_jax.config import flatten, to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.plan import make_plan
+from univip_jax.run.folder import FREE_FIELDS, read_config, write_config
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ ROOT = Path(__file__).parents[1]
 ORDER = ["common", "paper", "data", "run", "weights", "evaluate", "extract", "export", "report", "reproduce"]
 # What is still to be turned around.
 UPWARDS = {
-    "univip_jax.run.log": {"univip_jax.evaluate.in_training"},
-    "univip_jax.run.train": {"univip_jax.evaluate.in_training"},
     "univip_jax.evaluate.sweep": {"univip_jax.report.charts"},
 }
 HOMES = {

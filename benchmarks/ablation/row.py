@@ -19,9 +19,10 @@ from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
-from univip_jax.evaluate.neighbours import effective_rank, knn_top1
+from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.models.univip import make_backbone
 from univip_jax.plan import Plan, make_plan
+from univip_jax.run.health import effective_rank
 from univip_jax.sharding import by_batch, make_mesh
 from univip_jax.train_step import make_train_step
 from univip_jax.types import Features, TrainState

@@ -86,4 +86,4 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    call("benchmarks.scaling", _work, "run it again")
+    call("python -m benchmarks.scaling", _work, interrupted="run it again")

@@ -18,7 +18,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.data import crops
 from univip_jax.data.pipeline import record_seed
 from univip_jax.plan import make_plan
-from univip_jax.run.metrics import read_metrics
+from univip_jax.run.log import read_metrics
 
 SIDE = 128
 TINY = {

@@ -16,7 +16,7 @@ from small import small_config, write_photos
 
 from univip_jax.common import cli as command
 from univip_jax.common.errors import UserError
-from univip_jax.config import to_spec, write_config
+from univip_jax.config import to_spec
 from univip_jax.data.labelled.sets import centre_batches, open_labelled
 from univip_jax.data.labelled.views import centre_crop
 from univip_jax.extract import __main__ as extract
@@ -24,6 +24,7 @@ from univip_jax.extract import feature_file
 from univip_jax.extract.__main__ import Request, adaptive_mean, extract_folder
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.run.checkpoint import Checkpoints, Retention
+from univip_jax.run.folder import write_config
 from univip_jax.types import TrainState
 from univip_jax.weights.encoder import load_encoder
 
@@ -307,7 +308,7 @@ def test_mistakes_are_one_line(run, photos, capsys, monkeypatch, arguments, code
     with pytest.raises(SystemExit) as error:
         given = ["extract", f"--run={run}", f"--images={photos}", f"--out={out}", *arguments]
         command.parse_flags(extract.NAME, extract.REQUIRED, extract._check_flags)(given)
-        command.call(extract.NAME, extract._work, "")
+        command.call(f"python -m {extract.NAME}", extract._work, interrupted="")
     assert error.value.code == code
     stderr = capsys.readouterr().err
     assert stderr.startswith("python -m univip_jax.extract: ") and stderr.count("\n") == 1

@@ -14,9 +14,10 @@ from ml_collections import config_flags
 from configs import coco, demo, imagenet
 from configs.common import TABLE8
 from univip_jax.common.errors import UserError
-from univip_jax.config import flatten, write_config
+from univip_jax.config import flatten
 from univip_jax.reproduce.rows import TABLES, Row
 from univip_jax.reproduce.table import compare, missing
+from univip_jax.run.folder import write_config
 
 ROOT = Path(__file__).parents[2]
 COCO_STEPS = 231 * 800  # 118,287 // 512 per epoch

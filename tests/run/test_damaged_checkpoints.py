@@ -1,9 +1,7 @@
 """Checkpoints that are damaged, unreadable or of another version."""
 
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,7 +10,8 @@ import pytest
 import univip_jax
 from tests.small import assert_equal_states, small_config
 from univip_jax.common.errors import DamagedCheckpoint, UserError
-from univip_jax.run.checkpoint import Checkpoints, Retention, _sha256
+from univip_jax.run.checkpoint import Checkpoints, Retention
+from univip_jax.run.integrity import description_sha256
 from univip_jax.run.train import train
 from univip_jax.sharding import make_mesh, replicated
 
@@ -28,13 +27,13 @@ def damage(folder: Path, step: int) -> None:
         path.write_bytes(data)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gives_the_same_end(run, data, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_gives_the_same_end(run, data, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     damage(again, 4)
     train(small_config(data), again)
     printed = capsys.readouterr()
-    assert "set aside as damaged-4" in printed.err and "going on from step 2" in printed.out
+    assert "quarantined as damaged-4" in printed.err and "resuming from step 2" in printed.out
     assert (again / "checkpoints" / "damaged-4").is_dir()
     assert_equal_states(run, again, 4)
 
@@ -64,10 +63,10 @@ def test_a_disk_or_device_that_fails_sets_no_checkpoint_aside(run, data, tmp_pat
 
 
 @pytest.mark.parametrize(("fields", "lacks"), [({}, "digests"), ({"digests": {}}, "shapes")])
-def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_set_aside(tmp_path, fields, lacks):
+def test_a_checkpoint_of_an_older_version_is_neither_damaged_nor_quarantined(tmp_path, fields, lacks):
     meta = {"fingerprint": "x", **fields}
     if fields:
-        meta["sha256"] = _sha256(meta)
+        meta["sha256"] = description_sha256(meta)
     with Checkpoints(tmp_path, Retention(1)) as checkpoints:
         state = {"params": {"a": jax.numpy.ones(3)}}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
@@ -98,16 +97,6 @@ def test_where_no_checkpoint_is_whole_the_run_does_not_silently_begin_anew(run, 
     shutil.copytree(run, again)
     damage(again, 4)
     damage(again, 2)
-    with pytest.raises(UserError, match=r"no checkpoint of .* is whole: damaged-4, damaged-2 were set aside there"):
+    with pytest.raises(UserError, match=r"no checkpoint of .* is whole: damaged-4, damaged-2 were quarantined there"):
         train(small_config(data), again)
     assert sorted(p.name for p in (again / "checkpoints").iterdir()) == ["damaged-2", "damaged-4"]
-
-
-def test_what_tensorstore_says_after_a_failed_read_is_left_out(tmp_path, monkeypatch):
-    """Whether it says so, and how often, is a race of its threads: no damage brings it about each time."""
-    printed = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
-    with Checkpoints(tmp_path, Retention(1)):
-        for message in ("Event loop is closed", "another"):
-            sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
-    assert printed == ["another"]

@@ -14,8 +14,9 @@ import numpy as np
 from tests.small import long_config
 from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import open_for_knn
-from univip_jax.evaluate.neighbours import effective_rank, knn_top1
+from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.health import effective_rank
 from univip_jax.run.log import RunLog
 from univip_jax.run.train import train
 from univip_jax.weights.encoder import load_encoder
@@ -98,7 +99,7 @@ def test_two_processes_are_one_run_that_survives_a_kill_and_goes_on_elsewhere(da
     printed, found = log.read_text(), metrics(run)
     last = found[-1]["step"]
     assert [line["step"] for line in found] == list(range(1, last + 1))
-    assert "going on from step" in printed and f"SIGTERM: saving step {last} of 1000" in printed
+    assert "resuming from step" in printed and f"SIGTERM: saving step {last} of 1000" in printed
     # Steps that were done twice gave the same bits.
     assert [line["train/loss"] for line in found[: len(before)]] == [line["train/loss"] for line in before]
     assert load_encoder(run).step == last  # what two processes saved, one verifies

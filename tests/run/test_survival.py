@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -12,14 +13,20 @@ import numpy as np
 import pytest
 
 from tests.small import assert_equal_states, prepare_photos, small_config, write_photos
+from univip_jax.common import cli
 from univip_jax.common.errors import DivergedReplicas, UserError
 from univip_jax.data.index import Index
 from univip_jax.data.records import open_dataset
 from univip_jax.evaluate import in_training as during
+from univip_jax.evaluate.in_training import make_evaluator
 from univip_jax.run import train as training
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.log import RunLog
-from univip_jax.run.train import train
+
+
+def train(config, folder: Path) -> bool:
+    """As main.py does."""
+    return training.train(config, folder, make_evaluator)
 
 
 def knn_config(data, labelled):
@@ -35,10 +42,10 @@ def lines(run: Path) -> list[dict]:
 
 
 PHASES = {  # what is under way when SIGTERM comes, and after which step the run then ends
-    "compile": (training, "_compile", 0),
+    "compile": (training, "compile_run", 0),
     "step": (RunLog, "report", 2),
     "save": (Checkpoints, "save", 3),
-    "evaluate": (during.KnnDuringTraining, "__call__", 3),
+    "evaluate": (during.KnnEvaluator, "__call__", 3),
 }
 
 
@@ -55,12 +62,12 @@ def test_sigterm_loses_nothing_whenever_it_comes(run, data, labelled, tmp_path, 
     config = knn_config(data, labelled)
     with monkeypatch.context() as patched:
         patched.setattr(place, name, terminate)
-        train(config, again)
+        assert train(config, again)
     assert f"SIGTERM: saving step {after} of 4" in (out := capsys.readouterr().out) or f"before step {after + 1}" in out
     with Checkpoints(again, Retention(3)) as checkpoints:
         assert after == (checkpoints.steps() or [0])[-1]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    train(config, again)
+    assert not train(config, again)
     assert_equal_states(run, again, 4)
     assert [line["step"] for line in lines(again) if "train/loss" in line] == [1, 2, 3, 4]
     assert [line["step"] for line in lines(again) if "knn/top1" in line] == [2, 4]
@@ -108,12 +115,14 @@ def test_goodput_counts_what_was_done_twice(run, data, tmp_path):
     )
 
 
-def test_a_full_disk_ends_the_run_at_once_and_leaves_the_last_good_checkpoint(run, data, tmp_path, caplog):
+def test_a_full_disk_ends_the_run_at_once_and_leaves_the_last_good_checkpoint(run, data, tmp_path, caplog, monkeypatch):
     """No file may grow beyond 64 KiB from here on, as on a disk that is full."""
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "4")
     config = small_config(data)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    cli.quiet()  # as every command does
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
     try:
@@ -121,7 +130,7 @@ def test_a_full_disk_ends_the_run_at_once_and_leaves_the_last_good_checkpoint(ru
             train(config, again)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "Traceback" not in caplog.text  # the error is told once
+    assert "Traceback" not in caplog.text  # the error is printed once
     train(config, again)
     assert_equal_states(run, again, 4)
 
@@ -198,7 +207,7 @@ def test_steps_that_are_not_finite_change_nothing_and_end_the_run_when_they_are_
     config.max_bad_steps = 2
     with pytest.raises(UserError, match=r"step 3 is not finite: loss nan.*; it is the last of 2 in a row, and"):
         train(config, folder)
-    warned = [line for line in capsys.readouterr().err.splitlines() if "nothing of it was kept" in line]
+    warned = [line for line in capsys.readouterr().err.splitlines() if "the update was skipped" in line]
     assert [line.split()[1] for line in warned] == ["2"]
     bundle = json.loads((folder / "not_finite.json").read_text())["steps"]
     assert [step["step"] for step in bundle] == [2, 3]

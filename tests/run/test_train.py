@@ -11,10 +11,10 @@ import univip_jax
 from configs import knn
 from tests.small import small_config, state_after
 from univip_jax.common.errors import UserError
-from univip_jax.config import read_config
 from univip_jax.evaluate.knn import evaluate_knn
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.folder import read_config
 from univip_jax.run.train import train
 
 

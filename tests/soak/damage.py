@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from univip_jax.common.errors import UserError
-from univip_jax.config import read_config, to_spec
+from univip_jax.config import to_spec
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import make_batches
 from univip_jax.data.records import open_dataset
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.folder import read_config
 from univip_jax.sharding import make_mesh, replicated
 from univip_jax.views import ViewSpec
 

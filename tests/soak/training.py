@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from univip_jax.run.compiled import FOLDER as COMPILED
-from univip_jax.run.metrics import read_metrics
+from univip_jax.run.log import read_metrics
 
 _TIMEOUT = 900  # s, for what should take seconds
 

@@ -51,8 +51,8 @@ def kill_again_and_again(training: Training, reference: Training, count: int, wa
         training.kill()
         seen["kills"] += 1
         printed = training.output()[output:]
-        if "going on from step" in printed:
-            resumed = int(printed.split("going on from step ")[1].split()[0])
+        if "resuming from step" in printed:
+            resumed = int(printed.split("resuming from step ")[1].split()[0])
             seen["most steps lost"] = max(seen["most steps lost"], step - resumed)
             seen["UNREADABLE NEWEST"] += before[-1] != resumed
         seen["ACKNOWLEDGED LOST"] += not set(acknowledged) <= set(training.saved())
@@ -202,7 +202,7 @@ def faults(training: Training, reference: Training, minutes: float, rng: random.
     if training.process.wait():
         raise RuntimeError(training.output()[-3000:])
     compare_ends(training, reference, seen)
-    seen["checkpoints set aside"] = training.output().count("set aside as")
+    seen["checkpoints set aside"] = training.output().count("quarantined as")
     seen["restarts by the supervisor"] = training.output().count("restart")
     return seen
 

@@ -1,17 +1,31 @@
-"""What our command lines share: misuse is one line and exit code 2, what a user can put right one and code 1."""
+"""What all command lines share: one map from exceptions to a line and an exit code, one parser of flags.
 
+Exit codes: 0 done, 1 a user can put it right, 2 misuse of the command line, 75 worth a second try, 130 Ctrl-C, 70 a
+defect of ours, with its traceback.
+"""
+
+import errno
+import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from univip_jax.common.errors import UserError
 
+SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: no mistake of the user's, so a supervisor restarts
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OUT_OF_MEMORY = "out of memory: lower the batch size, or use more devices or a larger machine"
+
 
 def parse_flags(name: str, required: Sequence[str], check: Callable[[], None] | None = None):
-    """absl's parser with misuse as one line; `check` raises `flags.Error` for flags that do not go together."""
+    """absl's parser; misuse is one line and exit code 2. `check` raises `flags.Error` for flags that conflict."""
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -24,39 +38,104 @@ def parse_flags(name: str, required: Sequence[str], check: Callable[[], None] | 
             if check:
                 check()
         except flags.Error as error:
-            fail(name, f"{' '.join(str(error).split())}; see --help", 2)
+            fail(f"python -m {name}", f"{' '.join(str(error).split())}; see --help", 2)
         return argv[:1]
 
     return parse
 
 
-def fail(name: str, message: object, code: int) -> None:
-    """One line on stderr, and the end."""
-    print(f"python -m {name}: {message}", file=sys.stderr)
+def fail(prefix: str, message: object, code: int) -> NoReturn:
+    """Prints one line to stderr and exits."""
+    print(f"{prefix}: {message}", file=sys.stderr)
     sys.exit(code)
 
 
-def call(name: str, work: Callable[[], int | None], interrupted: str) -> None:
-    """Does the work and ends with the exit code that it returns; SIGTERM ends it as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.set_verbosity(logging.ERROR)  # Orbax and the exporters tell their own steps; failures are raised
+def call(prefix: str, work: Callable[[], int | None], *, interrupted: str, folder: Path | None = None) -> NoReturn:
+    """Does the work and exits: with the code that it returns, or with the line and code of what it raises.
+
+    Args:
+      prefix: what each line begins with.
+      interrupted: what a user reads after Ctrl-C.
+      folder: where the command writes; a file in it that cannot be written is the user's to put right.
+    """
+    quiet()
     try:
         sys.exit(work())
     except UserError as error:
-        fail(name, error, error.exit_code)
-    except MemoryError:
-        fail(name, "out of memory: choose a smaller --batch_size, where there is one, or a larger machine", 1)
+        fail(prefix, error, error.exit_code)
     except KeyboardInterrupt:
-        fail(name, f"interrupted; {interrupted}", 130)
-    except (RuntimeError, AssertionError) as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            fail(name, "out of memory: choose a smaller --batch_size, where there is one, or a larger machine", 1)
-        if (platforms := os.environ.get("JAX_PLATFORMS")) and "backend" in str(error).lower():
-            fail(name, f"JAX_PLATFORMS={platforms} is not on this machine: unset it", 1)
-        raise
+        fail(prefix, f"interrupted; {interrupted}", 130)
+    except Exception as error:
+        if line := _user_can_mend(error, folder):
+            fail(prefix, line, 1)
+        traceback.print_exc()
+        sys.exit(SOFTWARE_ERROR)
 
 
-def run(name: str, define: Callable[[], None], required: Sequence[str], work, *, check=None, interrupted: str) -> None:
-    """Runs `python -m NAME`. Flags are defined here, not on import: other commands have flags of the same names."""
+def _user_can_mend(error: Exception, folder: Path | None) -> str | None:
+    """The line for an exception of a library that means a mistake, a full disk or too little memory."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # XLA's word
+        return _OUT_OF_MEMORY
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and isinstance(error, RuntimeError | AssertionError) and "backend" in str(error).lower():
+        return f"JAX_PLATFORMS={platforms} is not on this machine: unset it"
+    if isinstance(error, OSError) and (error.errno in _UNWRITABLE or _is_below(folder, error.filename)):
+        return (
+            f"{error.filename or f'a file in {folder}'}: {error.strerror}; make it writable, or choose another folder"
+        )
+    return None
+
+
+def _is_below(folder: Path | None, filename: object) -> bool:
+    if folder is None or not isinstance(filename, str | os.PathLike):
+        return False
+    return Path(filename).absolute().is_relative_to(folder.absolute())
+
+
+def quiet() -> None:
+    """Leaves out what libraries print beside the errors that they raise. For commands; nothing calls it on import."""
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and the exporters report their own steps
+    # Orbax logs the traceback of a failed thread, then raises the same error at the next call.
+    logging.getLogger("absl").addFilter(_not_orbaxs_traceback)
+    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
+
+
+def _not_orbaxs_traceback(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+class _WithoutClosedLoops:
+    """`sys.unraisablehook` without one message, which follows failures that are raised.
+
+    At the first leaf that fails, Orbax closes its event loop; TensorStore then complains for each of the rest.
+    """
+
+    def __init__(self, earlier: Callable[[Any], Any]):
+        self._earlier = earlier
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._earlier(unraisable)
+
+
+def run(
+    name: str,
+    define: Callable[[], None],
+    required: Sequence[str],
+    work: Callable[[], int | None],
+    *,
+    check: Callable[[], None] | None = None,
+    interrupted: str,
+) -> None:
+    """Runs `python -m NAME`; SIGTERM ends it as Ctrl-C does.
+
+    Flags are defined here, not on import: other commands have flags of the same names.
+    """
     define()
-    app.run(lambda _: call(name, work, interrupted), flags_parser=parse_flags(name, required, check))
+
+    def main(_: list[str]) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        call(f"python -m {name}", work, interrupted=interrupted)
+
+    app.run(main, flags_parser=parse_flags(name, required, check))

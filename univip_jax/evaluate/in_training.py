@@ -1,28 +1,24 @@
-"""While a run goes on: k-NN, by which the best checkpoint is told; and, without labels, how spread its features are."""
+"""Evaluation during training: k-NN, which decides which checkpoint is the best, and a linear probe."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
+from univip_jax.config import to_spec
 from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.evaluate.logistic import accuracy, fit_logistic
-from univip_jax.evaluate.neighbours import effective_rank, knn_top1
-from univip_jax.models.univip import ModelSpec
-from univip_jax.sharding import by_batch, replicated
-from univip_jax.train_step import feature_std
-from univip_jax.types import Batch, TrainState
+from univip_jax.evaluate.neighbours import knn_top1
+from univip_jax.plan import Plan
+from univip_jax.run.health import backbone_variables, effective_rank
+from univip_jax.run.log import TOP1
+from univip_jax.types import TrainState
 from univip_jax.weights.encoder import Encoder, float32_backbone
 
-TOP1 = "knn/top1"  # the metric by which the best checkpoint is told
 _INVERSE_L2 = 1.0  # of the probe; scikit-learn's default
-_SPREAD_OVER = 1024  # photos: the singular values of more would take longer than many steps
 
 
 @dataclass(frozen=True)
@@ -47,25 +43,28 @@ class KnnSpec:
         return self.every_steps or (max(1, round(self.every_epochs * steps_per_epoch)) if self.every_epochs else 0)
 
 
-class KnnDuringTraining:
-    """Callable: a state to its metrics, on the devices of this process."""
+class KnnEvaluator:
+    """State to metrics, on the devices of the first process; the others know only when it is due."""
 
-    def __init__(self, spec: KnnSpec, model: ModelSpec, image_size: int):
+    def __init__(self, spec: KnnSpec, plan: Plan):
         """Opens both labelled sets; UserError where that fails."""
+        self.every = spec.interval(plan.steps_per_epoch)
+        if jax.process_index():
+            return
         if not spec.train or not spec.test:
             raise UserError(
-                f"k-NN while the run goes on needs photos, but knn.train={spec.train!r} and knn.test={spec.test!r}: "
+                f"k-NN during training needs photos, but knn.train={spec.train!r} and knn.test={spec.test!r}: "
                 "name two labelled sets (class folders, or NAME:SPLIT of TFDS), or set knn.every_steps and "
                 "knn.every_epochs to 0"
             )
-        self._spec, self._image_size = spec, image_size
+        self._spec, self._image_size = spec, plan.views.scene_size
         self._sets = open_for_knn(spec.train, spec.test, [spec.k])
-        self._encoder = Encoder(float32_backbone(model), None, image_size=image_size, source="", step=0)
+        self._encoder = Encoder(float32_backbone(plan.model), None, image_size=self._image_size, source="", step=0)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Top-1 in percent, that of the probe where it is asked for, and the effective rank of the test features."""
+        """Top-1 of k-NN in percent, top-1 of the probe if asked for, effective rank of the test features."""
         # A host copy: the state may be on devices of other processes too.
-        self._encoder.variables = jax.device_get(_backbone(state))
+        self._encoder.variables = jax.device_get(backbone_variables(state))
         spec = self._spec
         train, test = (extract(self._encoder, labelled, self._image_size, spec.batch_size) for labelled in self._sets)
         metrics = {
@@ -80,33 +79,7 @@ class KnnDuringTraining:
         return metrics
 
 
-def make_spread(model: ModelSpec, mesh: Mesh) -> Callable[[TrainState, Batch], dict[str, float]]:
-    """(state, batch) to how spread the features of the batch's first scenes are, in float32 by running statistics.
-
-    No label is needed. `features/effective_rank` is RankMe, of the 1,024 first photos at most; 1 is collapse.
-    `features/std` is `feature_std`; 0 is collapse. All processes must call it.
-    """
-    backbone, photos = float32_backbone(model), max(1, _SPREAD_OVER // mesh.size) * mesh.size
-
-    def features(variables, scenes):
-        # The first photos lie on the first devices; all shall share the work.
-        scenes = jax.lax.with_sharding_constraint(scenes[:photos, 0], by_batch(mesh))
-        return backbone.apply(variables, normalize_pixels(scenes), train=False)
-
-    jitted = jax.jit(features, out_shardings=replicated(mesh))
-
-    def spread(state: TrainState, batch: Batch) -> dict[str, float]:
-        found = jitted(_backbone(state), batch.scenes)
-        return {
-            "features/effective_rank": effective_rank(np.asarray(found)),
-            "features/std": float(feature_std(found)),
-        }
-
-    return spread
-
-
-def _backbone(state: TrainState) -> dict:
-    return {
-        "params": state.params["encoder"]["backbone"],
-        "batch_stats": state.batch_stats["encoder"]["backbone"],
-    }
+def make_evaluator(config: ConfigDict, plan: Plan) -> KnnEvaluator | None:
+    """The evaluator that `config.knn` asks for; None where it asks for none."""
+    spec = to_spec(KnnSpec, config, "knn")
+    return KnnEvaluator(spec, plan) if spec.interval(plan.steps_per_epoch) else None

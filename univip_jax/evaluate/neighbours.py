@@ -1,4 +1,4 @@
-"""The nearest neighbours of features, their vote, and how far features spread: pure functions, without TensorFlow.
+"""The nearest neighbours of features and their vote: pure functions, without TensorFlow.
 
 Of equally similar neighbours the earlier in the training set counts; of classes with equal votes the one with the lower
 number wins.
@@ -99,15 +99,3 @@ def top1_of_each(train: Features, test: Features, ks: Sequence[int], temperature
         predicted = vote(first, train.labels, temperature=temperature, num_classes=classes)
         top1[k] = 100 * float(np.mean(predicted == test.labels))
     return top1
-
-
-def effective_rank(features: Float[np.ndarray, "N F"]) -> float:
-    """RankMe (Garrido et al. 2023): exp of the entropy of the singular values; a collapse shows as a few.
-
-    NaN where a feature is not finite.
-    """
-    if not np.isfinite(features).all():
-        return float("nan")
-    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
-    share = values / max(values.sum(), 1e-300) + 1e-7
-    return float(np.exp(-(share * np.log(share)).sum()))

@@ -19,7 +19,6 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import Labelled, centre_batches, training_batches
 from univip_jax.evaluate.heads import Heads, ProbeSpec, features_fn, init_heads, make_count, make_schedule, make_step
 from univip_jax.run.checkpoint import Checkpoints, Retention
-from univip_jax.run.resume import restore_newest_good
 from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, replicated
 from univip_jax.weights.encoder import Encoder
 
@@ -94,7 +93,7 @@ def _start_or_resume(init, checkpoints: Checkpoints, mesh: Mesh) -> tuple[int, H
     """The epochs that are done, and the heads after them."""
     if not checkpoints.steps():
         return 0, jax.jit(init, out_shardings=replicated(mesh))()
-    epoch, heads, _ = restore_newest_good(init, checkpoints, mesh)
+    epoch, heads, _ = checkpoints.restore_newest(jax.eval_shape(init), replicated(mesh))
     if jax.process_index() == 0:
         print(f"going on after epoch {epoch}", flush=True)
     return epoch, heads

@@ -16,15 +16,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
-from univip_jax.config import write_config
 from univip_jax.data.labelled.sets import Labelled, hold_out, open_pair
 from univip_jax.data.labelled.subset import drawn_subset, named_subset
 from univip_jax.evaluate.finetune import Finetuning, Recipe
 from univip_jax.evaluate.results import write_results
 from univip_jax.run.checkpoint import Checkpoints, Retention
-from univip_jax.run.compiled import seal_compiled
-from univip_jax.run.resume import restore_newest_good
-from univip_jax.sharding import make_mesh
+from univip_jax.run.folder import write_config
+from univip_jax.sharding import make_mesh, replicated
 from univip_jax.weights.encoder import open_encoder
 
 _KEPT = 2  # checkpoints: the one before the newest serves where that is damaged
@@ -109,7 +107,8 @@ class Search:
         self.scores: list[Score | None] = []  # of finished stages
         self._epochs_done, self._state = 0, None
         if checkpoints.steps():
-            self._epochs_done, self._state, meta = restore_newest_good(tuning.start, checkpoints, tuning.mesh)
+            like = jax.eval_shape(tuning.start)
+            self._epochs_done, self._state, meta = checkpoints.restore_newest(like, replicated(tuning.mesh))
             for name, value in same.items():
                 if meta[name] != value:
                     raise UserError(
@@ -160,7 +159,6 @@ class Search:
                 bar.total -= (num_epochs - epoch - 1) * num_steps
                 epochs_done = (index + 1) * num_epochs
             self._checkpoints.save(epochs_done, state, {**self._same, "scores": self.scores})
-            seal_compiled(self._checkpoints.folder.parent)
             if not finite:
                 return
 

@@ -15,11 +15,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.config import CONFIG, write_config
 from univip_jax.evaluate.results import RESULTS, write_results
 from univip_jax.report.charts import draw_curve
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.metrics import duration
+from univip_jax.run.folder import CONFIG, write_config
+from univip_jax.run.log import duration
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.encoder import RANDOM
 

@@ -8,10 +8,10 @@ import numpy as np
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
-from univip_jax.config import CONFIG, read_config
 from univip_jax.evaluate.results import RESULTS, read_results
 from univip_jax.export.formats import Metadata, has_class
 from univip_jax.export.parity import summary
+from univip_jax.run.folder import CONFIG, read_config
 from univip_jax.weights.encoder import Encoder
 from univip_jax.weights.files import read_backbone
 from univip_jax.weights.imported import ORIGIN, TASK

@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
-from univip_jax.config import flatten, read_config
+from univip_jax.config import flatten
 from univip_jax.report.charts import draw_lines, draw_shares
-from univip_jax.run.goodput import KINDS
-from univip_jax.run.metrics import FIRST_BATCH, METRICS, duration, read_metrics
-from univip_jax.run.monitor import BUNDLE
+from univip_jax.run.clock import KINDS
+from univip_jax.run.folder import read_config
+from univip_jax.run.health import BUNDLE
+from univip_jax.run.log import FIRST_BATCH, METRICS, duration, read_metrics
 
 PAGE = "report.html"
 # Older versions logged these names.

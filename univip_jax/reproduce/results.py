@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from univip_jax.common.errors import UserError
-from univip_jax.config import CONFIG, FREE_FIELDS, flatten, read_config
+from univip_jax.config import flatten
 from univip_jax.reproduce.rows import PHOTOS, TABLES, Row
+from univip_jax.run.folder import CONFIG, FREE_FIELDS, read_config
 
 _RESULTS, _MANIFEST = "results.json", "manifest.json"
 RANDOM = "random"

@@ -1,13 +1,11 @@
 """Saving and restoring the state of a run: the only home of Orbax.
 
-Every save carries a digest of each leaf, every restore verifies them: Orbax itself hands out a flipped bit silently.
+Every checkpoint carries a description of its state, and every restore verifies it: Orbax itself hands out a flipped bit
+silently.
 """
 
-import hashlib
-import json
-import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from univip_jax.common.errors import DamagedCheckpoint, TransientError, UserError
-from univip_jax.run.integrity import digests
-from univip_jax.types import TrainState
-
-# What ends one of Orbax's threads it logs with a traceback, and raises at the next call, where it becomes our one line.
-logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+from univip_jax.run.integrity import describe, description_sha256, differing, digests
 
 FOLDER = "checkpoints"
 
@@ -34,27 +28,13 @@ class Retention:
 
     newest: int
     every: int = 0  # steps; 0: none
-    best: int | None = None  # a step, set as evaluations tell it
+    best: int | None = None  # a step, set by evaluations
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """For each checkpoint, oldest first."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*steps[-self.newest :], self.best}
-        return [step in kept or bool(self.every and step % self.every == 0) for step in steps]
-
-
-class _WithoutClosedLoops:
-    """`sys.unraisablehook` but for one message, which follows failures that are raised and says nothing of them.
-
-    At the first leaf that fails, Orbax closes its event loop; of that TensorStore then complains for each of the rest.
-    """
-
-    def __init__(self, earlier: Callable[[Any], Any]):
-        self._earlier = earlier
-
-    def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._earlier(unraisable)
+        stay = {*steps[-self.newest :], self.best}
+        return [step in stay or bool(self.every and step % self.every == 0) for step in steps]
 
 
 class Checkpoints:
@@ -62,8 +42,6 @@ class Checkpoints:
 
     def __init__(self, run: Path, keep: Retention | None = None):
         """None opens the folder for reading."""
-        if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
-            sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
         self.folder = Path(run).resolve() / FOLDER
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, read_only=keep is None, create=keep is not None
@@ -75,70 +53,55 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *_: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps that can be restored, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, meta: dict) -> None:
-        """Begins to save the state after `step` steps; `meta` is JSON, read back by `restore`.
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Begins to save the state after `step` steps; `meta` is JSON, which restoring returns.
 
         Raises:
           UserError: this save, or the one before, could not be written; older checkpoints are untouched.
           DivergedReplicas: the devices do not hold the same state; nothing is saved.
         """
-        meta = {**meta, "digests": digests(state, all_processes=True), "shapes": _shapes(state)}
-        meta["sha256"] = _sha256(meta)
+        meta = describe(state, meta)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        try:
-            self._manager.save(step, args=args, force=True)
-        except (OSError, ValueError) as error:
-            raise self._unwritten(error) from error
+        self._writing(lambda: self._manager.save(step, args=args, force=True))
 
     def check(self) -> None:
-        """Raises UserError where the save that was begun last has failed by now."""
-        try:
-            self._manager.check_for_errors()
-        except (OSError, ValueError) as error:
-            raise self._unwritten(error) from error
+        """Raises UserError where the newest save has failed by now."""
+        self._writing(self._manager.check_for_errors)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; raises UserError where it failed."""
-        try:
-            self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
-            raise self._unwritten(error) from error
+        """Returns when the newest save is on disk; raises UserError where it failed."""
+        self._writing(self._manager.wait_until_finished)
 
-    def _unwritten(self, error: Exception) -> UserError:
-        reason = " ".join(str(error).split())
-        return UserError(
-            f"a checkpoint cannot be written to {self.folder}: {reason}; free space or restore the disk, then the same "
-            "command goes on from the newest one that was"
-        )
-
-    def restore_part(self, step: int, like: Any) -> Any:
-        """Those leaves of the state after `step` steps that `like` names, as host arrays.
-
-        Args:
-          like: whole modules by field and path, with shapes, as {'params': {'encoder': {'backbone': {...}}}}.
+    def restore_newest(self, like: Any, sharding: NamedSharding) -> tuple[int, Any, dict]:
+        """(step, state, meta) of the newest checkpoint that is whole on every host; damaged ones are quarantined.
 
         Raises:
-          DamagedCheckpoint: it is not what was saved.
-          UserError: the saved modules have other leaves, or of other shapes.
+          UserError: none is whole, or the newest has other leaves than `like`, or of other shapes.
         """
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-        args = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        meta = self._read_meta(step)
-        if differing := _differing(like, meta["shapes"], partial=True):
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} holds another backbone than config.json of the run describes: "
-                f"they differ in {len(differing)} arrays, as {differing[0]}; restore that file"
-            )
-        return self._restore(step, args, meta)
+        places = []
+        for step in reversed(self.steps()):
+            restored, damage = None, "damaged on another host"
+            try:
+                restored = self.restore(step, like, sharding)
+            except DamagedCheckpoint as error:
+                damage = str(error)
+            if _on_all_hosts(restored is not None):
+                return step, *restored
+            places.append(self.quarantine(step))
+            print(f"{damage}: quarantined as {places[-1].name}", file=sys.stderr)
+        raise UserError(
+            f"no checkpoint of {self.folder.parent} is whole: {', '.join(place.name for place in places)} were "
+            "quarantined there; restore them from a backup, or begin anew in another --workdir"
+        )
 
-    def restore(self, step: int, like: Any, sharding: NamedSharding) -> tuple[TrainState, dict]:
+    def restore(self, step: int, like: Any, sharding: NamedSharding) -> tuple[Any, dict]:
         """The state after `step` steps, on the devices of `sharding`, and its `meta`.
 
         Args:
@@ -154,29 +117,57 @@ class Checkpoints:
         except DamagedCheckpoint as error:
             damage = error
         # All or none read the state: Orbax lets each wait there for the others.
-        if not np.all(multihost_utils.process_allgather(np.array([meta is not None]))):
+        if not _on_all_hosts(meta is not None):
             raise damage or self._damaged(step, "its description is damaged on another host")
-        if differing := _differing(like, meta["shapes"]):
+        if names := differing(like, meta["shapes"]):
             raise UserError(
                 f"checkpoint {self.folder / str(step)} is of another network or optimizer than the config describes: "
-                f"they differ in {len(differing)} arrays, as {differing[0]}; go on with the config and the versions "
+                f"they differ in {len(names)} arrays, as {names[0]}; resume with the config and the versions "
                 "that saved it, or begin anew in another --workdir"
             )
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
         return self._restore(step, ocp.args.StandardRestore(like), meta), meta
 
-    def set_aside(self, step: int) -> Path:
+    def restore_part(self, step: int, like: Any) -> Any:
+        """Those leaves of the state after `step` steps that `like` names, as host arrays.
+
+        Args:
+          like: whole modules by field and path, with shapes, as {'params': {'encoder': {'backbone': {...}}}}.
+
+        Raises:
+          DamagedCheckpoint: it is not what was saved.
+          UserError: the saved modules have other leaves, or of other shapes.
+        """
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        args = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
+        meta = self._read_meta(step)
+        if names := differing(like, meta["shapes"], partial=True):
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} holds another backbone than config.json of the run describes: "
+                f"they differ in {len(names)} arrays, as {names[0]}; restore that file"
+            )
+        return self._restore(step, args, meta)
+
+    def quarantine(self, step: int) -> Path:
         """Renames a checkpoint so that it counts no more, and nothing is lost; returns its new place."""
-        place = self.folder / f"damaged-{step}"
-        number = 1
+        place, number = self.folder / f"damaged-{step}", 1
         while place.exists():
             number += 1
             place = self.folder / f"damaged-{step}-{number}"
         if jax.process_index() == 0:
             (self.folder / str(step)).rename(place)
-        multihost_utils.sync_global_devices(f"set aside {step}")
+        multihost_utils.sync_global_devices(f"quarantine {step}")
         self._manager.reload()
         return place
+
+    def _writing(self, work: Any) -> None:
+        try:
+            work()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"a checkpoint cannot be written to {self.folder}: {' '.join(str(error).split())}; free space or "
+                "restore the disk, then run the same command again: it resumes from the newest that was"
+            ) from error
 
     def _restore(self, step: int, args: Any, meta: dict) -> Any:
         """The state, or the part of it that `args` names, with the digests of `meta`."""
@@ -188,14 +179,13 @@ class Checkpoints:
 
     def _read_meta(self, step: int) -> dict:
         meta = self._read(step, meta=ocp.args.JsonRestore()).meta
-        if not isinstance(meta, dict):
-            raise self._damaged(step, "its description is not the one that was saved")
-        if meta.keys() & {"digests", "sha256"} and meta.get("sha256") != _sha256(meta):
+        described = isinstance(meta, dict)
+        if not described or (meta.keys() & {"digests", "sha256"} and meta.get("sha256") != description_sha256(meta)):
             raise self._damaged(step, "its description is not the one that was saved")
         if missing := {"digests", "shapes"} - meta.keys():
             raise UserError(
                 f"checkpoint {self.folder / str(step)} carries no {min(missing)}: an older version saved it; use that "
-                "one, or begin anew in another --workdir"
+                "version, or begin anew in another --workdir"
             )
         return meta
 
@@ -219,22 +209,5 @@ class Checkpoints:
         )
 
 
-def _shapes(tree: Any) -> dict[str, list[int]]:
-    """By the names that `digests` gives."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape) for path, leaf in leaves}
-
-
-def _differing(like: Any, saved: dict[str, list[int]], *, partial: bool = False) -> list[str]:
-    """Names of the leaves that only one of them has, or in another shape; `partial`: in modules that `like` has."""
-    wanted = _shapes(like)
-    if partial:
-        modules = {tuple(name.split("/")[:3]) for name in wanted}
-        saved = {name: shape for name, shape in saved.items() if tuple(name.split("/")[:3]) in modules}
-    return sorted(name for name in wanted.keys() | saved.keys() if wanted.get(name) != saved.get(name))
-
-
-def _sha256(meta: dict) -> str:
-    """Of all fields but itself."""
-    fields = {name: value for name, value in meta.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+def _on_all_hosts(value: bool) -> bool:
+    return bool(np.all(multihost_utils.process_allgather(np.array([value]))))

@@ -1,40 +1,56 @@
-"""What a run writes down as it goes: metrics, progress, evaluations, goodput; and what it wrote before."""
+"""The log of a run: `metrics.jsonl`, TensorBoard events, the line of progress, evaluations."""
 
+import json
+import math
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+from tensorboardX import SummaryWriter
 
-from univip_jax.evaluate.in_training import TOP1
+from univip_jax.common.files import write_whole
 from univip_jax.plan import Plan
-from univip_jax.run.goodput import Goodput
-from univip_jax.run.metrics import MetricsWriter, Progress, read_metrics
-from univip_jax.run.monitor import is_finite
+from univip_jax.run.clock import Clock
+from univip_jax.run.health import is_finite
+
+METRICS, FIRST_BATCH = "metrics.jsonl", "first_batch.png"
+TOP1 = "knn/top1"  # the metric that makes a checkpoint the best
+_SILENT_SECONDS = (10, 600)  # without a line of progress: at the start, and at most
+_SILENT_SHARE = 0.05  # in between: of the time since the start
 
 
 class RunLog:
-    """The log of a run that goes on from `start`; lines of later steps, which are done again, are dropped."""
+    """The log of a run that starts or resumes at step `start`. Lines of later steps, which are done again, are dropped.
 
-    def __init__(self, run: Path | None, start: int, plan: Plan, goodput: Goodput):
-        """None writes nothing, as all processes but the first do."""
-        self._progress = Progress(start, plan.total_steps, plan.steps_per_epoch, plan.batch_size)
-        self._goodput, self._steps_per_epoch = goodput, plan.steps_per_epoch
-        self._writer = MetricsWriter(run, start) if run else None
-        lines = read_metrics(run) if run else []
+    Every process has one, but only the first writes and prints: the others pass None as `folder`.
+    """
+
+    def __init__(self, folder: Path | None, start: int, plan: Plan, clock: Clock):
+        self._writer = MetricsWriter(folder, start) if folder else None
+        lines = read_metrics(folder) if folder else []
+        self._progress = Progress(start, plan, clock)
+        self._clock, self._steps_per_epoch = clock, plan.steps_per_epoch
         self._top1 = {line["step"]: line[TOP1] for line in lines if TOP1 in line}
         self._trained = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
 
     def train_from_now(self) -> None:
-        """The next steps are what progress and goodput count."""
-        self._goodput.train_from_now(self._trained)
-        self._progress.begin(self._goodput.stepping())
+        """Clock and progress count the next steps."""
+        self._clock.train_from_now(self._trained)
+        self._progress.begin()
+
+    def stepped(self, step: int, metrics: dict) -> None:
+        """Prints a line of progress after the first step, and whenever none has come for long."""
+        if self._writer and self._progress.is_due():
+            self._progress.print(step, {name: float(value) for name, value in metrics.items()})
 
     def report(self, step: int, window: list[dict], spread: dict[str, float]) -> None:
-        """Writes and prints the metrics of the steps since the last report, up to `step`, and of the features there."""
-        values, rate = _summarize(window), self._progress.rate(step, self._goodput.stepping())
+        """Writes and prints the metrics of the steps since the last report, up to `step`, and the feature spread."""
+        values, rate = _summarize(window), self._progress.rate(step)
         if self._writer:
             pace = {"train/epoch": step / self._steps_per_epoch, "train/images_per_second": rate}
-            self._writer.write(step, {**values, **spread, **pace, **self._goodput.write()})
-            self._progress.report(step, rate, values)
+            self._writer.write(step, {**values, **spread, **pace, **self._clock.write()})
+            self._progress.print(step, values, rate)
             if spread:
                 print(f"step {step}: {_named(spread)}", flush=True)
 
@@ -43,10 +59,10 @@ class RunLog:
         self._top1[step] = metrics[TOP1]
         if self._writer:
             self._writer.write(step, metrics)
-        print(f"step {step}: {_named(metrics)}; the best is of step {self.best()}", flush=True)
+        print(f"step {step}: {_named(metrics)}; the best checkpoint is of step {self.best()}", flush=True)
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether an evaluation after `step` steps is written down."""
+        """Whether the log holds an evaluation after `step` steps."""
         return step in self._top1
 
     def best(self) -> int | None:
@@ -59,12 +75,112 @@ class RunLog:
             self._writer.close()
 
 
+class MetricsWriter:
+    """Appends to the files of a run's folder. Lines of steps after `start`, where the run resumes, are dropped."""
+
+    def __init__(self, folder: Path, start: int):
+        self._path = folder / METRICS
+        if self._path.exists():
+            lines = [line for line in read_metrics(folder) if line["step"] <= start]
+            write_whole(self._path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        self._file = self._path.open("a")
+        self._folder, self._purge_step = folder, start + 1 if start else None
+        self._events: SummaryWriter | None = None  # it writes a file at once: not before there is a point
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of JSON and one point per curve, after `step` steps; values that are not finite are left out."""
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        if self._events is None:
+            self._events = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class Progress:
+    """The line with the loss, images/s and the time left; on a terminal it overwrites itself."""
+
+    def __init__(self, start: int, plan: Plan, clock: Clock):
+        self._start, self._plan, self._clock = start, plan, clock
+
+    def begin(self) -> None:
+        """The next step is the first."""
+        self._begun = time.perf_counter()
+        self._printed: float | None = None
+        self._step, self._stepping = self._start, self._clock.stepping()
+
+    def is_due(self) -> bool:
+        """Whether no line was printed for long: since ever, 10 s at the start, a growing time later."""
+        now = time.perf_counter()
+        least, most = _SILENT_SECONDS
+        return self._printed is None or now - self._printed > min(most, max(least, _SILENT_SHARE * (now - self._begun)))
+
+    def rate(self, step: int) -> float:
+        """Images per second since the last call, while steps were done: neither saved nor evaluated."""
+        stepping = self._clock.stepping()
+        rate = self._rate(step, stepping)
+        self._step, self._stepping = step, stepping
+        return rate
+
+    def print(self, step: int, metrics: dict[str, float], rate: float | None = None) -> None:
+        """Prints the line. The time left includes saves and evaluations, as often as they came so far.
+
+        `rate`: images per second; by default since the last call of `rate`.
+        """
+        self._printed = time.perf_counter()
+        rate = self._rate(step, self._clock.stepping()) if rate is None else rate
+        terms = [f"{k.removeprefix('train/loss_')} {v:.3f}" for k, v in metrics.items() if "/loss_" in k]
+        total, spent = self._plan.total_steps, self._printed - self._begun
+        left = duration((total - step) * spent / (step - self._start))
+        line = (
+            f"step {step}/{total}  epoch {step / self._plan.steps_per_epoch:.1f}  loss {metrics['train/loss']:.3f} "
+            f"({', '.join(terms)})  {rate:.{1 if rate < 10 else 0}f} images/s  {left} left"
+        )
+        end = "\r" if sys.stdout.isatty() and step < total else "\n"
+        print(line.ljust(120) if end == "\r" else line, end=end, flush=True)
+
+    def _rate(self, step: int, stepping: float) -> float:
+        return (step - self._step) * self._plan.batch_size / max(1e-9, stepping - self._stepping)
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`, without one that was cut off."""
+    path = folder / METRICS
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step(line) < math.inf]
+
+
+def duration(seconds: float) -> str:
+    """`3 d 4 h`, `2 h 05 min`, `7 min 30 s` or `12 s`."""
+    seconds = math.ceil(seconds)
+    if seconds >= 86400:
+        return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for a line that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def _named(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
 
 
 def _summarize(window: list[dict]) -> dict[str, float]:
-    """Means of the losses over the finite steps since the last report, and the newest of the rest."""
+    """Means of the losses over the finite steps since the last report, and the newest value of the rest."""
     newest = {name: float(value) for name, value in window[-1].items()}
     good = [metrics for metrics in window if is_finite(metrics)] or window
     losses = [name for name in newest if name.startswith("train/loss")]

@@ -7,7 +7,7 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Preemption:
+class Stop:
     """Within its `with`, SIGTERM no longer ends the process but makes `reached` true."""
 
     def __init__(self) -> None:
@@ -15,7 +15,7 @@ class Preemption:
         self._alone = not jax.distributed.is_initialized()
         self._noticed = False
 
-    def __enter__(self) -> "Preemption":
+    def __enter__(self) -> "Stop":
         if self._alone:
             self._before = signal.signal(signal.SIGTERM, self._notice)
         return self

@@ -214,7 +214,7 @@ def _say(message: str) -> None:
 def _parse(argv: list[str]) -> list[str]:
     """Our flags, which end at `--`; returns the command behind it."""
     if "--" not in argv and not any(argument.startswith("--help") for argument in argv):
-        fail(NAME, f"-- and the command are missing, as in: {_EXAMPLE}", 2)
+        fail(f"python -m {NAME}", f"-- and the command are missing, as in: {_EXAMPLE}", 2)
     end = argv.index("--") if "--" in argv else len(argv)
     command = argv[end + 1 :]
 

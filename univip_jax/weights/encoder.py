@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
-from univip_jax.config import read_config, to_spec
+from univip_jax.config import to_spec
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.folder import read_config
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.files import image_size_of, number_of, read_backbone
 

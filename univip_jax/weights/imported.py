@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
-from univip_jax.config import write_config
 from univip_jax.run.checkpoint import Checkpoints, Retention
+from univip_jax.run.folder import write_config
 from univip_jax.weights.files import image_size_of, read_backbone
 
 TASK = "import"  # in config.json of such a run

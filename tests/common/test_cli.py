@@ -1,0 +1,69 @@
+"""One map from exceptions to a line and an exit code, for all commands."""
+
+import errno
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from univip_jax.common import cli
+from univip_jax.common.errors import TransientError, UserError
+
+
+@pytest.fixture(autouse=True)
+def process_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such folder"), 1, "error: no such folder"),
+        (TransientError("try again"), 75, "error: try again"),
+        (KeyboardInterrupt(), 130, "error: interrupted; run it again"),
+        (MemoryError(), 1, "error: out of memory: lower the batch size"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 3 GiB"), 1, "error: out of memory: lower the batch size"),
+        (OSError(errno.ENOSPC, "No space"), 1, "error: a file in {folder}: No space; make it writable"),
+        (OSError(errno.EACCES, "Denied", "{folder}/config.json"), 1, "error: {folder}/config.json: Denied; make it"),
+    ],
+)
+def test_call_turns_what_a_user_can_mend_into_one_line(error, code, line, tmp_path, capsys):
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.format(folder=tmp_path)
+
+    def work():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.call("error", work, interrupted="run it again", folder=tmp_path)
+    stderr = capsys.readouterr().err
+    assert end.value.code == code
+    assert stderr.startswith(line.format(folder=tmp_path)) and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unforeseen"), OSError(errno.EACCES, "Denied", "/elsewhere")])
+def test_call_shows_a_defect_of_ours_with_its_traceback(error, tmp_path, capsys):
+    def work():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.call("error", work, interrupted="", folder=tmp_path)
+    assert end.value.code == cli.SOFTWARE_ERROR == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_call_exits_with_the_code_of_the_work():
+    with pytest.raises(SystemExit) as end:
+        cli.call("error", lambda: 3, interrupted="")
+    assert end.value.code == 3
+
+
+def test_quiet_leaves_out_tensorstores_message_after_a_failed_read(monkeypatch):
+    """Whether it is printed, and how often, is a race of its threads: no damage brings it about each time."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
+    cli.quiet()
+    cli.quiet()
+    for message in ("Event loop is closed", "another"):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
+    assert printed == ["another"]

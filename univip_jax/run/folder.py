@@ -1,0 +1,81 @@
+"""The folder of a run or an evaluation: it belongs to one config, which `config.json` holds."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
+from univip_jax.config import flatten
+
+CONFIG = "config.json"
+# Fields that may change when a run goes on: they do not enter its weights. A data set is told by its fingerprint.
+FREE_FIELDS = (
+    "row",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "keep_every_steps",
+    "max_bad_steps",
+    "stall_seconds",
+    "allow_changes",
+    "data.num_threads",
+    "data.train",
+)
+_FREE_SECTION = "knn."
+
+
+def allowed_changes(config: ConfigDict) -> set[str]:
+    """The fields that `allow_changes` names; `data.train` stands for the data set's contents."""
+    return {name.strip() for name in config.allow_changes.split(",")}
+
+
+def write_config(run: Path, config: ConfigDict) -> None:
+    """Writes `config.json`; raises UserError as `check_config` does."""
+    check_config(run, config)
+    keep_config(run, config)
+
+
+def check_config(run: Path, config: ConfigDict) -> None:
+    """Checks that a `config.json` in the folder, if any, belongs to the same run, or the same evaluation.
+
+    Raises UserError that names the first field whose value differs and that `allow_changes` does not name. All fields
+    of an evaluation enter its result, so it has no `allow_changes`.
+    """
+    path = run / CONFIG
+    if path.exists():
+        old, new = flatten(read_config(run)), flatten(config)
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) == new.get(name):
+                continue
+            change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+            if "allow_changes" not in config:
+                raise UserError(
+                    f"{run} is an evaluation of another config: {change}; choose another --workdir, or give the old "
+                    "value"
+                )
+            if name in FREE_FIELDS or name.startswith(_FREE_SECTION):
+                continue
+            if name not in allowed_changes(config):
+                raise UserError(
+                    f"{run} is a run of another config: {change}; choose another --workdir, give the old value to go "
+                    f"on with this run, or change it on purpose by --config.allow_changes={name}"
+                )
+            print(f"changed on purpose: {change}")
+
+
+def keep_config(run: Path, config: ConfigDict) -> None:
+    """Writes `config.json`."""
+    write_whole(run / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
+
+
+def read_config(run: Path) -> ConfigDict:
+    """The resolved config of a run's folder; UserError where the folder is no run."""
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run} is no run: it has no {CONFIG}; name the --workdir of a finished or running training")
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except (ValueError, AttributeError, TypeError) as error:  # what is JSON may still be no object
+        raise UserError(f"{path} is damaged ({error}); restore it or train anew in another --workdir") from error
