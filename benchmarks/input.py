@@ -23,8 +23,8 @@ from univip_jax.config import to_spec
 from univip_jax.data.crops import crop
 from univip_jax.data.host import run_on_one_core, tf
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import choose_views, make_batches, read_record, record_seed
-from univip_jax.data.records import Dataset, decode_image, open_dataset, parse
+from univip_jax.data.pipeline import choose_views, make_batches, record_seed
+from univip_jax.data.records import Dataset, decode_image, open_dataset, parse, read_record
 from univip_jax.views import ViewSpec
 
 BATCH = 16

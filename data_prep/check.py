@@ -1,6 +1,7 @@
 """`--check`: reads every byte of a data set and names what is wrong and where."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,6 @@ from data_prep import proposal_stats, runners
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.data import boxes, records
-
-
-class CheckSpec(NamedTuple):
-    """A shard to check."""
-
-    root: Path
-    entry: dict  # the shard's entry in the manifest
 
 
 class Checked(NamedTuple):
@@ -35,8 +29,7 @@ def check_dataset(root: Path, num_workers: int) -> Checked:
         UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
     """
     manifest, progress = manifests.unfinished(root) or (records.read_manifest(root), "")
-    specs = [CheckSpec(root, entry) for entry in manifest["shards"]]
-    results = runners.run(check_shard, specs, manifest["num_records"], num_workers)
+    results = runners.run(partial(check_shard, root), manifest["shards"], manifest["num_records"], num_workers)
     problems = [problem for found, _ in results for problem in found]
     if not progress:
         problems += _rejected_problems(root, manifest)
@@ -60,16 +53,16 @@ def _rejected_problems(root: Path, manifest: dict) -> list[str]:
     return []
 
 
-def check_shard(spec: CheckSpec, on_photo: Callable[[], object]) -> tuple[list[str], dict]:
-    """Checks a shard's size, checksums, offsets, and every record in it.
+def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tuple[list[str], dict]:
+    """Checks the shard of the manifest's `entry`: size, checksums, offsets, and every record in it.
 
     Returns:
         One line per problem, and the statistics of the shard's proposals.
     """
     problems, counts = [], []
     try:
-        shard = records.read_sidecar(spec.root, spec.entry)
-        if sha256_of(shard.path) != spec.entry["sha256"]:
+        shard = records.read_sidecar(root, entry)
+        if sha256_of(shard.path) != entry["sha256"]:
             problems.append(f"{shard.path}: its sha256 is not the manifest's, bytes have changed")
         position = 0
         for index, serialized in enumerate(records.read_shard(shard)):

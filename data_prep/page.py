@@ -4,7 +4,6 @@ import base64
 import colorsys
 import html
 import io
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,20 +68,11 @@ def _photos(root: Path, manifest: dict[str, Any]) -> list[dict[str, np.ndarray]]
     wanted = [(2 * i + 1) * total // (2 * num_shown) for i in range(num_shown)]
     photos, first = [], 0
     for entry in manifest["shards"]:
-        here = [index - first for index in wanted if first <= index < first + entry["num_records"]]
-        first += entry["num_records"]
-        if here:
+        if here := [index - first for index in wanted if first <= index < first + entry["num_records"]]:
             shard = records.read_sidecar(root, entry)
-            photos += [_read(shard, index) for index in here]
-    return photos
-
-
-def _read(shard: records.Shard, index: int) -> dict[str, np.ndarray]:
-    with open(shard.path, "rb") as file:
-        file.seek(shard.offsets[index])
-        (length,) = struct.unpack("<Q", file.read(8))
-        file.seek(4, 1)  # the length's checksum
-        return {key: value.numpy() for key, value in records.parse(file.read(length)).items()}
+            photos += [records.parse(records.read_record(str(shard.path), shard.offsets[index])) for index in here]
+        first += entry["num_records"]
+    return [{key: value.numpy() for key, value in photo.items()} for photo in photos]
 
 
 def draw_sheet(photos: list[dict[str, np.ndarray]]) -> Image.Image:

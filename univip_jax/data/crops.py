@@ -1,15 +1,15 @@
 """Algorithm 1 of UniVIP as TensorFlow graph: scene pairs whose overlap holds proposals, K instances, and their crops.
 
 As printed, the algorithm's containment test is reversed; a box counts when it lies inside the overlap. Boxes are
-float32 yxyx in [0, 1]; seeds are int32 [2], as the stateless random operations take them. There is no loop whose length
-depends on the photo, so that no photo can hang or fail.
+float32 yxyx in [0, 1]; seeds are int32 [2], as the stateless random operations take them. No loop depends on the photo
+in its length, so no photo can hang or fail.
 """
 
 from univip_jax.data.boxes import MAX_ASPECT, MAX_IOU
 from univip_jax.data.host import tf
 from univip_jax.views import ViewSpec
 
-_CANDIDATES = 100  # naive boxes drawn for a photo
+_CANDIDATES = 100  # naive boxes drawn per photo
 _TOUCH = 1e-6  # rounding allowed when a box lies inside the overlap
 
 
@@ -21,7 +21,7 @@ def random_crops(
     share: tuple[float, float],
     aspect: tuple[float, float],
 ) -> tf.Tensor:
-    """Boxes [count, 4] of random resized crops: area uniform, aspect log-uniform in what of its range fits the photo.
+    """Boxes [count, 4] of random resized crops: area uniform, aspect log-uniform over the part of its range that fits.
 
     Inception's crop draws again when a shape does not fit, which makes large crops rare; here the area stays uniform,
     and no draw is lost. Where no aspect of the range fits, the crop is as long as the photo.
@@ -67,11 +67,11 @@ def inside(boxes: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
 def scene_pair(
     seed: tf.Tensor, proposals: tf.Tensor, height: tf.Tensor, width: tf.Tensor, spec: ViewSpec
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Two scene crops [2, 4], and the region [4] that their instances are taken from (UniVIP Algorithm 1).
+    """Two scene crops [2, 4], and the region [4] that holds their instances (UniVIP Algorithm 1).
 
-    With `overlap`, of `num_trials` pairs the first whose overlap holds `min_proposals` of the proposals [N, 4]; where
-    none does, the one that holds most, and of those the one with the largest overlap. The region is the overlap.
-    Without it, any pair, and the region is the whole photo.
+    With `overlap`: the first of `num_trials` pairs whose overlap holds `min_proposals` of the proposals [N, 4]; if none
+    does, the pair that holds most, and among equals the one with the largest overlap. The region is the overlap.
+    Without it: any pair, and the region is the whole photo.
     """
     if not spec.overlap:
         return random_crops(seed, height, width, 2, spec.area, spec.aspect), tf.constant([0.0, 0.0, 1.0, 1.0])
@@ -80,11 +80,11 @@ def scene_pair(
     overlaps = intersection(pairs[:, 0], pairs[:, 1])
     held = tf.reduce_sum(tf.cast(inside(proposals[None], overlaps[:, None]), tf.float32), 1)
     trial = tf.range(spec.num_trials, dtype=tf.float32)
-    # One number to rank by: early among the pairs that hold enough, else the count, else the area (which is < 1).
+    # One number to rank by: pairs that hold enough by their trial, the others by count, then by area (which is < 1).
     enough = (held >= spec.min_proposals) & (area(overlaps) > 0)
     best = tf.argmax(tf.where(enough, 1e6 - trial, held + 0.999 * area(overlaps)))
     pair, overlap = pairs[best], overlaps[best]
-    # If no pair has an overlap of a pixel, the first view is shown twice: the instances need a place to be.
+    # If no pair overlaps by a pixel, the first view is shown twice: the instances need a region.
     too_small = tf.reduce_any((overlap[2:] - overlap[:2]) * tf.stack([height, width]) < 1)
     return tf.where(too_small, pair[:1], pair), tf.where(too_small, pair[0], overlap)
 
@@ -119,7 +119,7 @@ def instance_boxes(
     """Exactly K boxes [K, 4] inside region [4]: its proposals first, then naive boxes (UniVIP 3.2).
 
     Naive boxes have sides of `min_box_side` px, an IoU of at most 0.5 with the boxes chosen before, and a bounded
-    aspect. Where that cannot be had in the region, first the least side shrinks to half the region's, then the box with
+    aspect. Where the region has no room for that, first the least side shrinks to half the region's, then the box with
     the least IoU is taken.
     """
     seeds = tf.random.split(seed, 3)
@@ -138,8 +138,8 @@ def instance_boxes(
 
     if spec.proposals == "naive":  # they keep their distance from each other too
         return fill_up()
-    # Stored proposals were filtered among themselves, and what people annotated is an object whatever it overlaps: with
-    # enough of them, as nearly always, no naive box is drawn and no IoU taken, which is most of the geometry's time.
+    # Stored proposals were filtered among themselves, and an annotated object counts whatever it overlaps: if there are
+    # enough, as nearly always, no naive box is drawn and no IoU computed, which would take most of the geometry's time.
     boxes = tf.cond(tf.math.count_nonzero(usable) >= spec.num_instances, pick, fill_up)
     return tf.ensure_shape(boxes, [spec.num_instances, 4])
 
@@ -153,7 +153,7 @@ def _fill_up(
     scale: tf.Tensor,
     spec: ViewSpec,
 ) -> tf.Tensor:
-    """K boxes [K, 4]: of `proposals` those that are `usable`, the highest `tier` first, then naive boxes."""
+    """K boxes [K, 4]: the `usable` proposals, highest `tier` first, then naive boxes."""
     size = (region[2:] - region[:2]) * scale  # px
     least = tf.minimum(float(spec.min_box_side), size)
     shrunk = tf.minimum(float(spec.min_box_side), size / 2)

@@ -1,4 +1,4 @@
-"""From a prepared data set to batches of uint8 crops: read by offset, decode once, cut, in the order of the index."""
+"""A prepared data set to batches of uint8 crops, in the order of the index: read by offset, decode once, crop."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,26 +11,18 @@ from univip_jax.common.errors import TransientError, UserError
 from univip_jax.data.crops import crop, instance_boxes, naive_boxes, scene_pair
 from univip_jax.data.host import tf
 from univip_jax.data.index import Index
-from univip_jax.data.records import Dataset, decode_image, parse
+from univip_jax.data.records import Dataset, decode_image, parse, read_record
 from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 
 
 class Geometry(NamedTuple):
-    """Where the views of one photo lie: float32 yxyx in [0, 1]."""
+    """The boxes of one photo's views: float32 yxyx in [0, 1]."""
 
     scenes: tf.Tensor  # [2, 4]
-    region: tf.Tensor  # [4]: where instances are taken from
+    region: tf.Tensor  # [4]: the instances lie inside it
     instances: tf.Tensor  # [K, 4]
-    proposals: tf.Tensor  # [N, 4]: what they were chosen from
-
-
-def read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """The serialized record at a byte offset of a TFRecord file, in graph."""
-    kind = {"output_types": [tf.string], "output_shapes": [[]]}
-    records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type="", buffer_size=0, byte_offsets=[offset])
-    one = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
-    return tf.raw_ops.DatasetToSingleElement(dataset=one, **kind)[0]
+    proposals: tf.Tensor  # [N, 4]: the instances were chosen from these
 
 
 def choose_views(record: dict[str, tf.Tensor], seed: tf.Tensor, spec: ViewSpec) -> Geometry:
@@ -50,7 +42,7 @@ def choose_views(record: dict[str, tf.Tensor], seed: tf.Tensor, spec: ViewSpec) 
 
 
 def record_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-    """The seed of one photo in one epoch: neither hosts nor threads nor the batch size enter it."""
+    """The seed of one photo in one epoch, whatever the hosts, threads and batch size."""
     key = tf.constant([seed, 0], tf.int64)
     for value in (epoch, record):
         key = tf.random.fold_in(key, value)
@@ -82,15 +74,15 @@ def make_batches(
     stop: int | None = None,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of steps `start`, `start + 1`, ... up to `stop`: a pure function of the step.
+    """Batches of steps `start`, `start + 1`, ... before `stop`: a pure function of the step.
 
     Args:
       rows: the rows of the global batch that this host feeds; all of them by default.
-      num_threads: threads that decode and crop; 0 for as many as there are cores.
+      num_threads: threads that decode and crop; 0: one per core.
 
     Raises:
-      UserError: a record of the batch is damaged; it is named. None is left out: that would change the run.
-      TransientError: a record could not be read, but can be read again.
+      UserError: names the damaged records of the batch. None is skipped: that would change the run.
+      TransientError: a record could not be read at first, but can be read again.
     """
     rows = np.arange(index.batch_size) if rows is None else rows
 
@@ -125,7 +117,7 @@ def make_batches(
 
 
 def _name_damage(dataset: Dataset, index: Index, step: int, rows: np.ndarray, error: tf.errors.OpError) -> UserError:
-    """Which records of a step's batch made it fail."""
+    """The error that names the damaged records of a step's batch."""
     _, records, shards, offsets = index.rows(step)
     damaged = []
     for row in rows:
@@ -138,17 +130,17 @@ def _name_damage(dataset: Dataset, index: Index, step: int, rows: np.ndarray, er
     if not damaged:
         return TransientError(
             f"the batch of step {step} could not be read, but its records can be read again: "
-            f"{error.message.splitlines()[0]}; the same command goes on from the newest checkpoint"
+            f"{error.message.splitlines()[0]}; the same command resumes from the newest checkpoint"
         )
     return UserError(
         f"{len(damaged)} of the {len(rows)} photos of step {step} are damaged: {'; '.join(damaged[:3])}. "
-        f"python -m data_prep --check={dataset.root} finds all; delete those shards and run the data_prep command "
-        "that made them, which gives the same bytes, then the same training command goes on"
+        f"python -m data_prep --check={dataset.root} finds all; delete those shards and run their data_prep command, "
+        "which writes the same bytes, then run the same training command: it resumes"
     )
 
 
 class Preview(NamedTuple):
-    """One photo of a batch with its geometry and its crops, for the eye."""
+    """One photo of a batch with its geometry and its crops, for people to look at."""
 
     image: np.ndarray  # uint8 [H, W, 3]
     geometry: Geometry

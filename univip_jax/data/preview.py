@@ -1,4 +1,4 @@
-"""The picture of what a run is fed with."""
+"""A picture of a run's first batch: photos, boxes and views."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _SCENES, _OVERLAP, _INSTANCES = ("#e6194b", "#4363d8"), "#ffffff", "#ffd60a"
 
 
 def _fit(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
-    """The image, as large as a cell allows."""
+    """The image, resized to fill a cell."""
     picture = Image.fromarray(image)
     scale = _SIDE / max(picture.size)
     return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
@@ -46,7 +46,7 @@ def to_pixels(images: Float[np.ndarray, "*n H W 3"]) -> UInt8[np.ndarray, "*n H 
 
 
 def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
-    """Draws photos, their views as cut and as augmented, two lines a photo, to a PNG file.
+    """Draws each photo with its views as cropped (above) and as augmented (below) to a PNG file.
 
     Args:
       augmented: normalised float32 views of the same photos, [n, 2, S, S, 3] and [n, K, I, I, 3].
@@ -60,8 +60,8 @@ def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
     )
     ImageDraw.Draw(sheet).text(
         (_GAP, 5),
-        "photo: scene 1 red, scene 2 blue, where instances come from white, instances yellow | "
-        "then scene 1, scene 2, instances: above as cut, below as augmented",
+        "photo: scene 1 red, scene 2 blue, their overlap white, instances yellow | "
+        "then scene 1, scene 2, instances: above as cropped, below as augmented",
         fill=_INK,
     )
     for row, photo in enumerate(photos):

@@ -60,7 +60,7 @@ class Record(NamedTuple):
     proposals: np.ndarray  # float32 [N, 4] yxyx in [0, 1]
     objects: np.ndarray  # float32 [M, 4] yxyx in [0, 1]; M = 0 where the photo is not annotated
     labels: np.ndarray  # int64 [M], the annotation's category ids
-    is_crowd: np.ndarray = np.zeros([0], bool)  # [M], a box around many things; shorter than M: the rest are none
+    is_crowd: np.ndarray = np.zeros([0], bool)  # [M], a box around many things; where shorter than M: False
     polygons: Polygons = Polygons()
 
 
@@ -103,9 +103,8 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Inverse of `serialize`, in graph, on one record (string scalar).
 
     Returns:
-        `encoded`, `id` (string scalars), `height`, `width` (int64 scalars, px), `proposals` float32 [N, 4]
-        yxyx, `objects` float32 [M, 4] yxyx, `labels` int64 [M], `is_crowd` bool [M] (False in records of earlier
-        versions, which lack it).
+        `encoded`, `id` (string scalars), `height`, `width` (int64 scalars, px), `proposals` float32 [N, 4] yxyx,
+        `objects` float32 [M, 4] yxyx, `labels` int64 [M], `is_crowd` bool [M] (False where an early record lacks it).
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such a record.
@@ -164,6 +163,14 @@ def read_shard(shard: Shard) -> Iterator[bytes]:
         raise UserError(f"{shard.path}: record {index} does not read: {error.message}") from error
 
 
+def read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """The serialized record (string scalar) at a byte offset of a TFRecord file, in graph too."""
+    kind = {"output_types": [tf.string], "output_shapes": [[]]}
+    records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type="", buffer_size=0, byte_offsets=[offset])
+    one = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
+    return tf.raw_ops.DatasetToSingleElement(dataset=one, **kind)[0]
+
+
 def fingerprint(shard_sha256s: Iterable[str]) -> str:
     """A data set's fingerprint: sha256 over its shards' sha256 (hex), in order."""
     return hashlib.sha256("".join(shard_sha256s).encode()).hexdigest()
@@ -193,7 +200,7 @@ def read_manifest(root: Path | str) -> dict:
 
 
 def read_sidecar(root: Path | str, entry: dict) -> Shard:
-    """The shard that the manifest's `entry` names, with its offsets, after a look at sizes (not at contents).
+    """The shard of the manifest's `entry`, with its offsets; compares sizes, not contents.
 
     Raises:
         UserError: shard or sidecar missing, damaged, or of another size than the manifest says.
@@ -216,7 +223,7 @@ def read_sidecar(root: Path | str, entry: dict) -> Shard:
 
 
 def open_dataset(root: Path | str) -> Dataset:
-    """Opens a finished data set after a look at versions and sizes; `data_prep --check` reads every byte.
+    """Opens a finished data set; compares versions and sizes, but only `data_prep --check` reads every byte.
 
     Raises:
         UserError: missing, unfinished, of another format version, or damaged.
