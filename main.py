@@ -22,10 +22,10 @@ from univip_jax.config import check_least
 # flags are refused before them.
 TASKS = {
     "train": "univip_jax.run.train:train",
-    "knn": "univip_jax.evaluate.knn:evaluate_knn",
-    "linear": "univip_jax.evaluate.linear:evaluate_linear",
-    "semi": "univip_jax.evaluate.semi:evaluate_semi",
-    "svm": "univip_jax.evaluate.svm:evaluate_svm",
+    "knn": "univip_jax.evaluate.knn:evaluate",
+    "linear": "univip_jax.evaluate.linear:evaluate",
+    "semi": "univip_jax.evaluate.semi:evaluate",
+    "svm": "univip_jax.evaluate.svm:evaluate",
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)

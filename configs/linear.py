@@ -15,7 +15,7 @@ chosen point is trained anew (`retrain`); `logistic` one pass, kept in the workd
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs.evaluation import shared_fields
 
 PROTOCOLS = {
     "linear_orl": {
@@ -46,22 +46,12 @@ def get_config(arg: str = "protocol=linear_moco") -> ConfigDict:
     name = arg.removeprefix("protocol=")
     if f"protocol={name}" != arg or name not in PROTOCOLS:
         raise ValueError(f"config argument {arg!r} is unknown; choose protocol={'|'.join(PROTOCOLS)}")
-    config = ConfigDict()
-    config.task = "linear"
+    config = shared_fields("linear")
     config.protocol = name  # the argument's; not to be set by itself
-    config.pretrained = ""  # a run's folder, or `random`
-    config.step = 0  # of the run's checkpoint; 0: the newest
-    config.seed = 0  # of the probe, its crops, the photos held out, and of the network where pretrained=random
-    config.data = ConfigDict()
-    config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
-    config.data.test = ""  # read once, at the end
-    config.image_size = 0  # px, side of the crops; 0: the side of the run's scenes
-    config.batch_size = 256
     # A grid of more than one point is chosen from on training photos that are held out. 0: 10,009 of them, as BYOL on
     # ImageNet, or where that is more than a tenth of the photos, a tenth, but at least 5 a class (ours).
     config.held_out = 0
     config.retrain = True  # the chosen point once more, on all training photos, as BYOL; False: report it as it is
-    config.model = common.get_config().model  # where pretrained=random
     if name == "logistic":
         config.inverse_l2 = (1.0,)  # scikit-learn's C, and its default
         return config

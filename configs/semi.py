@@ -12,7 +12,7 @@ The paper's top-1 with 1 % / 10 % (ResNet-50): COCO 31.6 / 61.3, COCO+ 32.3 / 61
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs.evaluation import shared_fields
 
 WEIGHT_DECAY = {"labels=1": 5e-4, "labels=10": 1e-4}
 
@@ -21,20 +21,11 @@ def get_config(arg: str = "labels=1") -> ConfigDict:
     """`arg` is `labels=1` or `labels=10`, percent of the labels. *(ours)* marks what the protocol leaves open."""
     if arg not in WEIGHT_DECAY:
         raise ValueError(f"config argument {arg!r} is unknown; choose labels=1 or labels=10")
-    config = ConfigDict()
-    config.task = "semi"
+    config = shared_fields("semi")
     config.labels = int(arg.removeprefix("labels="))  # percent
-    config.pretrained = ""  # a run's folder, or `random`
-    config.step = 0  # of the run's checkpoint; 0: the newest
-    config.seed = 0  # of the head, what is drawn and held out, order, crops, and the network where pretrained=random
-    config.data = ConfigDict()
-    config.data.train = ""  # a folder with a folder for each class, or NAME:SPLIT of TFDS
-    config.data.test = ""
     # Which photos of data.train: `all` where it is the subset itself; a text file of their names, a line each, as
     # SimCLR's 1percent.txt, or of their paths in data.train; or `drawn`: `labels` percent of each class (ours).
     config.data.subset = ""
-    config.image_size = 0  # px, side of the crops; 0: the side of the run's scenes
-    config.batch_size = 256  # photos of a step, over all devices of all hosts
     config.num_epochs = 20
     config.lr = (0.001, 0.01, 0.1)  # for a batch of 256; grows linearly with the batch
     config.head_multiplier = (1.0, 10.0, 100.0)  # of the rate, for the linear layer; each with each lr
@@ -43,5 +34,4 @@ def get_config(arg: str = "labels=1") -> ConfigDict:
     config.momentum = 0.9  # not Nesterov's (ORL's code)
     config.weight_decay = WEIGHT_DECAY[arg]  # of every parameter
     config.held_out = 0.2  # of the subset: the share by which the grid is judged, never the test set (ours)
-    config.model = common.get_config().model  # where pretrained=random
     return config

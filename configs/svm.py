@@ -12,25 +12,16 @@ photos and, for `low_shot`, 15,200 by few.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs.evaluation import shared_fields
 
 
 def get_config() -> ConfigDict:
     """`svm_voc07`: resized to 256, squashed to 224; res5 pooled to 8192 features, of length 1; C by 3 folds."""
-    config = ConfigDict()
-    config.task = "svm"
-    config.pretrained = ""  # a run's folder, or `random`
-    config.step = 0  # of the run's checkpoint; 0: the newest
-    config.seed = 0  # of the solver, the draws, and of the network where pretrained=random
-    config.data = ConfigDict()
-    config.data.train = ""  # DIR:SPLIT of VOC's layout, NAME:SPLIT of TFDS, or a folder with a folder for each class
-    config.data.test = ""
+    config = shared_fields("svm")
     config.image_size = 224  # px, side of the squashed photo; 0: the side of the run's scenes
-    config.batch_size = 256  # photos at once in each process
     config.costs = (1.0, 10.0, 100.0)  # C to choose from; the benchmark's scripts add those below
     config.low_shot = (1, 2, 4, 8, 16, 32, 64, 96)  # photos of each class; (): none of it
     config.num_draws = 5
     config.low_shot_costs = (1.0, 10.0, 100.0, *(0.5**n for n in range(4, 20)))  # the benchmark's
     config.num_workers = 0  # processes that fit SVMs; 0: one for each core
-    config.model = common.get_config().model  # where pretrained=random
     return config

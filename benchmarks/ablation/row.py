@@ -18,8 +18,9 @@ from benchmarks.scenes.packed import Packed, Singles
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
-from univip_jax.evaluate.logistic import accuracy, fit_logistic
+from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.neighbours import knn_top1
+from univip_jax.evaluate.scores import accuracy
 from univip_jax.models.univip import make_backbone
 from univip_jax.plan import Plan, make_plan
 from univip_jax.run.health import effective_rank

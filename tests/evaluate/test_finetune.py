@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from configs import semi as config_of
-from univip_jax.evaluate.finetune import count_right, init_classifier
-from univip_jax.evaluate.semi import make_grid, make_recipe
+from univip_jax.evaluate.finetune import SemiSpec, count, init_classifier
+from univip_jax.evaluate.task import spec_of
 
 
 def test_the_head_starts_as_orl_s_and_the_backbone_as_it_was():
     variables = {"params": {"w": jnp.arange(3.0)}, "batch_stats": {"mean": jnp.ones(3)}}
-    state = init_classifier(variables, 2000, 50, make_recipe(config_of.get_config(), 224))
+    state = init_classifier(variables, 2000, 50, spec_of(SemiSpec, config_of.get_config()))
     kernel = np.asarray(state.params["head"]["kernel"])
     assert kernel.shape == (2000, 50) and not state.params["head"]["bias"].any()
     np.testing.assert_allclose([kernel.mean(), kernel.std()], [0, 0.01], atol=2e-4)
@@ -32,10 +32,10 @@ def test_right_answers_are_counted(classes, expected):
     images = jnp.zeros((6, 1, classes, 3), jnp.uint8).at[:, 0, :, 0].set(jnp.arange(classes, dtype=jnp.uint8)[::-1])
     labels = np.array([0, min(4, classes - 1), 5 if classes > 5 else -1, -1, 0, 1])
     head = {"kernel": jnp.eye(classes), "bias": jnp.zeros(classes)}
-    found = count_right({"backbone": {}, "head": head}, {}, images, labels, backbone=Given())
+    found = count({"backbone": {}, "head": head}, {}, images, labels, backbone=Given())
     assert found.tolist() == expected
     broken = {"kernel": jnp.eye(classes).at[0, 0].set(jnp.nan), "bias": jnp.zeros(classes)}
-    found = count_right({"backbone": {}, "head": broken}, {}, images, labels, backbone=Given())
+    found = count({"backbone": {}, "head": broken}, {}, images, labels, backbone=Given())
     assert found.tolist() == [0, 0]
 
 
@@ -43,11 +43,11 @@ def test_right_answers_are_counted(classes, expected):
 def test_the_protocol_s_numbers(labels, weight_decay):
     """`semi_orl`: batch 256, 20 epochs, x0.2 at 12 and 16, three rates by three multipliers."""
     config = config_of.get_config(f"labels={labels}")
-    made = make_recipe(config, 224)
+    made = spec_of(SemiSpec, config)
     assert (made.batch_size, made.num_epochs, made.momentum, made.weight_decay) == (256, 20, 0.9, weight_decay)
     factors = [made.rate_factor(epoch) for epoch in (0, 11, 12, 15, 16, 19)]
     np.testing.assert_allclose(factors, [1, 1, 0.2, 0.2, 0.04, 0.04])
-    assert set(make_grid(config)) == {(lr, head) for lr in (0.001, 0.01, 0.1) for head in (1, 10, 100)}
+    assert set(made.points) == {(lr, head) for lr in (0.001, 0.01, 0.1) for head in (1, 10, 100)}
 
 
 def test_an_unknown_share_of_labels_is_refused():

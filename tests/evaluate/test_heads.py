@@ -1,6 +1,6 @@
 """Linear heads: their schedules, their step and their score by hand, and against scikit-learn."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from tests.small import small_config
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.heads import (
     Heads,
-    Point,
+    HeadSpec,
     ProbeSpec,
     features_fn,
     init_heads,
@@ -22,12 +22,13 @@ from univip_jax.evaluate.heads import (
     make_step,
     select,
 )
+from univip_jax.evaluate.task import spec_of
 from univip_jax.weights.encoder import open_encoder
 
 
-def spec_of(protocol: str, **changes) -> ProbeSpec:
+def make_spec(protocol: str, **changes) -> ProbeSpec:
     config = linear.get_config(f"protocol={protocol}")
-    return replace(ProbeSpec(**{field.name: config[field.name] for field in fields(ProbeSpec)}), **changes)
+    return replace(spec_of(ProbeSpec, config), **changes)
 
 
 def as_they_are(**sizes: int):
@@ -46,21 +47,21 @@ def as_they_are(**sizes: int):
 )
 def test_schedules_are_the_protocols(protocol, batch_size, epochs, expected):
     """The first rate of the grid, at steps of 5004 an epoch; a cosine is at (1 + cos(pi / 4)) / 2 after a quarter."""
-    spec = spec_of(protocol, batch_size=batch_size)
+    spec = make_spec(protocol, batch_size=batch_size)
     schedule = make_schedule(spec, steps_per_epoch=5004)
     found = [spec.lr[0] * float(schedule(round(epoch * 5004))) for epoch in epochs]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_protocols_are_those_of_method():
-    orl, byol = spec_of("linear_orl"), spec_of("linear_byol")
-    assert orl.points == [Point("2x2", 0.01, 1e-4)]
+    orl, byol = make_spec("linear_orl"), make_spec("linear_byol")
+    assert orl.points == [HeadSpec("2x2", 0.01, 1e-4)]
     assert (orl.batch_norm, orl.nesterov, orl.momentum, orl.num_epochs) == (True, True, 0.9, 28)
     assert (orl.color_jitter, orl.lighting) == (0.4, 0.1)
-    assert byol.points == [Point("gap", lr, 0.0) for lr in (0.4, 0.3, 0.2, 0.1, 0.05)]
+    assert byol.points == [HeadSpec("gap", lr, 0.0) for lr in (0.4, 0.3, 0.2, 0.1, 0.05)]
     assert (byol.nesterov, byol.batch_size, byol.num_epochs) == (True, 1024, 80)
-    moco = spec_of("linear_moco")
-    assert moco.points == [Point("gap", 30.0, 0.0)]
+    moco = make_spec("linear_moco")
+    assert moco.points == [HeadSpec("gap", 30.0, 0.0)]
     assert (moco.nesterov, moco.momentum, moco.num_epochs, moco.color_jitter) == (False, 0.9, 100, 0.0)
 
 
@@ -81,7 +82,7 @@ def test_an_argument_that_is_no_protocol_is_refused(argument):
 )
 def test_a_wrong_field_is_named(changes, message):
     with pytest.raises(UserError, match=message):
-        spec_of("linear_moco", **changes)
+        make_spec("linear_moco", **changes)
 
 
 def softmax_gradient(x, labels, kernel, bias):
@@ -97,7 +98,7 @@ def test_three_steps_are_sgd_with_momentum_and_decay_in_numpy(nesterov):
     """PyTorch's formulas: g + wd w, v = m v + g, w - lr (g + m v) or w - lr v; the rate halves after two steps."""
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(5, 6)).astype(np.float32), np.array([0, 1, 2, 2, 1])
-    spec = spec_of("linear_moco", lr=(0.5,), weight_decay=(0.1,), nesterov=nesterov)
+    spec = make_spec("linear_moco", lr=(0.5,), weight_decay=(0.1,), nesterov=nesterov)
     heads = init_heads(spec, {"gap": 6}, num_classes=3)
     step_fn = make_step(spec, lambda step: jnp.array([1.0, 1.0, 0.5])[step], as_they_are(gap=6))
     w = [np.asarray(heads.weights["gap"][name][0], np.float64) for name in ("kernel", "bias")]
@@ -127,7 +128,7 @@ def test_each_head_of_a_grid_trains_as_it_would_alone():
     rng = np.random.default_rng(1)
     x, labels = (rng.normal(size=(8, 6)) * 3 + 1).astype(np.float32), rng.integers(0, 3, 8)
     sizes = {"gap": 2, "2x2": 6}
-    spec = spec_of("linear_orl", pooling=("gap", "2x2"), lr=(3.0, 30.0), weight_decay=(0.0, 0.1), num_epochs=1)
+    spec = make_spec("linear_orl", pooling=("gap", "2x2"), lr=(3.0, 30.0), weight_decay=(0.0, 0.1), num_epochs=1)
     grid = trained(spec, sizes, x, labels, steps=3)
     count = make_count(spec, as_they_are(**sizes))(grid, None, x, labels)
     assert len({one.tobytes() for stack in grid.weights.values() for one in stack["kernel"]}) == len(spec.points) == 8
@@ -144,7 +145,7 @@ def test_batch_norm_has_no_affine_part_and_keeps_running_statistics():
     rng = np.random.default_rng(2)
     x, labels = rng.normal(size=(16, 2)).astype(np.float32) * [1, 40] + [5, 0], np.arange(16) % 2
     x = x.astype(np.float32)
-    spec = spec_of("linear_orl", pooling=("gap",), lr=(0.0,), batch_size=256)
+    spec = make_spec("linear_orl", pooling=("gap",), lr=(0.0,), batch_size=256)
     heads = init_heads(spec, {"gap": 2}, num_classes=2)
     kernel = np.asarray(heads.weights["gap"]["kernel"][0], np.float64)
     after, losses = make_step(spec, make_schedule(spec, 1), as_they_are(gap=2))(heads, 0, None, x, labels)
@@ -155,19 +156,6 @@ def test_batch_norm_has_no_affine_part_and_keeps_running_statistics():
     running = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-5)
     expected = ((running @ kernel).argmax(1) == labels).sum()
     assert make_count(spec, as_they_are(gap=2))(after, None, x, labels).tolist() == [[expected, 16]]
-
-
-def test_right_answers_are_counted_by_rank():
-    """Labels rank first, sixth, fifth (a tie with the class before it), and not at all: fill, NaN."""
-    logits = np.zeros((5, 7), np.float32)
-    logits[0, 3] = 1
-    logits[1] = [6, 5, 4, 3, 2, 1, 0]
-    logits[2] = [9, 8, 7, 2, 2, 0, 0]
-    logits[4, 0] = np.nan
-    spec = spec_of("linear_moco")
-    identity = {"gap": {"kernel": np.eye(7, dtype=np.float32)[None], "bias": np.zeros((1, 7), np.float32)}}
-    count = make_count(spec, as_they_are(gap=7))
-    assert count(Heads(identity, {}, {}), None, logits, np.array([3, 5, 4, -1, 1])).tolist() == [[1, 2]]
 
 
 def blobs(count: int, spread: float, seed: int):
@@ -183,7 +171,7 @@ def blobs(count: int, spread: float, seed: int):
 def test_the_probe_agrees_with_scikit_learn(spread, least, most):
     """On separable and on overlapping classes, within a point on 2000 others."""
     (x, labels), (test, answers) = blobs(400, spread, 0), blobs(2000, spread, 1)
-    spec = spec_of("linear_byol", lr=(0.3,), batch_size=256, num_epochs=1)
+    spec = make_spec("linear_byol", lr=(0.3,), batch_size=256, num_epochs=1)
     heads = trained(spec, {"gap": 8}, x, labels, steps=400)
     right = make_count(spec, as_they_are(gap=8))(heads, None, test, answers)
     expected = 100 * LogisticRegression(C=np.inf, max_iter=1000).fit(x, labels).score(test, answers)
@@ -198,7 +186,7 @@ def test_a_step_leaves_the_trunk_alone():
     encoder = open_encoder(config)
     before = jax.tree.map(np.array, encoder.variables)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    spec = spec_of("linear_orl", pooling=("gap", "2x2"), lr=(1.0,), batch_size=256)
+    spec = make_spec("linear_orl", pooling=("gap", "2x2"), lr=(1.0,), batch_size=256)
     start = jax.device_get(init_heads(spec, {"gap": 64, "2x2": 256}, num_classes=2))
     step_fn = make_step(spec, make_schedule(spec, 1), features_fn(encoder, spec))
     heads, _ = step_fn(start, 0, encoder.variables, images, np.array([0, 1, 0, 1]))

@@ -14,7 +14,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import open_labelled
 from univip_jax.evaluate import neighbours
 from univip_jax.evaluate.features import extract
-from univip_jax.evaluate.knn import evaluate_knn
+from univip_jax.evaluate.knn import evaluate
 from univip_jax.evaluate.neighbours import knn_predict
 from univip_jax.run.checkpoint import Checkpoints
 
@@ -105,7 +105,7 @@ def run_config(run, labelled):
 
 
 def test_results_are_numpy_s_votes_on_the_features_of_the_run(run, labelled, tmp_path):
-    evaluate_knn(run_config(run, labelled), tmp_path)
+    evaluate(run_config(run, labelled), tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     features, labels = extract(load_encoder(run), open_labelled(str(labelled)), 32, 8)
     for k in (5, 24):
@@ -119,7 +119,7 @@ def test_fewer_photos_than_k_are_told_before_features_are_computed(run, labelled
     config = run_config(run, labelled)
     config.k = (5, 25)
     with pytest.raises(UserError, match=r"k=25 is more than the 24 photos of .*; lower it: --config\.k=\(20,\)"):
-        evaluate_knn(config, tmp_path)
+        evaluate(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -133,7 +133,7 @@ def test_a_run_whose_weights_are_of_another_backbone(run, labelled, tmp_path, fi
     with pytest.raises(
         UserError, match=r"4 holds another backbone than config\.json of the run describes: .* differ in"
     ):
-        evaluate_knn(run_config(copy, labelled), tmp_path / "knn")
+        evaluate(run_config(copy, labelled), tmp_path / "knn")
 
 
 def test_weights_of_which_a_part_is_the_backbone_are_another_backbone(run):
@@ -146,6 +146,6 @@ def test_weights_of_which_a_part_is_the_backbone_are_another_backbone(run):
 
 
 def test_an_evaluations_folder_is_no_run(run, labelled, tmp_path):
-    evaluate_knn(run_config(run, labelled), tmp_path / "knn")
+    evaluate(run_config(run, labelled), tmp_path / "knn")
     with pytest.raises(UserError, match=r"knn is no run: it has no config\.json; name the --workdir of a"):
-        evaluate_knn(run_config(tmp_path / "knn", labelled), tmp_path / "again")
+        evaluate(run_config(tmp_path / "knn", labelled), tmp_path / "again")

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from univip_jax.evaluate.one_vs_rest import average_precision, cross_validate, draw, fit_few, normalized, score_class
+from univip_jax.evaluate.one_vs_rest import cross_validate, draw, fit_few, normalized, score_class
+from univip_jax.evaluate.scores import average_precision
 
 pytestmark = pytest.mark.filterwarnings("error")  # a class without positives, a solver that does not end
 

@@ -12,8 +12,9 @@ from PIL import Image
 from configs import semi as config_of
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import open_labelled, training_batches
+from univip_jax.evaluate import sgd
 from univip_jax.evaluate.finetune import Finetuning
-from univip_jax.evaluate.semi import Point, Score, best, evaluate_semi
+from univip_jax.evaluate.semi import evaluate
 
 DIVERGES = 1e30
 
@@ -47,7 +48,7 @@ def finished(run, labelled, unseen, tmp_path_factory):
     folder, scored, score = tmp_path_factory.mktemp("finished"), [], Finetuning.score
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Finetuning, "score", lambda *a: scored.append((a[2].name, a[2].num_images)) or score(*a))
-        evaluate_semi(small_config(run, labelled, unseen), folder)
+        evaluate(small_config(run, labelled, unseen), folder)
     return folder, scored
 
 
@@ -87,38 +88,38 @@ def test_the_test_set_is_read_once_at_the_end(finished, unseen):
 
 
 def digests(folder):
-    """Of the state after the last epoch: three stages of four."""
-    return json.loads((folder / "checkpoints" / "12" / "meta" / "metadata").read_text())["digests"]
+    """Of the reported network after the last of four epochs."""
+    return json.loads((folder / "final/checkpoints/4/meta/metadata").read_text())["digests"]
 
 
-def test_an_evaluation_that_is_interrupted_ends_with_the_same_bits(
-    finished, run, labelled, unseen, tmp_path, monkeypatch
-):
-    train_epoch, calls = Finetuning.train_epoch, []
+def test_interrupted_fine_tuning_ends_with_the_same_bits(finished, run, labelled, unseen, tmp_path, monkeypatch):
+    """Stopped in the second point of the grid after three epochs, and again in the reported network."""
+    save, saved = sgd.Checkpoints.save, []
 
-    def interrupted(*arguments, **options):
-        calls.append(arguments[3])
-        if len(calls) == 4:  # in the second point
+    def interrupted(checkpoints, epoch, state, meta):
+        save(checkpoints, epoch, state, meta)
+        saved.append((checkpoints.folder.parent.name, epoch))
+        if len(saved) in (3, 6):
+            checkpoints.wait()
             raise KeyboardInterrupt
-        return train_epoch(*arguments, **options)
 
-    monkeypatch.setattr(Finetuning, "train_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_semi(small_config(run, labelled, unseen), tmp_path)
-    evaluate_semi(small_config(run, labelled, unseen), tmp_path)
-    assert calls == [0, 0, 1, 2, 2, 3, 0, 1, 2, 3]
+    monkeypatch.setattr(sgd.Checkpoints, "save", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(small_config(run, labelled, unseen), tmp_path)
+    evaluate(small_config(run, labelled, unseen), tmp_path)
+    assert saved == [(name, epoch) for name in ("lr=3.2,head=1", "final") for epoch in (1, 2, 3, 4)]
     assert results(tmp_path) == results(finished[0])
     assert digests(tmp_path) == digests(finished[0]) and len(digests(tmp_path)) > 40
+    assert not list((tmp_path / "grid").glob("*/checkpoints"))
 
 
-def test_a_finished_evaluation_writes_its_results_again_without_a_photo(
-    finished, run, labelled, unseen, tmp_path, monkeypatch
-):
+def test_finished_fine_tunings_are_not_repeated(finished, run, labelled, unseen, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     (folder / "results.json").unlink()
     monkeypatch.setattr(Finetuning, "score", None)
-    monkeypatch.setattr(Finetuning, "train_epoch", None)
-    evaluate_semi(small_config(run, labelled, unseen), folder)
+    monkeypatch.setattr(Finetuning, "fit", None)
+    evaluate(small_config(run, labelled, unseen), folder)
     assert results(folder) == results(finished[0])
 
 
@@ -126,17 +127,13 @@ def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, un
     config = small_config(run, labelled, unseen)
     config.lr = (0.1,)
     with pytest.raises(UserError, match=r"lr was \[1e\+30, 3\.2\] and is now \[0\.1\].*give the old value$"):
-        evaluate_semi(config, finished[0])
-    with pytest.raises(UserError, match=r"pretrained was .* and is now 'random'"):
-        evaluate_semi(small_config("random", labelled, unseen), finished[0])
+        evaluate(config, finished[0])
+    with pytest.raises(UserError, match=r"step was 4 and is now 0"):
+        evaluate(small_config("random", labelled, unseen), finished[0])
     more = shutil.copytree(labelled, tmp_path / "more")
     shutil.copy(more / "dark" / "0.png", more / "dark" / "another.png")
-    with pytest.raises(UserError, match=r"data\.train was .*labelled.* and is now .*more"):
-        evaluate_semi(small_config(run, more, unseen), finished[0])
-    moved = shutil.copytree(finished[0], tmp_path / "moved")
-    (moved / "config.json").write_text((moved / "config.json").read_text().replace(str(labelled), str(more)))
-    with pytest.raises(UserError, match=r"was begun with the subset .*: choose another --workdir"):
-        evaluate_semi(small_config(run, more, unseen), moved)
+    with pytest.raises(UserError, match=r"train was '.*' and is now '.*'; choose another --workdir"):
+        evaluate(small_config(run, more, unseen), finished[0])
 
 
 @pytest.mark.parametrize(
@@ -152,15 +149,8 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(labelled, unseen, tmp_pat
     config = small_config("random", labelled, unseen)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        evaluate_semi(config, tmp_path / "run")
+        evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_the_first_of_the_best_is_chosen_and_none_is_refused():
-    grid = [Point(lr, 1.0) for lr in (0.1, 0.2, 0.3, 0.4)]
-    assert best(grid, [None, Score(50.0, 60.0), Score(70.0, 70.0), Score(70.0, 90.0)]) == grid[2]
-    with pytest.raises(UserError, match="no point of the grid has a finite loss"):
-        best(grid, [None] * 4)
 
 
 def test_a_tfds_set(tmp_path):
@@ -175,7 +165,7 @@ def test_a_tfds_set(tmp_path):
     config = small_config("random", "cats_vs_dogs:train", "cats_vs_dogs:train")
     config.lr, config.num_epochs = (0.1,), 1
     with tfds.testing.mock_data(num_examples=9, data_dir=str(tmp_path / "tfds")):
-        evaluate_semi(config, tmp_path / "run")
+        evaluate(config, tmp_path / "run")
     found = results(tmp_path / "run")
     assert (found["classes"], found["images_used"], found["chosen_by"]) == (2, 9, "the only point")
     assert found["grid"] == [{**found["chosen"], "held_out": None}]

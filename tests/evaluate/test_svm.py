@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 from configs import svm
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.voc import read_voc
-from univip_jax.evaluate.svm import evaluate_svm
+from univip_jax.evaluate.svm import evaluate
 
 
 def small_config(train: str, test: str):
@@ -27,7 +27,7 @@ def small_config(train: str, test: str):
 def result(voc, tmp_path_factory):
     folder = tmp_path_factory.mktemp("svm")
     config = small_config(f"{voc}:trainval", f"{voc}:test")
-    evaluate_svm(config, folder)
+    evaluate(config, folder)
     return config, folder, json.loads((folder / "results.json").read_text())
 
 
@@ -79,14 +79,14 @@ def test_again_by_several_processes_it_is_the_same(result, tmp_path):
     config, folder, found = result
     shutil.copytree(folder / "features", tmp_path / "features")
     config.num_workers = 2
-    evaluate_svm(config, tmp_path)
+    evaluate(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
 
 def test_one_class_each_is_one_against_the_rest(labelled, tmp_path):
     config = small_config(str(labelled), str(labelled))
     config.low_shot = ()
-    evaluate_svm(config, tmp_path)
+    evaluate(config, tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["ap"] == {"dark": 100.0, "light": 100.0}
     assert found["low_shot"] == {}
@@ -106,7 +106,7 @@ def test_settings_that_cannot_be_are_refused(result, tmp_path, change, message):
     config.update(change)
     shutil.copytree(folder / "features", tmp_path / "features")
     with pytest.raises(UserError, match=message):
-        evaluate_svm(config, tmp_path)
+        evaluate(config, tmp_path)
 
 
 def test_a_class_too_rare_for_the_folds_or_the_test_is_named(voc, tmp_path):
@@ -115,7 +115,7 @@ def test_a_class_too_rare_for_the_folds_or_the_test_is_named(voc, tmp_path):
     (copy / "ImageSets" / "Main" / "none.txt").write_text("000001\n000010\n")
     config = small_config(f"{copy}:few", f"{voc}:test")
     with pytest.raises(UserError, match=r"class 'cat' is in 3 of the 5 photos of .*:few: 3 folds need 3"):
-        evaluate_svm(config, tmp_path)
+        evaluate(config, tmp_path)
     config.data.train, config.data.test = f"{voc}:trainval", f"{copy}:none"
     with pytest.raises(UserError, match=r"class 'dog' is in no photo of .*:none"):
-        evaluate_svm(config, tmp_path)
+        evaluate(config, tmp_path)

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from univip_jax.augment import normalize_pixels
-from univip_jax.evaluate.finetune import Rates, Recipe, finetune_step, init_classifier
+from univip_jax.evaluate.finetune import Rates, SemiSpec, finetune_step, init_classifier
 from univip_jax.sharding import by_batch, make_mesh, replicated
 
 SIDE, FEATURES, CLASSES = 2, 5, 7
-RECIPE = Recipe(
+SPEC = SemiSpec(
     seed=0,
-    image_size=SIDE,
+    labels=10,
+    lr=(0.1,),
+    head_multiplier=(1.0,),
+    held_out=0.2,
     batch_size=8,
     num_epochs=20,
     milestones=(12, 16),
@@ -72,9 +75,9 @@ def step():
     """The jitted step on four devices, and the state before any."""
     net, everywhere, split = Small(), replicated(make_mesh()), by_batch(make_mesh())
     variables = net.init(jax.random.key(1), jnp.zeros((1, SIDE, SIDE, 3)), train=False)
-    state = jax.device_put(init_classifier(variables, FEATURES, CLASSES, RECIPE), everywhere)
+    state = jax.device_put(init_classifier(variables, FEATURES, CLASSES, SPEC), everywhere)
     shardings = {"in_shardings": (everywhere, split, split, everywhere), "out_shardings": everywhere}
-    return jax.jit(lambda *arguments: finetune_step(*arguments, backbone=net, recipe=RECIPE), **shardings), state
+    return jax.jit(lambda *arguments: finetune_step(*arguments, backbone=net, spec=SPEC), **shardings), state
 
 
 def test_three_steps_are_pytorch_s(step, batches):

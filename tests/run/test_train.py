@@ -11,7 +11,7 @@ import univip_jax
 from configs import knn
 from tests.small import small_config, state_after
 from univip_jax.common.errors import UserError
-from univip_jax.evaluate.knn import evaluate_knn
+from univip_jax.evaluate import knn as knn_task
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config
@@ -89,7 +89,7 @@ def test_knn_writes_results(run, labelled, tmp_path, pretrained):
     config.data.train = config.data.test = str(labelled)
     config.batch_size, config.image_size, config.k = 8, 32, (3,)
     config.model = small_config(labelled).model
-    evaluate_knn(config, tmp_path / "knn")
+    knn_task.evaluate(config, tmp_path / "knn")
     results = json.loads((tmp_path / "knn" / "results.json").read_text())
     assert results["pretrained"] == config.pretrained
     assert results["classes"] == 2
@@ -102,7 +102,7 @@ def test_a_path_that_is_no_run_and_a_set_that_is_none(run, labelled, tmp_path):
     config = knn.get_config()
     config.pretrained, config.data.train, config.data.test = str(run), str(labelled), "nowhere"
     with pytest.raises(UserError, match="'nowhere' is neither a folder nor a TFDS name"):
-        evaluate_knn(config, tmp_path)
+        knn_task.evaluate(config, tmp_path)
     config.data.test, config.k = str(labelled), (200,)
     with pytest.raises(UserError, match="k=200 is more than the 24 photos"):
-        evaluate_knn(config, tmp_path)
+        knn_task.evaluate(config, tmp_path)

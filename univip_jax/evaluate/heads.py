@@ -13,17 +13,19 @@ from jaxtyping import Array, Float, Int, UInt8
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.colors import augment_colors
+from univip_jax.evaluate.scores import count_right
+from univip_jax.evaluate.task import require_least
 from univip_jax.models.resnet import batch_norm, pool_2x2, stage_maps
 from univip_jax.types import at_least_float32
 from univip_jax.weights.encoder import Encoder
 
 POOLINGS = {"gap": lambda res5: at_least_float32(res5).mean((1, 2)), "2x2": pool_2x2}
 SCHEDULES = ("milestones", "cosine")
-# (the backbone's variables, images, key of a training step or None) to the features of each pooling
+# (the backbone's variables, images, key of a training step or None) to the features by pooling
 FeaturesFn = Callable[[Any, UInt8[Array, "N H W 3"], Any], dict[str, Float[Array, "N F"]]]
 
 
-class Point(NamedTuple):
+class HeadSpec(NamedTuple):
     """A point of the grid: one head."""
 
     pooling: str
@@ -49,6 +51,8 @@ class ProbeSpec:
     weight_decay: tuple[float, ...]
     color_jitter: float
     lighting: float
+    held_out: int
+    retrain: bool
 
     def __post_init__(self):
         for field in ("pooling", "lr", "weight_decay"):
@@ -62,16 +66,15 @@ class ProbeSpec:
             for value in values:
                 if value not in allowed:
                     raise UserError(f"{field}={value!r} is unknown; choose {' or '.join(allowed)}")
-        for field in ("num_epochs", "checkpoint_every_epochs"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}={getattr(self, field)} must be at least 1")
+        require_least(1, num_epochs=self.num_epochs, checkpoint_every_epochs=self.checkpoint_every_epochs)
+        require_least(0, held_out=self.held_out)
         if not 0 <= self.color_jitter <= 1:
             raise UserError(f"color_jitter={self.color_jitter} must be in 0..1")
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[HeadSpec]:
         """The grid, in the order in which losses and scores of its heads are given."""
-        return [Point(*values) for values in product(self.pooling, self.lr, self.weight_decay)]
+        return [HeadSpec(*values) for values in product(self.pooling, self.lr, self.weight_decay)]
 
 
 class Heads(NamedTuple):
@@ -158,17 +161,7 @@ def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn
 
 
 def make_count(spec: ProbeSpec, features_of: FeaturesFn):
-    """(heads, the backbone's variables, images [N], labels [N]) to how often each head is right, int32 [points, 2].
-
-    Right is a label with the largest logit, and one among the 5 largest; equal logits rank by class. A label of -1,
-    which fills up a batch, and logits that are not finite, are never right.
-    """
-
-    def rank(logits: Float[Array, "N C"], labels: Int[Array, " N"]) -> Int[Array, " N"]:
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        before = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[1]) < labels[:, None]))
-        usable = (labels >= 0) & jnp.isfinite(logits).all(1)
-        return jnp.where(usable, before.sum(1), logits.shape[1] + 5)
+    """(heads, the backbone's variables, images [N], labels [N]) to `count_right` of each head, [points, 2]."""
 
     def count(heads: Heads, variables: Any, images: Array, labels: Array) -> Int[Array, "P 2"]:
         right = []
@@ -177,14 +170,13 @@ def make_count(spec: ProbeSpec, features_of: FeaturesFn):
                 features = _norm(train=False).apply({"batch_stats": heads.statistics[pooling]}, features)
             stack = heads.weights[pooling]
             logits = jnp.einsum("nf,hfc->hnc", features, stack["kernel"]) + stack["bias"][:, None]
-            ranks = jax.vmap(rank, in_axes=(0, None))(logits, labels)
-            right.append(jnp.stack([(ranks < 1).sum(1), (ranks < 5).sum(1)], 1))
+            right.append(jax.vmap(count_right, in_axes=(0, None))(logits, labels))
         return jnp.concatenate(right)
 
     return jax.jit(count)
 
 
-def select(heads: Heads, spec: ProbeSpec, point: Point) -> Heads:
+def select(heads: Heads, spec: ProbeSpec, point: HeadSpec) -> Heads:
     """The state of one head of the grid, as a grid of this point alone has it."""
     index = list(product(spec.lr, spec.weight_decay)).index((point.lr, point.weight_decay))
     one = jax.tree.map(lambda x: x[index : index + 1], (heads.weights[point.pooling], heads.opt_state[point.pooling]))

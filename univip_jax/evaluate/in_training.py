@@ -10,8 +10,9 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import open_for_knn
-from univip_jax.evaluate.logistic import accuracy, fit_logistic
+from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.neighbours import knn_top1
+from univip_jax.evaluate.scores import accuracy
 from univip_jax.plan import Plan
 from univip_jax.run.health import backbone_variables, effective_rank
 from univip_jax.run.log import TOP1

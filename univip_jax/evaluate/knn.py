@@ -1,19 +1,28 @@
 """k-NN on frozen features (`knn`; Wu et al. 2018): cosine similarity, votes weighted by exp(s / T)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import Labelled, open_pair
-from univip_jax.evaluate.kept import CENTRE, kept_features
+from univip_jax.evaluate.features import CENTRE, cached_features
 from univip_jax.evaluate.neighbours import top1_of_each
-from univip_jax.evaluate.results import write_results
-from univip_jax.weights.encoder import open_encoder
+from univip_jax.evaluate.task import Task, require_least, run, spec_of
+
+
+@dataclass(frozen=True)
+class KnnSpec:
+    """The fields of configs/knn.py."""
+
+    k: tuple[int, ...]
+    temperature: float
+
+    def __post_init__(self):
+        require_least(1, k=self.k)
 
 
 def open_for_knn(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:
@@ -28,30 +37,25 @@ def open_for_knn(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Lab
     return labelled, held_out
 
 
-def evaluate_knn(config: ConfigDict, workdir: Path) -> None:
-    """Writes `results.json`: top-1 in percent for each k; `top1` is that of the first."""
-    encoder = open_encoder(config)
-    size = config.image_size or encoder.image_size
-    train, test = open_for_knn(config.data.train, config.data.test, config.k)
-    keep = partial(kept_features, workdir, encoder, recipe=CENTRE, image_size=size, batch_size=config.batch_size)
-    train_features, test_features = keep(train), keep(test)
-    if jax.process_index() == 0:
-        top1 = top1_of_each(train_features, test_features, config.k, config.temperature)
-        results = {
-            "protocol": "knn",
-            "top1": top1[config.k[0]],
-            **{f"top1_k{k}": value for k, value in top1.items()},
-            "pretrained": encoder.source,
-            "step": encoder.step,
-            "image_size": size,
-            "temperature": config.temperature,
-            "train": train.describe(),
-            "test": test.describe(),
-            "classes": len(train.classes),
-            "grid": [{"k": k, "held_out": None} for k in config.k],
-            "chosen": {"k": config.k[0]},
-            "chosen_by": "the first of config.k: nothing is chosen",
-            "seed": config.seed,
-        }
-        write_results(workdir, results)
-    multihost_utils.sync_global_devices("k-NN voted")  # the others wait: a process that ended would end the job
+def judge(task: Task, spec: KnnSpec) -> dict | None:
+    """Top-1 in percent for each k; `top1` is of the first."""
+    train, test = (cached_features(task, labelled, CENTRE) for labelled in (task.train, task.test))
+    if train is None:
+        return None
+    top1 = top1_of_each(train, test, spec.k, spec.temperature)
+    return {
+        "protocol": "knn",
+        "top1": top1[spec.k[0]],
+        **{f"top1_k{k}": value for k, value in top1.items()},
+        "temperature": spec.temperature,
+        "grid": [{"k": k, "held_out": None} for k in spec.k],
+        "chosen": {"k": spec.k[0]},
+        "chosen_by": "the first of config.k: nothing is chosen",
+    }
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> None:
+    """Judges the encoder by k-NN and writes `results.json`."""
+    spec = spec_of(KnnSpec, config)
+    sets = partial(open_for_knn, config.data.train, config.data.test, spec.k)
+    run(config, workdir, sets, partial(judge, spec=spec))

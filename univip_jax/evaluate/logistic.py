@@ -1,6 +1,7 @@
 """scikit-learn's logistic regression on the features of centre crops (the probe of CLIP; not of the paper)."""
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -14,10 +15,24 @@ from univip_jax.types import Features
 _MAX_ITER = 2000  # of the logistic regression
 
 
-def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: float) -> Float[np.ndarray, "M C"]:
-    """Log-probabilities of test features, standardised by the training set's mean and deviation.
+@dataclass(frozen=True)
+class LogisticSpec:
+    """The fields of configs/linear.py:protocol=logistic."""
 
-    Raises UserError where the regression does not end.
+    seed: int
+    inverse_l2: tuple[float, ...]
+    held_out: int
+    retrain: bool
+
+    def __post_init__(self):
+        if not self.inverse_l2 or min(self.inverse_l2) <= 0:
+            raise UserError(f"inverse_l2={self.inverse_l2} must hold one or several numbers above 0")
+
+
+def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: float) -> Float[np.ndarray, "M C"]:
+    """Log-probabilities of test features, standardised by the mean and std of the training set.
+
+    A class that the training set lacks has minus infinity. Raises UserError where the regression does not converge.
     """
     scaled = StandardScaler().fit(train.features)
     probe = LogisticRegression(C=inverse_l2, max_iter=_MAX_ITER)
@@ -27,15 +42,9 @@ def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: fl
             probe.fit(scaled.transform(train.features), train.labels)
         except ConvergenceWarning:
             raise UserError(
-                f"the logistic regression did not end in {_MAX_ITER} iterations; lower inverse_l2={inverse_l2}"
+                f"the logistic regression did not converge in {_MAX_ITER} iterations; lower inverse_l2={inverse_l2}"
             ) from None
-    # A class that is not in the training set is never predicted. Of two classes, decision_function gives one logit.
-    found = np.full((len(test), probe.classes_[-1] + 1), -np.inf)
-    found[:, probe.classes_] = probe.predict_log_proba(scaled.transform(test))
-    return found
-
-
-def accuracy(logits: Float[np.ndarray, "N C"], labels: np.ndarray, k: int) -> float:
-    """Percent of rows whose label [N] is among the k largest."""
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return 100 * float(np.mean((best == labels[:, None]).any(1)))
+    # Of two classes, decision_function gives one logit; predict_log_proba gives two.
+    logits = np.full((len(test), probe.classes_[-1] + 1), -np.inf)
+    logits[:, probe.classes_] = probe.predict_log_proba(scaled.transform(test))
+    return logits

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int8
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
+
+from univip_jax.evaluate.scores import average_precision
 
 NUM_FOLDS = 3
 
@@ -41,17 +43,6 @@ def _fit(features: Float[np.ndarray, "N F"], is_present: np.ndarray, cost: float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # at large costs; the benchmark takes what 2000 steps give
         return make_svm(cost, seed).fit(features, np.where(is_present, 1, -1))
-
-
-def average_precision(is_present: np.ndarray, scores: Float[np.ndarray, " N"]) -> float:
-    """Area under the precision that is at least reached at a recall, at all points: VOC's of 2010, the benchmark's.
-
-    Neither VOC07's own 11 points nor scikit-learn's, which does not interpolate. NaN where nothing is present.
-    """
-    if not np.any(is_present):
-        return np.nan
-    precision, recall, _ = precision_recall_curve(is_present, scores)  # by falling recall
-    return float(-np.sum(np.diff(recall) * np.maximum.accumulate(precision)[:-1]))
 
 
 def cross_validate(features: Float[np.ndarray, "N F"], labels: Int8[np.ndarray, " N"], cost: float, seed: int) -> float:

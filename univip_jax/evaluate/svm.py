@@ -1,18 +1,18 @@
 """Linear SVMs on frozen features (`svm_voc07`; Goyal et al. 2019), by all and by few photos of each class.
 
-Difficult objects are ignored as the benchmark does: a photo in which a class is difficult alone is absent in training,
-and left out of few-photo draws and of the test.
+Difficult objects are ignored as the benchmark does: a photo in which a class is only difficult counts as absent in
+training, and is left out of few-photo draws and of the test.
 # Deviation from the benchmark: it chooses C of the few-photo SVMs on the test set; here the photos not drawn decide.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Int8
+from jaxtyping import Float, Int8
 from joblib import Parallel, delayed
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -20,19 +20,37 @@ from tqdm import tqdm
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import Labelled, open_pair
 from univip_jax.evaluate import one_vs_rest
-from univip_jax.evaluate.kept import SQUASHED, kept_features
-from univip_jax.evaluate.results import write_results
-from univip_jax.types import Features
-from univip_jax.weights.encoder import open_encoder
+from univip_jax.evaluate.features import SQUASHED, cached_features
+from univip_jax.evaluate.scores import average_precision
+from univip_jax.evaluate.task import Task, require_least, run, spec_of
 
+Side = tuple[Float[np.ndarray, "N F"], Int8[np.ndarray, "N C"]]  # normalised features and labels of a set
 _CHOSEN_BY = (
     f"each class's C by its average precision over {one_vs_rest.NUM_FOLDS} folds of the training photos; "
-    "C of low_shot, one for all classes and draws, by that on the training photos that were not drawn"
+    "C of low_shot, one for all classes and draws, by average precision on the training photos that were not drawn"
 )
 
 
+@dataclass(frozen=True)
+class SvmSpec:
+    """The fields of configs/svm.py."""
+
+    seed: int
+    costs: tuple[float, ...]
+    low_shot: tuple[int, ...]
+    num_draws: int
+    low_shot_costs: tuple[float, ...]
+    num_workers: int
+
+    def __post_init__(self):
+        require_least(0, num_workers=self.num_workers)
+        require_least(1, num_draws=self.num_draws)
+        if not self.costs or (self.low_shot and not self.low_shot_costs):
+            raise UserError("config.costs and config.low_shot_costs need a value each")
+
+
 def each_class(labels: np.ndarray, num_classes: int) -> Int8[np.ndarray, "N C"]:
-    """Class numbers [N], or labels of several classes as they are, as labels of `data.voc`: 1, -1, or 0: difficult."""
+    """Class numbers [N], or labels of several classes, as labels of `data.voc`: 1, -1, or 0: difficult."""
     if labels.ndim == 2:
         return labels
     return np.where(labels[:, None] == np.arange(num_classes), 1, -1).astype(np.int8)
@@ -60,33 +78,31 @@ def check_counts(train: Labelled, labels: np.ndarray, test: Labelled, test_label
         raise UserError(f"low_shot={max(low_shot)} leaves no photo of {train.name} to choose C by; lower it")
 
 
-def _all(calls: Iterable, count: int, num_workers: int, description: str) -> list:
+def _parallel(calls: Iterable, count: int, num_workers: int, description: str) -> list:
     """The results of joblib's delayed calls, in order, by so many processes (0: one for each core)."""
     results = Parallel(n_jobs=num_workers or -1, return_as="generator")(calls)
     return list(tqdm(results, total=count, unit="svm", desc=description))
 
 
-def full(config: ConfigDict, classes: tuple[str, ...], train: tuple, test: tuple) -> dict:
-    """mAP by all training photos; `train` and `test` are normalised features and labels [N, C]."""
+def full(spec: SvmSpec, classes: tuple[str, ...], train: Side, test: Side) -> dict:
+    """mAP by all training photos."""
     (features, labels), (test_features, test_labels) = train, test
-    points = [(index, cost) for index in range(len(classes)) for cost in config.costs]
-    validate = delayed(one_vs_rest.cross_validate)
-    found = _all(
-        (validate(features, labels[:, index], cost, config.seed) for index, cost in points),
+    points = [(index, cost) for index in range(len(classes)) for cost in spec.costs]
+    validate, score = delayed(one_vs_rest.cross_validate), delayed(one_vs_rest.score_class)
+    held_out = _parallel(
+        (validate(features, labels[:, index], cost, spec.seed) for index, cost in points),
         len(points),
-        config.num_workers,
+        spec.num_workers,
         f"C of each class, {one_vs_rest.NUM_FOLDS} folds",
     )
-    held_out = np.reshape(found, (len(classes), len(config.costs)))
-    chosen = [config.costs[best] for best in held_out.argmax(1)]
-    score = delayed(one_vs_rest.score_class)
-    precision = _all(
+    chosen = [spec.costs[best] for best in np.reshape(held_out, (len(classes), len(spec.costs))).argmax(1)]
+    precision = _parallel(
         (
-            score(features, labels[:, index], test_features, test_labels[:, index], cost, config.seed)
+            score(features, labels[:, index], test_features, test_labels[:, index], cost, spec.seed)
             for index, cost in enumerate(chosen)
         ),
         len(classes),
-        config.num_workers,
+        spec.num_workers,
         "each class",
     )
     return {
@@ -94,78 +110,59 @@ def full(config: ConfigDict, classes: tuple[str, ...], train: tuple, test: tuple
         "ap": {name: 100 * value for name, value in zip(classes, precision, strict=True)},
         "grid": [
             {"class": classes[index], "C": cost, "held_out": 100 * value}
-            for (index, cost), value in zip(points, found, strict=True)
+            for (index, cost), value in zip(points, held_out, strict=True)
         ],
         "chosen": dict(zip(classes, chosen, strict=True)),
     }
 
 
-def low_shot(config: ConfigDict, k: int, train: tuple, test: tuple) -> tuple[dict, list[dict]]:
-    """mAP by k photos of each class, and the points of the grid; `train` and `test` as in `full`."""
+def low_shot(spec: SvmSpec, k: int, train: Side, test: Side) -> tuple[dict, list[dict]]:
+    """mAP by k photos of each class, and the points of the grid."""
     (features, labels), (test_features, test_labels) = train, test
-    num_classes, costs = labels.shape[1], tuple(config.low_shot_costs)
-    points = [(number, index) for number in range(config.num_draws) for index in range(num_classes)]
+    num_classes, costs = labels.shape[1], spec.low_shot_costs
+    points = [(number, index) for number in range(spec.num_draws) for index in range(num_classes)]
     drawn = (
-        one_vs_rest.draw(labels[:, index], k, num_classes, config.seed, k, number, index) for number, index in points
+        one_vs_rest.draw(labels[:, index], k, num_classes, spec.seed, k, number, index) for number, index in points
     )
     fit = delayed(one_vs_rest.fit_few)
-    found = _all(
+    shots = _parallel(
         (
-            fit(features, labels[:, index], test_features, photos, costs, config.seed)
+            fit(features, labels[:, index], test_features, photos, costs, spec.seed)
             for (_, index), photos in zip(points, drawn, strict=True)
         ),
         len(points),
-        config.num_workers,
-        f"{k} photos a class, {config.num_draws} draws",
+        spec.num_workers,
+        f"{k} photos a class, {spec.num_draws} draws",
     )
-    held_out = np.nanmean([few.held_out for few in found], axis=0)
+    held_out = np.nanmean([shot.held_out for shot in shots], axis=0)
     best = int(held_out.argmax())
     precision = []
-    for (_, index), few in zip(points, found, strict=True):
+    for (_, index), shot in zip(points, shots, strict=True):
         counts = test_labels[:, index] != 0
-        scores = few.test[best, counts]
-        precision.append(one_vs_rest.average_precision(test_labels[counts, index] == 1, scores))
-    draws = 100 * np.reshape(precision, (config.num_draws, num_classes)).mean(1)
+        precision.append(average_precision(test_labels[counts, index] == 1, shot.test[best, counts]))
+    draws = 100 * np.reshape(precision, (spec.num_draws, num_classes)).mean(1)
     result = {"mean": float(draws.mean()), "deviation": float(draws.std()), "draws": draws.tolist(), "C": costs[best]}
     return result, [
         {"low_shot": k, "C": cost, "held_out": 100 * float(value)} for cost, value in zip(costs, held_out, strict=True)
     ]
 
 
-def _evaluate(config: ConfigDict, train: Labelled, found: Features, test: Labelled, found_test: Features) -> dict:
-    labels, test_labels = (each_class(one.labels, len(train.classes)) for one in (found, found_test))
-    check_counts(train, labels, test, test_labels, config.low_shot)
-    sides = (one_vs_rest.normalized(found.features), labels), (one_vs_rest.normalized(found_test.features), test_labels)
-    results, few = full(config, train.classes, *sides), {}
-    for k in config.low_shot:
-        few[str(k)], points = low_shot(config, k, *sides)
+def judge(task: Task, spec: SvmSpec) -> dict | None:
+    """Mean average precision over the classes in percent, by all and by few training photos."""
+    train, test = (cached_features(task, labelled, SQUASHED) for labelled in (task.train, task.test))
+    if jax.process_index():
+        return None
+    labels, test_labels = (each_class(one.labels, len(task.train.classes)) for one in (train, test))
+    check_counts(task.train, labels, task.test, test_labels, spec.low_shot)
+    sides = (one_vs_rest.normalized(train.features), labels), (one_vs_rest.normalized(test.features), test_labels)
+    results = {"protocol": "svm_voc07", **full(spec, task.train.classes, *sides), "low_shot": {}}
+    for k in spec.low_shot:
+        results["low_shot"][str(k)], points = low_shot(spec, k, *sides)
         results["grid"] += points
-    return {**results, "low_shot": few}
+    return {**results, "chosen_by": _CHOSEN_BY}
 
 
-def evaluate_svm(config: ConfigDict, workdir: Path) -> None:
-    """Writes `results.json`: mean average precision over the classes in percent, of all and of few training photos."""
-    if not config.costs or (config.low_shot and not (config.low_shot_costs and config.num_draws > 0)):
-        raise UserError("config.costs and config.low_shot_costs need a value each, and config.num_draws at least 1")
-    encoder = open_encoder(config)
-    size = config.image_size or encoder.image_size
-    train, test = open_pair(config.data.train, config.data.test, allow_multi_label=True)
-    keep = partial(kept_features, workdir, encoder, recipe=SQUASHED, image_size=size, batch_size=config.batch_size)
-    train_features, test_features = keep(train), keep(test)
-    if jax.process_index() == 0:
-        found = _evaluate(config, train, train_features, test, test_features)
-        results = {
-            "protocol": "svm_voc07",
-            "map": found.pop("map"),
-            "pretrained": encoder.source,
-            "step": encoder.step,
-            "image_size": size,
-            "train": train.describe(),
-            "test": test.describe(),
-            "classes": len(train.classes),
-            **found,
-            "chosen_by": _CHOSEN_BY,
-            "seed": config.seed,
-        }
-        write_results(workdir, results)
-    multihost_utils.sync_global_devices("SVMs fitted")  # the others wait: a process that ended would end the job
+def evaluate(config: ConfigDict, workdir: Path) -> None:
+    """Judges the encoder by linear SVMs and writes `results.json`."""
+    sets = partial(open_pair, config.data.train, config.data.test, allow_multi_label=True)
+    run(config, workdir, sets, partial(judge, spec=spec_of(SvmSpec, config)))

@@ -34,6 +34,7 @@ class Labelled(NamedTuple):
     examples: tf.data.Dataset
     is_encoded: bool  # whether `examples` yields encoded photos rather than their paths
     fingerprint: str  # of what is in it: names and sizes of files in their classes, or TFDS's version and split
+    drawn_from: dict | None = None  # `describe()` of the set of which it is a random part
 
     @property
     def is_multi_label(self) -> bool:

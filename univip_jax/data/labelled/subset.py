@@ -56,6 +56,7 @@ def drawn_subset(labelled: Labelled, percent: float, seed: int) -> Labelled:
         of_class = order[labels[order] == label]
         chosen[of_class[: max(1, round(len(of_class) * percent / 100))]] = True
     subset = choose(labelled, chosen, f"{labelled.name}, {percent:g} % of each class drawn by seed {seed}")
+    subset = subset._replace(drawn_from=labelled.describe())
     return subset if labelled.is_encoded else _listed(subset)
 
 
