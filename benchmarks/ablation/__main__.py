@@ -1,12 +1,12 @@
-"""Trains the rows of UniVIP's Table 7 or 8 on the same scenes, with the same seeds and budget, and prints the table.
+"""Trains the rows of UniVIP's Table 7 or 8 with the same scenes, seeds and budget, and prints the table.
 
     python -m benchmarks.scenes --train=imagenette128/train --test=imagenette128/val --out=scenes
     python -m benchmarks.ablation --scenes=scenes/scenes.npz --workdir=runs/ablation [--budget=tiny] [--table=7]
         [--seeds=0,1] [--rows=a,e] [--set=optimizer.lr=0.2,ema.base=0.98]
 
-Each row and seed has a folder in --workdir; the same command goes on with those that are not done. TensorFlow is not
-needed. --budget=full is the paper's: it runs, one after the other, the commands that `python -m univip_jax.reproduce`
-prints for the table, on the data sets that their configs name: weeks on one GPU.
+Each row and seed has a folder in --workdir; the same command resumes with the unfinished ones. Needs no TensorFlow.
+--budget=full is the paper's: it runs the commands that `python -m univip_jax.reproduce` prints for the table, on the
+data sets of their configs: weeks on one GPU.
 """
 
 import os
@@ -21,23 +21,20 @@ from configs.common import TABLE7
 from univip_jax.common.cli import run as run_command
 
 NAME = "benchmarks.ablation"
-# Of rows with one config, as none and k0, one.
-_ROWS = {
-    7: tuple(TABLE7),
-    8: ("random_views", "naive", "annotated", "selective_search", "k0", "k2", "k8"),
-}
-# Small maps on a CPU: see docs/benchmarks.md, and demo/__main__.py.
+# One row of each config: none is k0, k4 is selective_search.
+_ROWS = {7: tuple(TABLE7), 8: ("random_views", "naive", "annotated", "selective_search", "k0", "k2", "k8")}
+# Faster on small maps on a CPU, as in demo/__main__.py.
 _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Folder for a folder of each row and seed.")
-    flags.DEFINE_enum("budget", "tiny", ["tiny", "small", "full"], "2 CPU cores; one H200; the paper's.")
-    flags.DEFINE_enum("table", "7", [str(number) for number in _ROWS], "Of the paper.")
+    flags.DEFINE_string("workdir", None, "Folder with one folder per row and seed.")
+    flags.DEFINE_enum("budget", "tiny", ["tiny", "small", "full"], "For 2 CPU cores, for one H200, or the paper's.")
+    flags.DEFINE_enum("table", "7", [str(number) for number in _ROWS], "Number of the paper's table.")
     flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes; `full` needs none.")
     flags.DEFINE_list("rows", [], "Only these rows of the table.")
-    flags.DEFINE_list("seeds", ["0"], "Of networks, order, crops and augmentation.")
-    flags.DEFINE_list("set", [], "Config fields that differ from the budget's, as optimizer.lr=0.2.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds of networks, order, crops and augmentation.")
+    flags.DEFINE_list("set", [], "Config fields that override the budget's, e.g. optimizer.lr=0.2.")
 
 
 def _check_flags() -> None:
@@ -45,17 +42,17 @@ def _check_flags() -> None:
     if args.budget != "full" and not args.scenes:
         raise flags.Error("--scenes is missing: give the scenes.npz of python -m benchmarks.scenes")
     if args.budget == "full" and (args.rows or args.set or args.seeds != ["0"]):
-        raise flags.Error("--budget=full is the paper's: it has no --rows, --seeds or --set")
+        raise flags.Error("--budget=full takes no --rows, --seeds or --set: leave them out")
     if unknown := set(args.rows) - set(_ROWS[int(args.table)]):
         raise flags.Error(f"--rows={','.join(sorted(unknown))}: choose from {','.join(_ROWS[int(args.table)])}")
     if wrong := [seed for seed in args.seeds if not seed.isdecimal()]:
-        raise flags.Error(f"--seeds={wrong[0]} is no number")
+        raise flags.Error(f"--seeds={wrong[0]} is not a number")
     if wrong := [change for change in args.set if "=" not in change]:
-        raise flags.Error(f"--set={wrong[0]} has no value, as in --set=optimizer.lr=0.2")
+        raise flags.Error(f"--set={wrong[0]} has no value; give e.g. --set=optimizer.lr=0.2")
 
 
 def _full(table: int, root: Path) -> int:
-    """Trains and evaluates by main.py what the table lacks."""
+    """Trains and evaluates with main.py what the table lacks."""
     from univip_jax.reproduce.rows import TABLES
     from univip_jax.reproduce.table import compare, missing
 
@@ -92,4 +89,4 @@ def _work() -> int:
 
 
 if __name__ == "__main__":
-    run_command(NAME, _define_flags, ("workdir",), _work, check=_check_flags, interrupted="it goes on from there")
+    run_command(NAME, _define_flags, ("workdir",), _work, check=_check_flags, interrupted="the same command resumes")

@@ -1,4 +1,4 @@
-"""What a row of the ablation is trained with: configs/common.py with the fields of a budget."""
+"""The config of a row of the ablation: configs/common.py with the fields of a budget."""
 
 import ast
 
@@ -8,7 +8,7 @@ from ml_collections.config_flags import config_path
 from configs import common
 from univip_jax.common.errors import UserError
 
-# Two augmentations of an instance: with one, each instance is matched with itself (docs/benchmarks.md, "Ablation").
+# Two augmentations per instance: with one, each instance is matched with itself (docs/benchmarks.md, "Ablation").
 _SHARED = {
     "views.min_box_side": 16,
     "augment.instances": "independent",
@@ -16,7 +16,7 @@ _SHARED = {
     "log_every_steps": 50,
 }
 BUDGETS = {
-    # Meant for two CPU cores and less than 2 hours for Table 7 of one seed.
+    # For two CPU cores: less than 2 hours for Table 7 with one seed.
     "tiny": _SHARED
     | {
         "batch_size": 64,
@@ -31,7 +31,7 @@ BUDGETS = {
         "optimizer.lr": 0.4,
         "optimizer.warmup_epochs": 2.0,
     },
-    # Meant for one H200 and less than 25 minutes for Table 7 of one seed; not run yet.
+    # For one H200: less than 25 minutes for Table 7 with one seed. Not run yet.
     "small": _SHARED
     | {
         "batch_size": 512,
@@ -50,9 +50,9 @@ BUDGETS = {
 
 
 def row_config(budget: str, table: int, row: str, seed: int, changes: dict[str, str]) -> ConfigDict:
-    """The config of a row (`a` to `e` of Table 7, `naive`, `k2`, ... of Table 8) at a budget, with fields changed.
+    """The config of a row (`a` to `e` of Table 7, `naive`, `k2`, ... of Table 8) at a budget.
 
-    Raises UserError where a changed field is unknown or its value is not of its type.
+    Raises UserError if a changed field is unknown or its value has another type.
     """
     config = common.get_config(f"table{table}={row}")
     config.seed = seed

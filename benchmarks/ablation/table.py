@@ -1,4 +1,4 @@
-"""The rows that are done beside the paper's, in Markdown."""
+"""The finished rows beside the paper's, in Markdown."""
 
 import statistics
 
@@ -8,25 +8,24 @@ _MEASURES = ("knn", "probe", "effective_rank", "overlap", "seconds")
 
 
 def table_lines(table: int, results: list[dict]) -> list[str]:
-    """A line a row: what the paper found on ImageNet, and ours as mean and deviation over the seeds."""
+    """One line per row: the paper's top-1 on ImageNet, and our mean and std over the seeds."""
     paper = {row.arg.partition("=")[2]: row for row in TABLES[table].rows}
     seeds = sorted({one["seed"] for one in results})
     lines = [
-        f"| Table {table} | paper: linear top-1 | k-NN | probe | effective rank | overlap | s | digest of the log |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| Table {table} | paper: linear top-1 | k-NN | probe | effective rank | overlap | s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in dict.fromkeys(one["row"] for one in results):
         mine = [one for one in results if one["row"] == row]
         cells = [_mean([one[measure] for one in mine if measure in one]) for measure in _MEASURES]
-        digests = " ".join(one["metrics_sha256"][:8] for one in mine if "metrics_sha256" in one)
         known = paper.get(row)
-        cells = [known.name if known else row, f"{known.paper['top1']}" if known else "", *cells, digests]
+        cells = [known.name if known else row, f"{known.paper['top1']}" if known else "", *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, f"seeds {', '.join(map(str, seeds))}"]
 
 
 def _mean(values: list[float]) -> str:
-    """The mean, and of several the deviation of the sample."""
+    """The mean and, for several values, the std of the sample."""
     if not values:
         return ""
     digits = 2 if max(values) < 1 else 1

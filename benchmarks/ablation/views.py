@@ -1,7 +1,7 @@
-"""Algorithm 1 of UniVIP in JAX, for square photos in memory: what `univip_jax.data.crops` does in TensorFlow's graph.
+"""Algorithm 1 of UniVIP in JAX, for square photos in memory; `univip_jax.data.crops` does the same in TensorFlow.
 
-The same draws, by other random numbers; tests hold one against the other. Boxes are float32 yxyx in [0, 1]; a box of
-no area is none.
+The distributions are equal, the random numbers differ; tests compare the two. Boxes are float32 yxyx in [0, 1]; a box
+without area is padding.
 """
 
 from functools import partial
@@ -14,14 +14,14 @@ from univip_jax.data.boxes import MAX_ASPECT, MAX_IOU
 from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 
-_CANDIDATES = 100  # naive boxes drawn for a photo, of each least side
-_TOUCH = 1e-6  # rounding allowed when a box lies inside the overlap
+_CANDIDATES = 100  # naive boxes drawn per photo and smallest side
+_TOUCH = 1e-6  # rounding error allowed for a box inside the overlap
 
 Boxes = Float[Array, "*n 4"]
 
 
 def random_crops(key: Key[Array, ""], count: int, spec: ViewSpec) -> Float[Array, "count 4"]:
-    """Random resized crops of a square photo: area uniform, aspect log-uniform in what of its range fits."""
+    """Random resized crops of a square photo: area uniform, aspect log-uniform among those that fit."""
     keys = jax.random.split(key, 3)
     area_ = jax.random.uniform(keys[0], (count,), minval=spec.area[0], maxval=spec.area[1])
     low, high = (jnp.log(jnp.clip(bound, *spec.aspect)) for bound in (area_, 1 / area_))
@@ -32,7 +32,7 @@ def random_crops(key: Key[Array, ""], count: int, spec: ViewSpec) -> Float[Array
 
 
 def intersection(a: Boxes, b: Boxes) -> Boxes:
-    """Boxes common to a and b (they broadcast); without common area, a box of no area."""
+    """Intersections of boxes (they broadcast); a box without area where there is none."""
     low = jnp.maximum(a[..., :2], b[..., :2])
     return jnp.concatenate([low, jnp.maximum(low, jnp.minimum(a[..., 2:], b[..., 2:]))], -1)
 
@@ -43,7 +43,7 @@ def area(boxes: Boxes) -> Float[Array, "*n"]:
 
 
 def inside(boxes: Boxes, regions: Boxes) -> Bool[Array, "*n"]:
-    """Whether boxes of some area lie inside regions (they broadcast)."""
+    """Whether boxes with area lie inside regions (they broadcast)."""
     low = jnp.all(boxes[..., :2] >= regions[..., :2] - _TOUCH, -1)
     return low & jnp.all(boxes[..., 2:] <= regions[..., 2:] + _TOUCH, -1) & (area(boxes) > 0)
 
@@ -51,7 +51,7 @@ def inside(boxes: Boxes, regions: Boxes) -> Bool[Array, "*n"]:
 def scene_pair(
     key: Key[Array, ""], proposals: Float[Array, "P 4"], side: int, spec: ViewSpec
 ) -> tuple[Float[Array, "2 4"], Float[Array, " 4"]]:
-    """Two scene crops and the region that their instances are taken from; see `data.crops.scene_pair`."""
+    """Two scene crops and the region for their instances; see `data.crops.scene_pair`."""
     if not spec.overlap:
         return random_crops(key, 2, spec), jnp.array([0.0, 0.0, 1.0, 1.0])
     pairs = random_crops(key, 2 * spec.num_trials, spec).reshape(spec.num_trials, 2, 4)
@@ -127,7 +127,7 @@ def crop(image: UInt8[Array, "S S 3"], boxes: Float[Array, "n 4"], size: int) ->
 def choose_views(
     key: Key[Array, ""], stored: Float[Array, "P 4"], objects: Float[Array, "O 4"], side: int, spec: ViewSpec
 ) -> tuple[Float[Array, "2 4"], Float[Array, " 4"], Float[Array, "K 4"]]:
-    """Where the scenes, their region and the instances of one photo lie."""
+    """Boxes of the scenes, their region and the instances of one photo."""
     first, second, third = jax.random.split(key, 3)
     whole, smallest = jnp.array([0.0, 0.0, 1.0, 1.0]), jnp.full(2, float(min(spec.min_box_side, side)))
     proposals = {"annotated": objects, "stored": stored}.get(spec.proposals)
@@ -145,7 +145,7 @@ def make_views(
     objects: Float[Array, "B O 4"],
     spec: ViewSpec,
 ) -> tuple[Batch, Float[Array, " B"]]:
-    """Views of a batch of photos, and the share of each photo that is its scenes' overlap."""
+    """Views of a batch of photos, and the share of each photo that is the scenes' overlap."""
 
     def one(key, photo, stored, annotated):
         scenes, _, instances = choose_views(key, stored, annotated, photo.shape[0], spec)

@@ -1,1 +1,1 @@
-"""Scenes composed of single-object photos, with known labels and boxes: where two random crops often differ."""
+"""Scenes composed of single-object photos, with known labels and boxes; two random crops often differ."""

@@ -1,9 +1,9 @@
-"""Composes scenes of a labelled folder's photos, prepares them like any other data set, and packs all into one file.
+"""Composes scenes from labelled photos, prepares them like any data set, and packs all into one file.
 
     python -m benchmarks.scenes --train=imagenette128/train --test=imagenette128/val --out=DIR [--count=10000]
 
-DIR then holds photos/ and annotations.json (COCO), data/ (prepared; data/proposals.html shows 32 scenes with their
-boxes), and scenes.npz for benchmarks.ablation. The photos of --train make the scenes; those of --test are in none.
+DIR then has photos/, annotations.json (COCO), data/ (prepared; data/proposals.html shows 32 scenes with their boxes)
+and scenes.npz for benchmarks.ablation. Scenes show photos of --train only.
 """
 
 import subprocess
@@ -20,19 +20,19 @@ PACKED = "scenes.npz"
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("train", None, "Folder with a folder for each class: what scenes are made of.")
-    flags.DEFINE_string("test", None, "Another such folder, of photos that no scene shows.")
-    flags.DEFINE_string("out", None, "Folder for all that is made.")
-    flags.DEFINE_integer("count", 10_000, "Scenes.", 1)
-    flags.DEFINE_integer("seed", 0, "Of what a scene holds, and where.", 0)
-    flags.DEFINE_integer("min_side", 16, "Smallest side of a proposal, px of the 128 px scene.", 1)
+    flags.DEFINE_string("train", None, "Folder with one folder per class: the objects of the scenes.")
+    flags.DEFINE_string("test", None, "Another such folder, whose photos no scene shows.")
+    flags.DEFINE_string("out", None, "Output folder.")
+    flags.DEFINE_integer("count", 10_000, "Number of scenes.", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the contents of the scenes.", 0)
+    flags.DEFINE_integer("min_side", 16, "Smallest side of a proposal, in px of the 128 px scene.", 1)
     flags.DEFINE_integer("single_side", 48, "Side of the labelled photos in scenes.npz, px.", 1)
 
 
 def _make() -> int:
     args = flags.FLAGS
     out, train, test = Path(args.out), Path(args.train), Path(args.test)
-    photos, _ = list_pair(train, test)  # both now: what is wrong with --test is no news after half an hour
+    photos, _ = list_pair(train, test)  # both now: a wrong --test must fail before the scenes are made
     annotations = write_scenes(photos, out, args.count, args.seed, SceneSpec())
     command = ["-m", "data_prep", f"--images={out / 'photos'}", f"--annotations={annotations}", f"--out={out / 'data'}"]
     command += [f"--min_side={args.min_side}", "--search_max_side=0"]
@@ -50,5 +50,5 @@ if __name__ == "__main__":
         _define_flags,
         ("train", "test", "out"),
         _make,
-        interrupted="the same command begins again; what data_prep has done stays",
+        interrupted="the same command starts again and keeps the prepared shards",
     )

@@ -1,7 +1,7 @@
-"""Several photos of one object each, pasted on a background photo: the situation of UniVIP's Figure 1, with its labels.
+"""Several single-object photos, pasted on a background photo: the situation of UniVIP's Figure 1, with labels.
 
-The photos are a folder with a folder for each class. Scenes and their COCO json are what `data_prep` reads like any
-other photos; the seed and the names and bytes of the photos decide every byte of them.
+The photos lie in a folder with one folder per class. `data_prep` reads the scenes and their COCO json like any other
+photos. Every byte of a scene follows from the seed and the names and bytes of the photos.
 """
 
 import json
@@ -17,23 +17,23 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.photos import SUFFIXES
 
 _QUALITY = 90  # of the JPEG
-_TRIES = 50  # places tried for an object
+_TRIES = 50  # places tried per object
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What a scene is like. Lengths in px."""
+    """Geometry of a scene. Lengths in px."""
 
     side: int = 128
     num_objects: tuple[int, int] = (2, 4)  # least and largest
     object_side: tuple[int, int] = (40, 64)  # least and largest
-    max_covered: float = 0.15  # share of an object that a later one may lie over
+    max_covered: float = 0.15  # share of an object that later ones may cover
 
 
 def list_classes(root: Path) -> list[tuple[Path, int]]:
-    """Photos of a folder of class folders with the number of their class, sorted by class and name.
+    """Photos of a folder of class folders, each with its class number, sorted by class and name.
 
-    Raises UserError where there is no photo.
+    Raises UserError if there is no photo.
     """
     classes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     photos = [
@@ -43,12 +43,12 @@ def list_classes(root: Path) -> list[tuple[Path, int]]:
         if path.suffix.lower() in SUFFIXES
     ]
     if not photos:
-        raise UserError(f"{root} holds no photos in class folders; give a folder with a folder for each class")
+        raise UserError(f"{root} has no photos in class folders; give a folder with one folder per class")
     return photos
 
 
 def list_pair(train: Path, test: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """`list_classes` of both; UserError where their classes differ."""
+    """`list_classes` of both; raises UserError if their classes differ."""
     pair = list_classes(train), list_classes(test)
     names = [{path.parent.name for path, _ in photos} for photos in pair]
     if names[0] != names[1]:
@@ -59,22 +59,22 @@ def list_pair(train: Path, test: Path) -> tuple[list[tuple[Path, int]], list[tup
 def open_square(path: Path, side: int) -> UInt8[np.ndarray, "side side 3"]:
     """The photo's largest centred square, at `side` px.
 
-    Raises UserError where it cannot be read, or claims more pixels than Pillow takes for a photo.
+    Raises UserError if it cannot be read or has more pixels than Pillow accepts.
     """
     try:
         with Image.open(path) as found:
             image = found.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it or take it away") from error
+        raise UserError(f"{path} cannot be read ({error}): restore or remove it") from error
     margin_x, margin_y = (max(0, a - b) / 2 for a, b in (image.size, image.size[::-1]))
     box = (margin_x, margin_y, image.width - margin_x, image.height - margin_y)
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=3.0))
 
 
 def place_objects(rng: np.random.Generator, spec: SceneSpec) -> Int[np.ndarray, "N 3"]:
-    """Where objects lie: (top, left, side) in px, the last in front.
+    """Places of the objects: (top, left, side) in px, the last in front.
 
-    The first is always placed; one that would cover too much of those before it, wherever tried, is left out.
+    The first object is always placed. Another one is left out if it covers too much of earlier ones at every try.
     """
     covered = np.full((spec.side, spec.side), -1)
     placed: list[tuple[int, int, int]] = []
@@ -93,13 +93,13 @@ def place_objects(rng: np.random.Generator, spec: SceneSpec) -> Int[np.ndarray, 
 
 
 def write_scenes(photos: list[tuple[Path, int]], out: Path, count: int, seed: int, spec: SceneSpec) -> Path:
-    """Writes `out/photos/*.jpg` and `out/annotations.json` (COCO); the json's path.
+    """Writes `out/photos/*.jpg` and `out/annotations.json` (COCO); returns the path of the json.
 
-    Raises UserError where `out` holds more scenes than `count`.
+    Raises UserError if `out` has more scenes than `count`.
     """
     (out / "photos").mkdir(parents=True, exist_ok=True)
     if (found := len(list((out / "photos").iterdir()))) > count:
-        raise UserError(f"{out} holds {found} scenes, more than --count={count}: name another --out")
+        raise UserError(f"{out} has {found} scenes, more than --count={count}: name another --out")
     images, annotations = [], []
     for number in tqdm(range(count), unit="scene", desc="composing"):
         rng = np.random.default_rng([seed, number])

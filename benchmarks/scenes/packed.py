@@ -1,7 +1,7 @@
-"""A prepared data set and two labelled folders as one file of arrays, to be trained from where TensorFlow is not.
+"""A prepared data set and two labelled folders in one file of arrays, readable without TensorFlow.
 
-The file is NumPy's `.npz` without pickled objects: photos as they are stored (JPEG, PNG), one behind the other, boxes
-padded with boxes of no area. It is made where the data set is, and read anywhere.
+The file is NumPy's `.npz` without pickled objects: the bytes of the encoded photos (JPEG, PNG), concatenated, and boxes
+padded with boxes without area.
 """
 
 import io
@@ -22,7 +22,7 @@ _QUALITY = 95  # JPEG, of labelled photos
 
 
 class Scenes(NamedTuple):
-    """Photos of one size in memory, with their boxes, float32 yxyx in [0, 1]; boxes of no area fill up."""
+    """Photos of one size in memory, with their boxes, float32 yxyx in [0, 1]; padding has no area."""
 
     photos: UInt8[np.ndarray, "N S S 3"]
     proposals: Float[np.ndarray, "N P 4"]
@@ -37,7 +37,7 @@ class Singles(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """All that the ablation needs."""
+    """The data of the ablation."""
 
     fingerprint: str  # of the prepared data set
     scenes: Scenes
@@ -48,9 +48,9 @@ class Packed(NamedTuple):
 def pack(prepared: Path, train: Path, test: Path, single_side: int, out: Path) -> None:
     """Writes the records of a prepared data set and the photos of two class folders to `out`.
 
-    Raises UserError where the scenes are not all of one size or the folders have other classes.
+    Raises UserError if the scenes differ in size or the folders differ in their classes.
     """
-    from univip_jax.data import records  # late: with it comes TensorFlow, which readers of the file do without
+    from univip_jax.data import records  # late: imports TensorFlow, which readers of the file do not need
 
     dataset = records.open_dataset(prepared)
     encoded, proposals, objects, sizes = [], [], [], set()
@@ -62,7 +62,7 @@ def pack(prepared: Path, train: Path, test: Path, single_side: int, out: Path) -
             objects.append(record["objects"].numpy()[~record["is_crowd"].numpy()])
             sizes.add((int(record["height"]), int(record["width"])))
     if len(sizes) != 1 or len(set(*sizes)) != 1:
-        raise UserError(f"{prepared} holds photos of {len(sizes)} sizes; only square scenes of one size can be packed")
+        raise UserError(f"{prepared} has photos of {len(sizes)} sizes; only square scenes of one size can be packed")
     arrays = _bytes_of("scenes", encoded) | {"proposals": _padded(proposals), "objects": _padded(objects)}
     for name, photos in zip(("train", "test"), list_pair(train, test), strict=True):
         squares = (open_square(path, single_side) for path, _ in tqdm(photos, unit="photo", desc=name))
@@ -72,9 +72,9 @@ def pack(prepared: Path, train: Path, test: Path, single_side: int, out: Path) -
 
 
 def unpack(path: Path) -> Packed:
-    """Reads what `pack` wrote, and decodes all of its photos.
+    """Reads a file of `pack` and decodes all photos.
 
-    Raises UserError where there is no such file, or it is another.
+    Raises UserError if it is missing or another file.
     """
     try:
         with np.load(path, allow_pickle=False) as found:
@@ -84,7 +84,9 @@ def unpack(path: Path) -> Packed:
         scenes = Scenes(_decoded(arrays, "scenes"), arrays["proposals"], arrays["objects"])
         sets = [Singles(_decoded(arrays, name), arrays[f"{name}_labels"]) for name in ("train", "test")]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no packed data set ({error}); make it by python -m benchmarks.scenes") from error
+        raise UserError(
+            f"{path} is not a packed data set ({error}); make one with python -m benchmarks.scenes"
+        ) from error
     return Packed(str(arrays["fingerprint"]), scenes, *sets)
 
 
@@ -106,7 +108,7 @@ def _decoded(arrays: dict[str, np.ndarray], name: str) -> UInt8[np.ndarray, "N S
 
 
 def _padded(boxes: list[Float[np.ndarray, "n 4"]]) -> Float[np.ndarray, "N P 4"]:
-    """At least one place each, so that there is an axis to look along."""
+    """At least one box per photo, so that the axis is never empty."""
     padded = np.zeros((len(boxes), max(1, *(len(one) for one in boxes)), 4), np.float32)
     for row, one in zip(padded, boxes, strict=True):
         row[: len(one)] = one

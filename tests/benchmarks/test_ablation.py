@@ -1,4 +1,4 @@
-"""Views made in JAX are those of the shipped pipeline; rows train, are kept, and stand beside the paper's."""
+"""Views made in JAX equal the shipped pipeline's; rows train, are kept, and appear beside the paper's."""
 
 from dataclasses import replace
 from functools import partial
@@ -30,11 +30,11 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def packed():
-    """12 noisy scenes with 20 boxes, and two classes told apart by brightness."""
+    """12 noisy scenes with 20 boxes, and two classes that differ in brightness."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 0.6, (12, 20, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.4, (12, 20, 2))], -1).astype(np.float32)
-    boxes[:, 15:] = 0  # no boxes: what fills up
+    boxes[:, 15:] = 0  # padding
     labels = np.arange(40) % 2
     singles = (rng.integers(0, 60, (40, 16, 16, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     photos = rng.integers(0, 255, (12, SIDE, SIDE, 3), dtype=np.uint8)
@@ -48,7 +48,7 @@ def spec():
     return make_plan(row_config("tiny", 7, "e", 0, TINY), 12).views
 
 
-def test_crops_are_those_of_the_shipped_pipeline(packed):
+def test_crop_equals_the_shipped_pipeline(packed):
     boxes = np.array([[0.1, 0.2, 0.9, 0.7], [0, 0, 1, 1], [0.33, 0.4, 0.41, 0.46]], np.float32)
     expected = crops.crop(tf.constant(packed.scenes.photos[0]), tf.constant(boxes), 24).numpy()
     found = np.asarray(views.crop(jnp.asarray(packed.scenes.photos[0]), jnp.asarray(boxes), 24))
@@ -56,8 +56,8 @@ def test_crops_are_those_of_the_shipped_pipeline(packed):
 
 
 @pytest.mark.parametrize("proposals", ["stored", "naive"])
-def test_views_are_distributed_as_those_of_the_shipped_pipeline(packed, spec, proposals):
-    """Overlap, size and place of instances, over 400 draws of one photo, within 4 deviations of the mean."""
+def test_views_are_distributed_like_the_shipped_pipelines(packed, spec, proposals):
+    """Overlap, size and place of instances over 400 draws of one photo, within 4 standard errors."""
     spec, draws = replace(spec, proposals=proposals), 400
     stored = packed.scenes.proposals[0, :15]
 
@@ -81,21 +81,21 @@ def test_views_are_distributed_as_those_of_the_shipped_pipeline(packed, spec, pr
         return np.stack([overlap, sizes.mean(1), sizes.max(1), middles[..., 0].mean(1), middles[..., 1].std(1)], 1)
 
     a, b = measures(scenes, instances), measures(*map(jnp.asarray, expected))
-    deviation = np.sqrt((a.var(0) + b.var(0)) / draws)
-    assert np.all(np.abs(a.mean(0) - b.mean(0)) < 4 * deviation), (a.mean(0), b.mean(0), deviation)
+    error = np.sqrt((a.var(0) + b.var(0)) / draws)
+    assert np.all(np.abs(a.mean(0) - b.mean(0)) < 4 * error), (a.mean(0), b.mean(0), error)
     assert np.asarray(views.inside(instances, regions[:, None])).all()
     apart = np.asarray(instances)[:, :, None] != np.asarray(instances)[:, None]
     assert (apart.any(-1) | np.eye(4, dtype=bool)).all()
 
 
-def test_a_row_trains_is_kept_and_stands_beside_the_papers(packed, tmp_path):
-    # k-NN is asked after every quarter, wherever the log is written.
+def test_run_row_trains_once_and_table_lines_shows_it_beside_the_papers(packed, tmp_path):
+    # k-NN runs after every quarter, whatever log_every_steps is.
     config = row_config("tiny", 7, "a", 0, TINY | {"log_every_steps": "3"})
     first = run_row(config, packed, tmp_path / "a", "a")
     lines = read_metrics(tmp_path / "a")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(np.isfinite(line["train/loss"]) and "knn" in line for line in lines)
-    assert first["knn"] == lines[-1]["knn"] and first["probe"] == 100  # brightness tells the classes apart
+    assert first["knn"] == lines[-1]["knn"] and first["probe"] == 100  # the classes differ in brightness
     assert first["overlap"] == pytest.approx(np.mean([line["overlap"] for line in lines]))
     written = (tmp_path / "a" / METRICS).stat().st_mtime_ns
     assert run_row(config, packed, tmp_path / "a", "a") == first
@@ -107,10 +107,9 @@ def test_a_row_trains_is_kept_and_stands_beside_the_papers(packed, tmp_path):
     table = table_lines(7, [untrained(config, packed), first, again])
     assert table[2].startswith("| untrained |  |")
     assert table[3].startswith(f"| (a) BYOL | 57.3 | {first['knn'] + 1:.1f} +- 1.4 | 100.0 +- 0.0 |")
-    assert first["metrics_sha256"][:8] in table[3]
 
 
-def test_a_row_with_a_step_that_is_not_finite_is_none(packed, tmp_path, monkeypatch):
+def test_run_row_refuses_a_step_that_is_not_finite(packed, tmp_path, monkeypatch):
     metrics = {"train/loss": np.float32(np.nan), "train/bad_steps": np.int32(1)}
     monkeypatch.setattr(row, "make_train_step", lambda spec, mesh: lambda state, views: (state, metrics))
     with pytest.raises(UserError, match="a: a step up to 1 was not finite"):
@@ -119,8 +118,8 @@ def test_a_row_with_a_step_that_is_not_finite_is_none(packed, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"optimizer.rl": "1"}, "optimizer.rl"), ({"batch_size": "many"}, "batch_size=many")]
+    ("changes", "message"), [({"optimizer.rl": "1"}, "optimizer.rl"), ({"batch_size": "many"}, "batch_size=many")]
 )
-def test_a_change_that_cannot_be_is_named(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_row_config_names_a_wrong_change(changes, message):
+    with pytest.raises(UserError, match=message):
         row_config("tiny", 7, "a", 0, changes)

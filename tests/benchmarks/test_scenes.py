@@ -1,4 +1,4 @@
-"""Composed scenes show what their annotations say, and come through the packed file as they are."""
+"""Composed scenes match their annotations, and the packed file preserves them."""
 
 import json
 
@@ -16,7 +16,7 @@ COLORS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """A class a colour, two photos each, neither of them square."""
+    """One class per colour, two photos each, neither of them square."""
     root = tmp_path_factory.mktemp("classes")
     for name, color in COLORS.items():
         (root / name).mkdir()
@@ -32,7 +32,7 @@ def scenes(classes, tmp_path_factory):
     return root
 
 
-def test_every_object_is_where_and_what_its_annotation_says(scenes):
+def test_write_scenes_annotates_every_object(scenes):
     found = json.loads((scenes / "annotations.json").read_text())
     names = {category["id"]: category["name"] for category in found["categories"]}
     assert list(names.values()) == list(COLORS)
@@ -50,7 +50,7 @@ def test_every_object_is_where_and_what_its_annotation_says(scenes):
     assert all(40 <= a["bbox"][2] <= 64 for a in found["annotations"])
 
 
-def test_objects_cover_little_of_each_other_and_lie_inside():
+def test_place_objects_limits_the_covered_share():
     spec = SceneSpec(max_covered=0.15)
     for seed in range(50):
         places = place_objects(np.random.default_rng(seed), spec)
@@ -62,21 +62,21 @@ def test_objects_cover_little_of_each_other_and_lie_inside():
             assert (front == number).sum() >= 0.85 * side**2
 
 
-def test_scenes_are_a_function_of_photos_and_seed(classes, scenes, tmp_path):
+def test_write_scenes_depends_on_photos_and_seed_only(classes, scenes, tmp_path):
     for seed, same in ((0, True), (1, False)):
         write_scenes(list_classes(classes), tmp_path / str(seed), 2, seed, SceneSpec())
         again = (tmp_path / str(seed) / "photos" / "000001.jpg").read_bytes()
         assert (again == (scenes / "photos" / "000001.jpg").read_bytes()) == same
 
 
-def test_a_square_is_the_middle_of_a_photo(tmp_path):
+def test_open_square_is_the_middle_of_a_photo(tmp_path):
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     assert np.all(open_square(tmp_path / "wide.png", 20) == 200)
 
 
-def test_a_packed_file_holds_the_prepared_scenes_and_the_labelled_photos(classes, scenes, tmp_path):
+def test_unpack_returns_the_prepared_scenes_and_the_labelled_photos(classes, scenes, tmp_path):
     prepared = prepare_photos(scenes / "photos", tmp_path / "data")
     pack(prepared, classes, classes, 16, tmp_path / "scenes.npz")
     packed = unpack(tmp_path / "scenes.npz")
@@ -93,12 +93,12 @@ def test_a_packed_file_holds_the_prepared_scenes_and_the_labelled_photos(classes
         assert photo.shape == (16, 16, 3) and np.abs(photo.astype(int) - color).max() < 30
 
 
-def test_mistakes_are_named(tmp_path, classes):
-    with pytest.raises(UserError, match="holds no photos in class folders"):
+def test_mistakes_are_one_line(tmp_path, classes):
+    with pytest.raises(UserError, match="has no photos in class folders"):
         list_classes(tmp_path)
     for content in (b"no archive", b"PK\x03\x04 cut short"):
         (tmp_path / "other.npz").write_bytes(content)
-        with pytest.raises(UserError, match="is no packed data set"):
+        with pytest.raises(UserError, match="is not a packed data set"):
             unpack(tmp_path / "other.npz")
     (tmp_path / "classes" / "red").mkdir(parents=True)
     damaged = tmp_path / "classes" / "red" / "damaged.png"
@@ -109,7 +109,7 @@ def test_mistakes_are_named(tmp_path, classes):
         open_square(damaged, 8)
 
 
-def test_more_scenes_than_asked_for_are_not_mixed_with_new_ones(classes, scenes):
-    with pytest.raises(UserError, match=r"holds 12 scenes, more than --count=2"):
+def test_write_scenes_refuses_a_folder_with_more_scenes(classes, scenes):
+    with pytest.raises(UserError, match=r"has 12 scenes, more than --count=2"):
         write_scenes(list_classes(classes), scenes, 2, 0, SceneSpec())
     assert len(list((scenes / "photos").iterdir())) == 12
