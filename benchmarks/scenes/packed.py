@@ -84,9 +84,7 @@ def unpack(path: Path) -> Packed:
         scenes = Scenes(_decoded(arrays, "scenes"), arrays["proposals"], arrays["objects"])
         sets = [Singles(_decoded(arrays, name), arrays[f"{name}_labels"]) for name in ("train", "test")]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is not a packed data set ({error}); make one with python -m benchmarks.scenes"
-        ) from error
+        raise UserError(f"{path} is not a packed data set ({error}): run python -m benchmarks.scenes") from error
     return Packed(str(arrays["fingerprint"]), scenes, *sets)
 
 
