@@ -54,7 +54,7 @@ def test_export_to_a_file_and_back_is_bit_identical(run, kind, tmp_path):
     report = export(run, kind, tmp_path / "r18.safetensors")
     assert report["arrays_are_bit_identical"] and report["largest_difference"] == 0
     assert report["consumer"].keys() == {"jax"}
-    skipped = "; not compared with PyTorch, as transformers and torch is not installed: pip install -r requirements-exp"
+    skipped = "; not compared with PyTorch (not installed: transformers, torch): pip install -r requirements-export.txt"
     assert (skipped in summary(report)) == (kind == "torchvision")
     import_weights(tmp_path / "r18.safetensors", tmp_path / "again")
     assert_equal(load_encoder(tmp_path / "again").variables, load_encoder(run).variables)

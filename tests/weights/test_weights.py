@@ -2,6 +2,9 @@
 
 import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -214,3 +217,20 @@ def test_read_backbone_of_a_file_without_tensors_says_so(tmp_path):
         UserError, match=r"weights\.safetensors holds no tensors by name; save the network's state_dict"
     ):
         read_backbone(tmp_path / "weights.safetensors")
+
+
+def test_load_encoder_changes_nothing_of_the_process(tmp_path):
+    """A notebook that loads features gets no TensorFlow, which would take the GPUs, no logger filter and no hook."""
+    save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors")
+    import_weights(tmp_path / "weights.safetensors", tmp_path / "run")
+    code = (
+        "import logging, signal, sys\n"
+        "hooks = sys.unraisablehook, sys.excepthook, signal.getsignal(signal.SIGTERM)\n"
+        "import univip_jax\n"
+        "for source in sys.argv[1:]: univip_jax.load_encoder(source)\n"
+        "assert hooks == (sys.unraisablehook, sys.excepthook, signal.getsignal(signal.SIGTERM))\n"
+        "print([name for name in ('tensorflow', 'cv2') if name in sys.modules], logging.getLogger('absl').filters)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run"), str(tmp_path / "weights.safetensors")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.stdout == "[] []\n", result.stdout + result.stderr

@@ -104,6 +104,6 @@ def summary(report: dict) -> str:
     consumers = ", ".join(f"{name} {version}" for name, version in report["consumer"].items())
     line = "arrays read back bit for bit; " if report["arrays_are_bit_identical"] else ""
     line += f"outputs of {consumers} differ by at most {report['largest_difference']:.1e} (allowed: {TOLERANCE:g})"
-    if missing := " and ".join(report["not_installed"]):
-        line += f"; not compared with PyTorch, as {missing} is not installed: pip install -r requirements-export.txt"
+    if missing := ", ".join(report["not_installed"]):
+        line += f"; not compared with PyTorch (not installed: {missing}): pip install -r requirements-export.txt"
     return line
