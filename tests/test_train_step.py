@@ -11,12 +11,12 @@ import pytest
 from configs import coco
 from univip_jax.augment import AugmentSpec
 from univip_jax.config import to_spec
-from univip_jax.losses import LossSpec
+from univip_jax.losses import LossSpec, total_loss
 from univip_jax.models.univip import ModelSpec
 from univip_jax.optim import OptimizerSpec
 from univip_jax.plan import Plan
 from univip_jax.sharding import make_mesh
-from univip_jax.train_step import augment_views, feature_std, lower_step, total_loss, train_step
+from univip_jax.train_step import augment_views, feature_std, lower_step, train_step
 from univip_jax.transport import TransportSpec
 from univip_jax.types import Batch, OnlineOutputs, TargetOutputs
 from univip_jax.views import ViewSpec

@@ -1,4 +1,4 @@
-"""The three terms of UniVIP (Eq. 2-11), one value an image, float32.
+"""The three terms of UniVIP (Eq. 2-11), one value per image, float32, and their sum (Eq. 12).
 
 o: online outputs, after the predictor; t: target outputs, after the projector, through which no gradient flows.
 """
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from univip_jax.common.errors import UserError
 from univip_jax.transport import TransportSpec, marginals, normalize, transport_plan
-from univip_jax.types import OnlineOutputs, TargetOutputs
+from univip_jax.types import Metrics, OnlineOutputs, TargetOutputs
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,21 @@ def instance_loss(
         num_iters=transport.num_iters,
     )
     return -jnp.sum(similarity * plan, axis=(1, 2)), plan
+
+
+def total_loss(
+    online: OnlineOutputs, target: TargetOutputs, loss: LossSpec, transport: TransportSpec
+) -> tuple[Float[Array, ""], Metrics]:
+    """The weighted sum of the terms (UniVIP Eq. 12) and each term's mean over the batch.
+
+    # Deviation from the paper: times `loss.scale`; BYOL and ORL use 2 - 2 cos where Eq. 2 has - cos.
+    """
+    terms = {}
+    if loss.scene:
+        terms["scene"] = scene_loss(online.scenes, target.scenes).mean()
+    if loss.scene_instance:
+        terms["scene_instance"] = scene_instance_loss(online.merged, target.scenes).mean()
+    if loss.instance:
+        terms["instance"] = instance_loss(online, target, transport)[0].mean()
+    total = loss.scale * sum(getattr(loss, name) * value for name, value in terms.items())
+    return total, {f"train/loss_{name}": value for name, value in terms.items()}

@@ -8,25 +8,27 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, UInt8
 
 from univip_jax.augment import AugmentSpec, augment_batch
-from univip_jax.losses import LossSpec, instance_loss, scene_instance_loss, scene_loss
+from univip_jax.losses import total_loss
 from univip_jax.models.univip import Encoder, Online, target_forward
 from univip_jax.plan import Plan
 from univip_jax.sharding import by_batch, replicated
-from univip_jax.transport import TransportSpec
-from univip_jax.types import Batch, Metrics, OnlineOutputs, TargetOutputs, TrainState
+from univip_jax.types import Batch, Metrics, OnlineOutputs, TrainState
 
 
-def augment_instances(key: jax.Array, instances: jax.Array, spec: AugmentSpec) -> jax.Array:
-    """uint8 instances [B, K, I, I, 3] to augmented, normalised float32 ones, each by its own draw."""
+def augment_instances(
+    key: Key[Array, ""], instances: UInt8[Array, "B K I I 3"], spec: AugmentSpec
+) -> Float[Array, "B K I I 3"]:
+    """Augmented, normalised instances, each by its own draw."""
     if not instances.shape[1]:
         return jnp.zeros(instances.shape)
     flat = augment_batch(key, instances.reshape(-1, *instances.shape[2:]), spec, view=0)
     return flat.reshape(instances.shape)
 
 
-def augment_views(key: jax.Array, batch: Batch, spec: AugmentSpec) -> tuple[Batch, jax.Array]:
+def augment_views(key: Key[Array, ""], batch: Batch, spec: AugmentSpec) -> tuple[Batch, Float[Array, "B K I I 3"]]:
     """uint8 crops to augmented, normalised float32 crops of the same shapes, each crop by its own draw.
 
     Returns the online network's views and the target's instances, which are the same ones if `spec.instances` is
@@ -41,25 +43,7 @@ def augment_views(key: jax.Array, batch: Batch, spec: AugmentSpec) -> tuple[Batc
     return Batch(jnp.stack(scenes, axis=1), instances), again
 
 
-def total_loss(
-    online: OnlineOutputs, target: TargetOutputs, loss: LossSpec, transport: TransportSpec
-) -> tuple[jax.Array, Metrics]:
-    """The weighted sum of the terms (UniVIP Eq. 12) and each term's mean over the batch.
-
-    # Deviation from the paper: times `loss.scale`; BYOL and ORL use 2 - 2 cos where Eq. 2 has - cos.
-    """
-    terms = {}
-    if loss.scene:
-        terms["scene"] = scene_loss(online.scenes, target.scenes).mean()
-    if loss.scene_instance:
-        terms["scene_instance"] = scene_instance_loss(online.merged, target.scenes).mean()
-    if loss.instance:
-        terms["instance"] = instance_loss(online, target, transport)[0].mean()
-    total = loss.scale * sum(getattr(loss, name) * value for name, value in terms.items())
-    return total, {f"train/loss_{name}": value for name, value in terms.items()}
-
-
-def feature_std(outputs: jax.Array) -> jax.Array:
+def feature_std(outputs: Float[Array, "B D"]) -> Float[Array, ""]:
     """Mean std over the batch of the l2-normalised outputs, times sqrt(D): 0 is collapse, about 1 is spread."""
     normalized = outputs / (jnp.linalg.norm(outputs, axis=-1, keepdims=True) + 1e-12)
     return normalized.std(0).mean() * outputs.shape[-1] ** 0.5
