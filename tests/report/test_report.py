@@ -1,5 +1,6 @@
 """The page of a run: contents, warnings, and that it is one file."""
 
+import base64
 import json
 import re
 import shutil
@@ -92,6 +93,18 @@ def test_write_report_refuses_a_folder_without_steps(tmp_path, files, message):
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         write_report(tmp_path)
+
+
+def test_page_of_a_sweep_has_a_line_per_seed(tmp_path):
+    runs = [{"step": step, "seed": seed, "map": 10.0 * step + seed} for step in (1, 2) for seed in (0, 1)]
+    (tmp_path / "results.json").write_text(
+        json.dumps({"protocol": "svm_voc07", "map": 21.0, "steps": [], "runs": runs})
+    )
+    path, warned = write_report(tmp_path)
+    page = path.read_text()
+    assert not warned and page.count("<img") == 1 and 'alt="svm_voc07: map, %"' in page
+    chart = base64.b64decode(re.search(r"svg\+xml;base64,([^\"]+)", page)[1]).decode()
+    assert "seed 0" in chart and "seed 1" in chart
 
 
 def test_command_prints_the_path_of_the_page(run, tmp_path):

@@ -1,4 +1,7 @@
-"""A run on one page, RUN/report.html: `python -m univip_jax.report --run=RUN`. The run may still be training."""
+"""A run on one page: `python -m univip_jax.report --run=RUN` writes RUN/report.html. The run may still be training.
+
+RUN may also be the --workdir of a sweep (`main.py --steps=... --seeds=...`): the page has its scores over the steps.
+"""
 
 from pathlib import Path
 
@@ -18,7 +21,7 @@ def _work() -> None:
 if __name__ == "__main__":
     run(
         "univip_jax.report",
-        lambda: flags.DEFINE_string("run", None, "The run's folder."),
+        lambda: flags.DEFINE_string("run", None, "Folder of a run or a sweep."),
         ("run",),
         _work,
         interrupted="nothing was written",

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,17 +11,6 @@ from matplotlib.ticker import MaxNLocator
 _COLORS = ("#4363d8", "#e6194b", "#2e8b57", "#f58231", "#911eb4", "#808080", "#469990", "#9a6324", "#bfa500")
 _POINTS = 300  # per line, at most; a shade spans the minimum and maximum of the values behind each
 Series = Mapping[str, Sequence[tuple[int, float]]]  # label to (step, value), ordered by step
-
-
-def draw_curve(title: str, points: dict[int, list[float]], path: Path) -> None:
-    """Draws values over steps to a PNG file: a dot for each value, a line through the means of each step."""
-    figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained")
-    axes = _frame(figure, title)
-    axes.plot(list(points), [np.mean(values) for values in points.values()], color=_COLORS[0])
-    axes.plot(
-        *zip(*[(step, value) for step, values in points.items() for value in values], strict=True), "o", c=_COLORS[0]
-    )
-    figure.savefig(path)
 
 
 def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
+from univip_jax.evaluate.results import read_results
 from univip_jax.report.charts import draw_lines, draw_shares
 from univip_jax.run.clock import KINDS
 from univip_jax.run.folder import read_config
@@ -58,7 +59,11 @@ img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }} progress {{ width: 100%;
 td {{ padding: 0 1.5em 0 0; font: 13px monospace }}
 </style></head><body>
 <h1>{name}</h1>
-<progress value="{step}" max="{total}"></progress>
+{body}
+<p>Written {now}.</p>
+</body></html>
+"""
+_RUN = """<progress value="{step}" max="{total}"></progress>
 <p>{progress}</p>
 {warnings}
 <div class="charts">{charts}</div>
@@ -67,17 +72,31 @@ minimum and maximum.</p>
 {goodput}
 {first_batch}
 <h2>Config</h2>
-<details><summary>{num_fields} fields</summary><table>{config}</table></details>
-<p>Written {now}.</p>
-</body></html>
-"""
+<details><summary>{num_fields} fields</summary><table>{config}</table></details>"""
 
 
-def write_report(run: Path) -> tuple[Path, list[str]]:
-    """Writes `report.html` of a run, finished or not; returns its path and the warnings on it.
+def write_report(folder: Path) -> tuple[Path, list[str]]:
+    """Writes `report.html` of a run, finished or not, or of a sweep of evaluations.
 
-    Raises UserError if `run` is not a run, or has no step yet.
+    Returns its path, and the warnings on it. Raises UserError if the folder is neither, or has no step yet.
     """
+    results = read_results(folder) or {}
+    body, found = (_sweep(results), []) if "runs" in results else _run(folder)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    write_whole(folder / PAGE, _HTML.format(name=html.escape(str(folder)), body=body, now=now))
+    return folder / PAGE, found
+
+
+def _sweep(results: dict) -> str:
+    """The scores of a sweep over the checkpoints, a line per seed."""
+    score, series = "map" if "map" in results else "top1", {}
+    for one in results["runs"]:
+        series.setdefault(f"seed {one['seed']}", []).append((one["step"], one[score]))
+    title = f"{results['protocol']}: {score}, %"
+    return _inline(draw_lines(title, series), "svg+xml", title)
+
+
+def _run(run: Path) -> tuple[str, list[str]]:
     config, lines = read_config(run), read_metrics(run)
     lines = [{_RENAMED.get(name, name): value for name, value in line.items()} for line in lines]
     steps = [line for line in lines if "train/epoch" in line]
@@ -85,8 +104,7 @@ def write_report(run: Path) -> tuple[Path, list[str]]:
         raise UserError(f"{run} has no training steps in {METRICS}: name the --workdir of a training that has begun")
     newest, total = steps[-1], total_steps(config, steps[-1])
     found, fields = warnings(run, lines, config.batch_size), sorted(flatten(config).items())
-    page = _HTML.format(
-        name=html.escape(str(run)),
+    body = _RUN.format(
         step=newest["step"],
         total=total,
         progress=html.escape(_progress(run, config, lines, newest, total)),
@@ -96,10 +114,8 @@ def write_report(run: Path) -> tuple[Path, list[str]]:
         first_batch=_first_batch(run / FIRST_BATCH),
         num_fields=len(fields),
         config="".join(f"<tr><td>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in fields),
-        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    write_whole(run / PAGE, page)
-    return run / PAGE, found
+    return body, found
 
 
 def total_steps(config: ConfigDict, line: dict) -> int:
