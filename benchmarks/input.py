@@ -1,11 +1,11 @@
-"""Processor time of a photo on the host: the shipped input pipeline, its stages, decoding alone, and the usual PyTorch.
+"""Processor time per photo on the host: the shipped input pipeline, its stages, decoding alone, and the usual PyTorch.
 
     python -m benchmarks.input --data=PREPARED [--num_photos=128] [--rounds=7] [--images_per_second=1000]
 
-Prints Markdown: each way beside decoding alone, the limit; what each stage of the shipped one adds; and how many cores
-feed a device. A round measures all ways, one after the other, on one thread each: believe the ratios, which are taken
-within a round. Processor time does not see what else the machine does, except through shared caches and hyper-threads.
-PyTorch's row wants `torch` and `torchvision`; where they cannot be imported, it says so and stays empty.
+Prints Markdown: each pipeline compared with decoding alone, the limit; the time that each stage of the shipped pipeline
+adds; and how many cores feed a device. A round measures all pipelines in turn, on one thread each: trust the ratios,
+which are taken within a round. Other load on the machine changes processor time only through shared caches and
+hyper-threads. PyTorch's row needs `torch` and `torchvision`; where they cannot be imported, the row says so.
 """
 
 import time
@@ -35,7 +35,7 @@ Way = Callable[[], object]  # works on the next BATCH photos
 
 
 def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
-    """The shipped pipeline's work up to a stage, on photos of the first epoch; TensorFlow prunes what comes after."""
+    """The shipped pipeline's work up to a stage, on photos of the first epoch; TensorFlow prunes the later stages."""
     paths = tf.constant([str(shard.path) for shard in dataset.shards])
     rows = [index.rows(step) for step in range(index.steps_per_epoch)]
     columns = tuple(np.concatenate([getattr(row, name) for row in rows]) for name in ("records", "shards", "offsets"))
@@ -66,16 +66,16 @@ def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
 
 
 def first_photos(dataset: Dataset, index: Index, spec: ViewSpec, count: int) -> list[Photo]:
-    """What PyTorch is given: files and where their views lie, so that it need not choose them."""
+    """The photos for PyTorch: files with the boxes of their views, so that choosing them costs it nothing."""
     load = do_until("geometry", dataset, index, spec)
     batches = [load() for _ in range(count // BATCH)]
     return [Photo(encoded.numpy(), s.numpy(), i.numpy()) for batch in batches for encoded, s, i in batch]
 
 
 def settle() -> float:
-    """The process's time, in s, once it stands still: a pipeline goes on to fill its buffer."""
+    """The process's time in s, once it stands still: a pipeline fills its buffer after the last call."""
     still, now = 0, time.process_time()
-    while still < 4:  # in a row: on a busy machine a thread may wait its turn
+    while still < 4:  # in a row: on a busy machine a thread may have to wait
         time.sleep(0.1)
         before, now = now, time.process_time()
         still = still + 1 if now - before < 0.002 else 0
@@ -83,7 +83,7 @@ def settle() -> float:
 
 
 def measure(ways: dict[str, Way], rounds: int, num_photos: int) -> dict[str, np.ndarray]:
-    """Processor time in ms a photo, [rounds], of each way; the ways take turns."""
+    """Processor time in ms per photo, [rounds], of each pipeline; they take turns."""
     for work in ways.values():  # traces and fills buffers
         work()
     found = {name: [] for name in ways}
@@ -99,13 +99,13 @@ def measure(ways: dict[str, Way], rounds: int, num_photos: int) -> dict[str, np.
 
 
 def spread(values: np.ndarray) -> str:
-    """Median, with the least and the largest."""
+    """Median, least and largest."""
     return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 def table_of_ways(times: dict[str, np.ndarray], torch_missing: str) -> list[str]:
-    """A row for each whole way."""
-    lines = ["| way | ms a photo | photos/s/core | times the limit |", "| --- | --- | --- | --- |"]
+    """A row for each whole pipeline."""
+    lines = ["| pipeline | ms per photo | photos/s/core | times the limit |", "| --- | --- | --- | --- |"]
     for name in (LIMIT, SHIPPED, TORCH):
         if name in times:
             rate = 1e3 / np.median(times[name])
@@ -116,11 +116,11 @@ def table_of_ways(times: dict[str, np.ndarray], torch_missing: str) -> list[str]
 
 
 def table_of_stages(times: dict[str, np.ndarray]) -> list[str]:
-    """What each stage adds to those before it, and which adds most."""
+    """The time that each stage adds to the stages before it, and the stage that adds most."""
     names = (*STAGES, SHIPPED)
     totals = np.stack([times[name] for name in names])
     added = np.diff(totals, axis=0, prepend=0)
-    lines = ["| stage | adds, ms a photo | share |", "| --- | --- | --- |"]
+    lines = ["| stage | adds, ms per photo | share |", "| --- | --- | --- |"]
     medians = np.median(added, axis=1)
     titles = (*STAGES, "order, batch, to NumPy")
     for title, values, median in zip(titles, added, medians, strict=True):
@@ -129,16 +129,16 @@ def table_of_stages(times: dict[str, np.ndarray]) -> list[str]:
 
 
 def cores(images_per_second: float, milliseconds: float) -> str:
-    """How many cores feed a device that takes `images_per_second`, as arithmetic."""
+    """The number of cores that feed a device at `images_per_second`, by arithmetic."""
     needed = images_per_second * milliseconds / 1e3
     return f"One device: {images_per_second:,.0f} images/s x {milliseconds:.2f} ms = {needed:.1f} cores."
 
 
 def _define() -> None:
-    flags.DEFINE_string("data", None, "A data set that `python -m data_prep` made.")
-    flags.DEFINE_integer("num_photos", 128, f"Of a round and way; a multiple of {BATCH} is taken.", BATCH)
-    flags.DEFINE_integer("rounds", 7, "How often each way is measured.", 1)
-    flags.DEFINE_float("images_per_second", 1000.0, "What the device takes: benchmarks.step tells it.", 0.0)
+    flags.DEFINE_string("data", None, "A data set prepared by `python -m data_prep`.")
+    flags.DEFINE_integer("num_photos", 128, f"Photos per round; rounded down to a multiple of {BATCH}.", BATCH)
+    flags.DEFINE_integer("rounds", 7, "How often each pipeline is measured.", 1)
+    flags.DEFINE_float("images_per_second", 1000.0, "Speed of the device, as measured by benchmarks.step.", 0.0)
 
 
 def _main() -> None:
@@ -158,10 +158,10 @@ def _main() -> None:
         torch_missing = str(error)
     times = measure(ways, options.rounds, num_photos)
     size = f"2 x {spec.scene_size} + {spec.num_instances} x {spec.instance_size}"
-    print(f"\n{num_photos} photos a round and way, {options.rounds} rounds, {size}; median (least to largest).\n")
+    print(f"\n{num_photos} photos per round, {options.rounds} rounds, {size}; median (least to largest).\n")
     print("\n".join(table_of_ways(times, torch_missing)), "\n".join(table_of_stages(times)), sep="\n\n")
     print("\n" + cores(options.images_per_second, float(np.median(times[SHIPPED]))))
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.input", _define, ["data"], _main, interrupted="nothing was kept")
+    command.run("benchmarks.input", _define, ["data"], _main, interrupted="nothing was written")

@@ -1,10 +1,10 @@
-"""Photos a second and core, and recall, of selective search by the side of its copy and its mode.
+"""Speed and recall of selective search for several sizes of its copy and both modes.
 
 python benchmarks/proposals.py --images=DIR --annotations=COCO.json [--num_photos=N] [--settings=256,320,256:quality]
 
-Runs `python -m data_prep` for each setting with one worker and prints a line of a Markdown table. Processor time is
-that of the command less that of one over a single photo: its start. It does not see what else the machine does, except
-through shared caches and hyper-threads.
+Runs `python -m data_prep` with one worker for each setting and prints a row of a Markdown table. The time of a command
+over a single photo, its start-up, is subtracted. Other load on the machine changes processor time only through shared
+caches and hyper-threads.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Photos of COCO train2017, of COCO+ (with unlabeled2017), of ImageNet's training set.
+# Numbers of photos in COCO train2017, COCO+ (with unlabeled2017) and ImageNet's training set.
 COLLECTIONS = {"COCO": 118_287, "COCO+": 241_690, "ImageNet": 1_281_167}
 
 
 def prepare(photos: Path, out: Path, annotations: Path, flags: list[str]) -> tuple[float, dict]:
-    """Processor seconds of the command, and the manifest it wrote."""
+    """Processor seconds of the command, and its manifest."""
     command = [sys.executable, "-m", "data_prep", f"--images={photos}", f"--out={out}", f"--annotations={annotations}"]
     process = subprocess.Popen([*command, "--num_workers=1", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--num_photos", type=int, default=128)
     parser.add_argument("--settings", default="192,224,256,320,400,480,0")
     args = parser.parse_args()
-    print("| search_max_side, mode | photos | s a photo | photos/s/core | boxes a photo | recall | core-hours: "
+    print("| search_max_side, mode | photos | s per photo | photos/s/core | boxes per photo | recall | core-hours: "
           f"{', '.join(COLLECTIONS)} |")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         one, photos = Path(scratch) / "one", Path(scratch) / "photos"

@@ -14,7 +14,7 @@ from univip_jax.views import ViewSpec
 
 
 class Photo(NamedTuple):
-    """A file, and where its views lie: float32 yxyx in [0, 1]."""
+    """A file and the boxes of its views: float32 yxyx in [0, 1]."""
 
     encoded: bytes
     scenes: np.ndarray  # [2, 4]
@@ -22,10 +22,10 @@ class Photo(NamedTuple):
 
 
 def torch_batches(photos: list[Photo], spec: ViewSpec, batch_size: int) -> Iterator[list]:
-    """Batches of normalised float32 views [B, 3, S, S], again and again, by a DataLoader in this process.
+    """Endless batches of normalised float32 views [B, 3, S, S], by a DataLoader in this process.
 
-    Strengths and probabilities are those of configs/common.py. The boxes come with the photos: choosing
-    them costs PyTorch nothing here.
+    Strengths and probabilities equal configs/common.py. The boxes come with the photos: choosing them costs PyTorch
+    nothing here.
 
     Raises UserError where torch or torchvision cannot be imported.
     """
@@ -33,7 +33,7 @@ def torch_batches(photos: list[Photo], spec: ViewSpec, batch_size: int) -> Itera
         import torch
         from torchvision import transforms as T
         from torchvision.transforms import functional as F
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another build than torch's
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision and torch are of different builds
         raise UserError(f"torchvision cannot be imported ({str(error).splitlines()[0]})") from error
     torch.set_num_threads(1)
 

@@ -15,5 +15,5 @@ def exit_code(*given: object, beam_options: tuple[str, ...] = ()) -> int:
         command._define()
         check = partial(command._check_flags, beam_options)
         cli.parse_flags("data_prep", [], check)(["data_prep", *map(str, given)])
-        cli.call("data_prep", partial(command._run, beam_options), interrupted="run it again")
+        cli.call("python -m data_prep", partial(command._run, beam_options), interrupted="run it again")
     return error.value.code
