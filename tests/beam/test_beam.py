@@ -46,14 +46,14 @@ def refuse(spec, on_photo):
     raise UserError(f"shard {spec} cannot be written (No space left on device): free space")
 
 
-def test_what_a_worker_says_is_one_line(tmp_path):
+def test_worker_error_is_one_line(tmp_path):
     with pytest.raises(UserError) as error:
         beam.run(refuse, [1], tmp_path, ("--runner=FnApiRunner",), num_workers=1)
     assert str(error.value) == "shard 1 cannot be written (No space left on device): free space"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_runner_is_one_line(photo_folder, tmp_path):
+def test_unknown_beam_runner_is_one_line(photo_folder, tmp_path):
     command = [sys.executable, "-m", "data_prep", f"--images={photo_folder}", f"--out={tmp_path}", "--runner=beam"]
     process = subprocess.run(
         [*command, "--", "--runner=NoSuchRunner"], cwd=ROOT, capture_output=True, text=True, timeout=120

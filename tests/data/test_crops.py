@@ -125,7 +125,7 @@ def brute_force(seed, proposals, height, width, spec):
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (64, 64)])
 @pytest.mark.parametrize("count", [0, 3, 12, 60])
-def test_scene_pair_is_the_first_that_holds_enough_else_the_one_that_holds_most(height, width, count):
+def test_scene_pair_agrees_with_brute_force(height, width, count):
     outcomes = set()
     for seed in range(15):
         proposals = some_proposals(count, seed)
@@ -138,7 +138,7 @@ def test_scene_pair_is_the_first_that_holds_enough_else_the_one_that_holds_most(
     assert outcomes <= expected
 
 
-def test_a_pair_of_small_crops_falls_back_to_the_one_that_holds_most():
+def test_scene_pair_of_small_crops_falls_back_to_the_fullest_overlap():
     """Few trials of small crops: no pair holds four proposals, some hold one or two."""
     spec, seen = replace(SPEC, num_trials=5, area=(0.1, 0.3)), set()
     for seed in range(40):
@@ -153,7 +153,7 @@ def test_a_pair_of_small_crops_falls_back_to_the_one_that_holds_most():
     assert {0, 1} <= seen
 
 
-def test_where_no_pair_overlaps_the_first_crop_is_shown_twice():
+def test_scene_pair_without_any_overlap_shows_the_first_crop_twice():
     """Crops of a thousandth of the photo, one trial: they hardly ever meet."""
     spec, twice = replace(SPEC, num_trials=1, area=(0.001, 0.001)), 0
     for seed in range(10):
@@ -167,7 +167,7 @@ def test_where_no_pair_overlaps_the_first_crop_is_shown_twice():
     assert twice > 5
 
 
-def test_without_overlap_the_pair_is_any_and_the_region_the_whole_photo():
+def test_scene_pair_without_overlap_rule_takes_the_whole_photo_as_region():
     spec = replace(SPEC, overlap=False)
     for seed in range(5):
         scenes, region = scene_pair(seed, some_proposals(9), 480, 640, spec)
@@ -177,7 +177,7 @@ def test_without_overlap_the_pair_is_any_and_the_region_the_whole_photo():
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("count", [0, 2, 80])
-def test_every_photo_gets_k_boxes_inside_its_overlap(height, width, count):
+def test_instance_boxes_gives_every_photo_k_boxes_inside_its_overlap(height, width, count):
     """Positive boxes, at least min(64 px, half the overlap) wide and high; aspect within 1/3..3 where it fits."""
     proposals = some_proposals(count)
     for seed in range(6):
@@ -200,7 +200,7 @@ def test_every_photo_gets_k_boxes_inside_its_overlap(height, width, count):
 
 @pytest.mark.parametrize("k", [0, 1, 2, 4, 8])
 @pytest.mark.parametrize("proposals", ["stored", "naive"])
-def test_naive_boxes_of_a_roomy_region_keep_their_distance(k, proposals):
+def test_naive_boxes_of_a_large_region_keep_the_overlap_rule(k, proposals):
     """Sides of 64 px, aspect within 1/3..3, and an IoU of at most 0.5, in a region of 500 x 600 px."""
     spec = replace(SPEC, num_instances=k, proposals=proposals)
     region = np.array([0.1, 0.2, 0.6, 0.8], np.float32)
@@ -223,7 +223,7 @@ def test_naive_boxes_fill_up_away_from_the_proposals():
         assert pairwise_iou(boxes[1:], stored).max() <= 0.5 + 1e-4
 
 
-def test_a_proposal_that_reaches_out_of_the_region_is_never_chosen():
+def test_instance_boxes_never_leave_the_region():
     """Four inside, one out on each side by 0.01, and one that contains the region."""
     region = np.array([0.2, 0.2, 0.8, 0.8], np.float32)
     inside = np.array([[0.2, 0.2, 0.4, 0.4], [0.6, 0.6, 0.8, 0.8], [0.3, 0.5, 0.5, 0.8], [0.5, 0.2, 0.8, 0.4]])
@@ -268,7 +268,7 @@ def photo(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("box", "size"), [((0, 0, 1, 1), 24), ((0.25, 0.1, 0.85, 0.7), 24), ((0.1, 0.3, 0.2, 0.45), 32)]
 )
-def test_crop_is_pillows_resize_away_from_the_border(box, size):
+def test_crop_agrees_with_pillow_away_from_the_border(box, size):
     """Shrinking and enlarging; at the border ours sees beyond the box, Pillow's box does not."""
     image = photo(120, 160)
     y0, x0, y1, x1 = np.array(box) * [120, 160, 120, 160]
@@ -281,7 +281,7 @@ def test_crop_is_pillows_resize_away_from_the_border(box, size):
     assert np.asarray(expected, int).std() > 10
 
 
-def test_crop_of_a_checkerboard_is_grey_because_it_is_anti_aliased():
+def test_crop_of_a_checkerboard_is_anti_aliased_to_grey():
     """Pixels of 0 and 255 in turn, shrunk 8 times: plain bilinear sampling would give 0, 255 or stripes."""
     board = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
     found = crops.crop(tf.constant(np.stack([board] * 3, -1)), tf.constant([[0.0, 0.0, 1.0, 1.0]]), 16).numpy()
@@ -296,7 +296,7 @@ def test_crop_at_the_size_of_its_box_copies_the_pixels():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 200), (500, 2)])
-def test_crop_of_a_uniform_photo_is_uniform_however_thin_it_is(height, width):
+def test_crop_of_a_thin_uniform_photo_is_uniform(height, width):
     image = np.full((height, width, 3), 77, np.uint8)
     _, region = scene_pair(0, np.zeros((0, 4)), height, width)
     boxes = tf.constant(np.stack([WHOLE, region]))
@@ -321,6 +321,6 @@ def test_crop_of_no_boxes_is_empty():
         ("scene_size", 0),
     ],
 )
-def test_a_bad_spec_is_refused_by_the_field_s_name(field, value):
+def test_view_spec_refuses_bad_values_by_field_name(field, value):
     with pytest.raises(UserError, match=f"views.{field}="):
         replace(SPEC, **{field: value})

@@ -21,7 +21,7 @@ def test_an_epoch_visits_each_record_once(size):
     np.testing.assert_array_equal(np.sort(permutation(size, 3, 4)), np.arange(size))
 
 
-def test_order_is_that_of_philox_words():
+def test_permutation_sorts_philox_words():
     """NumPy's bit generator keyed by (seed, epoch), sorted by Python."""
     words = np.random.Philox(key=[3, 4]).random_raw(100).tolist()
     assert permutation(100, 3, 4).tolist() == sorted(range(100), key=lambda i: words[i])

@@ -41,7 +41,7 @@ def expected(dataset, spec):
     return batches(dataset, spec, num_threads=1)
 
 
-def test_shapes_and_that_no_two_batches_are_equal(expected, spec):
+def test_batches_have_their_shapes_and_differ(expected, spec):
     for batch in expected:
         assert batch.scenes.shape == (BATCH, 2, spec.scene_size, spec.scene_size, 3)
         assert batch.instances.shape == (BATCH, 4, spec.instance_size, spec.instance_size, 3)
@@ -51,7 +51,7 @@ def test_shapes_and_that_no_two_batches_are_equal(expected, spec):
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2, 4])
-def test_hosts_together_make_the_same_batches(dataset, spec, expected, num_hosts):
+def test_batches_of_several_hosts_equal_one_hosts(dataset, spec, expected, num_hosts):
     per = BATCH // num_hosts
     parts = [
         batches(dataset, spec, rows=np.arange(host * per, (host + 1) * per), num_threads=1 + host)
@@ -62,20 +62,20 @@ def test_hosts_together_make_the_same_batches(dataset, spec, expected, num_hosts
         np.testing.assert_array_equal(batch.instances, np.concatenate([part[step].instances for part in parts]))
 
 
-def test_rows_need_not_be_a_block(dataset, spec, expected):
+def test_batches_of_scattered_rows_equal_those_rows(dataset, spec, expected):
     rows = np.array([6, 1, 3])
     for batch, part in zip(expected, batches(dataset, spec, rows=rows), strict=True):
         np.testing.assert_array_equal(batch.scenes[rows], part.scenes)
 
 
-def test_a_later_start_gives_the_same_batches(dataset, spec, expected):
+def test_batches_from_a_later_start_are_the_same(dataset, spec, expected):
     later = batches(dataset, spec, start=2, stop=STEPS, num_threads=2)
     assert len(later) == STEPS - 2
     for batch, same in zip(expected[2:], later, strict=True):
         np.testing.assert_array_equal(batch.scenes, same.scenes)
 
 
-def test_the_preview_shows_what_training_sees(dataset, spec, expected):
+def test_preview_equals_the_training_batch(dataset, spec, expected):
     photos = preview(dataset, Index(dataset, seed=3, batch_size=BATCH), spec, step=1, count=2)
     for row, photo in enumerate(photos):
         np.testing.assert_array_equal(photo.views.scenes, expected[1].scenes[row])
@@ -86,7 +86,7 @@ def test_the_preview_shows_what_training_sees(dataset, spec, expected):
 
 
 @pytest.mark.parametrize("place", ["length", "payload", "cut"])
-def test_a_damaged_record_is_named_when_its_batch_comes_and_not_before(dataset, spec, expected, tmp_path, place):
+def test_damaged_record_is_named_at_its_own_batch(dataset, spec, expected, tmp_path, place):
     copy = tmp_path / "copy"
     shutil.copytree(dataset.root, copy)
     broken = open_dataset(copy)
@@ -113,7 +113,7 @@ def test_a_damaged_record_is_named_when_its_batch_comes_and_not_before(dataset, 
         assert f"1 of the 8 photos of step 1 are damaged: record {records[5]}, at byte {offset} of" in str(error.value)
 
 
-def test_a_record_that_reads_well_the_second_time_asks_for_another_start(dataset, spec, monkeypatch):
+def test_record_that_reads_again_raises_a_transient_error(dataset, spec, monkeypatch):
     """The disk fails while the pipeline reads, and no more when the records are looked at."""
     real, calls = pipeline.crop, []
 
@@ -128,7 +128,7 @@ def test_a_record_that_reads_well_the_second_time_asks_for_another_start(dataset
     assert calls
 
 
-def test_annotated_views_leave_crowds_out(dataset):
+def test_annotated_proposals_leave_out_crowds(dataset):
     spec = to_spec(ViewSpec, small_config(dataset.root, "table8=annotated"), "views")
     boxes = np.float32([[0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1], [0.2, 0.2, 0.8, 0.8]])
     record = {"height": 100, "width": 120, "objects": boxes, "is_crowd": tf.constant([False, True, False])}

@@ -82,7 +82,7 @@ def test_serialize_gives_equal_bytes_and_the_published_feature_names():
     ]  # fmt: skip
 
 
-def test_crowds_and_polygons_come_back():
+def test_crowds_and_polygons_survive_a_round_trip():
     polygons = Polygons(np.float32([[0, 0.5], [1, 0], [0.25, 1], [0.5, 0.5]]), np.array([3, 1]), np.array([1, 1]))
     record = make_record()._replace(is_crowd=np.array([True, False]), polygons=polygons)
     assert records.parse(records.serialize(record))["is_crowd"].numpy().tolist() == [True, False]
@@ -90,7 +90,7 @@ def test_crowds_and_polygons_come_back():
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_record_of_an_earlier_version_has_neither_crowds_nor_polygons():
+def test_early_record_reads_without_crowds_and_polygons():
     example = tf.train.Example.FromString(records.serialize(make_record()))
     for name in [name for name in example.features.feature if name.startswith(("objects/is_", "objects/polygons"))]:
         del example.features.feature[name]
@@ -115,7 +115,7 @@ def test_decode_image_knows_its_channels_in_graph():
     assert dataset.element_spec.shape.as_list() == [None, None, 3]
 
 
-def test_offsets_point_at_records(tmp_path):
+def test_write_shard_returns_the_offsets_of_records(tmp_path):
     payloads = [b"a" * 10, b"", b"ccc"]
     offsets = records.write_shard(tmp_path / "x.tfrecord", payloads)
     contents = (tmp_path / "x.tfrecord").read_bytes()
@@ -125,7 +125,7 @@ def test_offsets_point_at_records(tmp_path):
     assert offsets[0] == 0 and len(contents) == offsets[-1] + 16 + 3
 
 
-def test_tensorflow_reads_by_the_offsets_of_an_opened_data_set(tmp_path):
+def test_read_record_reads_by_the_offsets_of_an_opened_data_set(tmp_path):
     shard = records.open_dataset(write_dataset(tmp_path)).shards[2]
 
     def from_offset(offset):
@@ -172,7 +172,7 @@ SHARD, SIDECAR = "photos-00000-of-00003.tfrecord", "photos-00000-of-00003.json"
         (lambda root: (root / SIDECAR).write_text((root / SIDECAR).read_text().replace("[0, ", "[9999, ")), [SIDECAR]),
     ],
 )
-def test_a_wrong_data_set_is_one_line_that_names_the_file(tmp_path, damage, words):
+def test_open_dataset_names_the_damaged_file_in_one_line(tmp_path, damage, words):
     damage(write_dataset(tmp_path))
     with pytest.raises(UserError) as error:
         records.open_dataset(tmp_path)
@@ -180,11 +180,11 @@ def test_a_wrong_data_set_is_one_line_that_names_the_file(tmp_path, damage, word
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_open_dataset_names_a_missing_folder(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no such folder"):
         records.open_dataset(tmp_path / "nowhere")
 
 
-def test_a_shard_that_cannot_be_written_is_named(tmp_path):
+def test_write_shard_names_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
         records.write_shard(tmp_path / "nowhere" / "x.tfrecord", [b"a"])

@@ -41,7 +41,7 @@ def read(path, image_ids=IDS):
     return annotations.find_annotations(annotations.read_json(path), path, image_ids)
 
 
-def test_annotations_are_matched_by_path_then_by_base_name_and_kept_whole(tmp_path):
+def test_annotations_are_matched_by_path_then_by_base_name(tmp_path):
     by_id = read(coco(tmp_path / "c.json", ["x/a.jpg", "b.jpg", "c.jpg"]))
     assert sorted(by_id) == ["c.jpg", "x/a.jpg", "z/b.jpg"]  # y/a.jpg shares its base name with another photo
     found = by_id["x/a.jpg"]
@@ -54,7 +54,7 @@ def test_annotations_are_matched_by_path_then_by_base_name_and_kept_whole(tmp_pa
     assert (by_id["c.jpg"].height, by_id["c.jpg"].width) == (50, 100)
 
 
-def test_a_json_without_annotations_names_photos_that_have_none(tmp_path):
+def test_json_without_annotations_gives_photos_no_objects(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "c.jpg"}]}))
     assert read(tmp_path / "c.json")["c.jpg"].boxes_xywh_px.shape == (0, 4)
 
@@ -104,7 +104,7 @@ def around(box, height=96, width=120):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_what_was_annotated_on_the_pixels_as_encoded_turns_with_them(orientation):
+def test_objects_annotated_on_the_encoded_pixels_are_turned(orientation):
     stored = turned_photo(orientation)
     objects = annotations.in_photo(around([20, 10, 50, 30]), stored)
     np.testing.assert_allclose(objects.boxes, [white(stored)], atol=1e-6)  # the other box lies outside
@@ -116,14 +116,14 @@ def test_what_was_annotated_on_the_pixels_as_encoded_turns_with_them(orientation
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_what_was_annotated_on_the_upright_photo_stays(orientation):
+def test_objects_annotated_on_the_upright_photo_stay(orientation):
     stored = turned_photo(orientation)
     y0, x0, y1, x1 = np.array(white(stored)) * [120, 96, 120, 96]
     objects = annotations.in_photo(around([x0, y0, x1 - x0, y1 - y0], height=120, width=96), stored)
     np.testing.assert_allclose(objects.boxes, [white(stored)], atol=1e-6)
 
 
-def test_where_the_size_does_not_tell_the_json_speaks_of_the_pixels_as_encoded():
+def test_ambiguous_size_means_the_encoded_pixels():
     stored = turned_photo(6, width=100, height=100)
     objects = annotations.in_photo(around([20, 10, 50, 30], height=100, width=100), stored)
     np.testing.assert_allclose(objects.boxes, [white(stored)], atol=1e-6)
@@ -132,13 +132,13 @@ def test_where_the_size_does_not_tell_the_json_speaks_of_the_pixels_as_encoded()
 
 
 @pytest.mark.parametrize("size", [(120, 96), (60, 150)])
-def test_annotations_of_another_shape_are_refused(size):
+def test_annotations_of_another_shape_are_rejected(size):
     with pytest.raises(photos.Rejected, match=f"another size: {size[1]} x {size[0]}, photo 120 x 96"):
         annotations.in_photo(around([20, 10, 50, 30], *size), turned_photo(1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_points_turn_as_pillow_turns_pixels(orientation):
+def test_turn_points_agrees_with_pillow(orientation):
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = orientation
     pixels = np.zeros([4, 6], np.uint8)
@@ -149,7 +149,7 @@ def test_points_turn_as_pillow_turns_pixels(orientation):
     np.testing.assert_allclose(annotations.turn_points(np.array([1.5 / 4, 4.5 / 6]), orientation), expected)
 
 
-def test_a_smaller_copy_keeps_its_boxes():
+def test_boxes_of_a_shrunk_photo_keep_their_places():
     buffer = io.BytesIO()
     paint(0, 240, 192).save(buffer, "PNG")
     stored = photos.read_photo(buffer.getvalue(), max_side=100)

@@ -32,7 +32,7 @@ def test_keep_agrees_with_the_loop(seed, max_boxes):
     assert len(expected) >= 7
 
 
-def test_limits_are_inclusive():
+def test_keep_includes_its_limits():
     exact = np.array([[0.0, 0, 64, 192], [100, 0, 292, 64], [0, 300, 100, 400], [0, 300, 50, 400]])
     # Sides of exactly 64, aspects of exactly 3 and 1/3; the last has IoU of exactly 0.5 with the third, but is too flat
     # for a min_side of 64 only.
@@ -40,12 +40,12 @@ def test_limits_are_inclusive():
     np.testing.assert_array_equal(filters.keep(exact, 50, 100), exact)
 
 
-def test_no_candidates_and_none_that_fit_give_no_boxes():
+def test_keep_without_candidates_gives_no_boxes():
     assert filters.keep(np.zeros([0, 4]), 64, 100).shape == (0, 4)
     assert filters.keep(np.array([[0.0, 0, 10, 10], [5, 5, 5, 5]]), 1, 0).shape == (0, 4)
 
 
-def test_naive_boxes_are_inside_large_enough_and_repeatable():
+def test_naive_candidates_are_inside_large_enough_and_repeatable():
     first, second = (filters.naive_candidates(200, 300, 64, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert (first >= 0).all() and (first[:, 2:] <= [200, 300]).all()
@@ -53,5 +53,5 @@ def test_naive_boxes_are_inside_large_enough_and_repeatable():
     assert len(filters.keep(first, 64, 100)) >= 4
 
 
-def test_a_photo_too_small_for_naive_boxes_gives_none():
+def test_naive_candidates_of_a_small_photo_are_none():
     assert filters.naive_candidates(63, 500, 64, np.random.default_rng(0)).shape == (0, 4)

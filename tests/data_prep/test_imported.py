@@ -27,7 +27,7 @@ def read(path, images=IMAGES, ids=IDS, min_side=16):
     return imported.read_proposals([path], [images], ids, min_side)
 
 
-def test_coco_results_are_matched_by_the_jsons_file_names_and_sorted_by_score(tmp_path):
+def test_coco_results_are_matched_by_file_name_and_sorted_by_score(tmp_path):
     results = [result(9, 0.2, 1, 2, 30, 40), result(9, 0.9, 5, 6, 70, 80), result(4, 0.1, 0, 0, 20, 20)]
     found = read(write(tmp_path / "r.json", [*results, result(9, 1.0, 0, 0, 15, 90), result(77, 0.5, 0, 0, 20, 20)]))
     np.testing.assert_array_equal(found.candidates["folder/9.jpg"].boxes_xywh_px, [[5, 6, 70, 80], [1, 2, 30, 40]])
@@ -45,12 +45,12 @@ def test_coco_results_are_matched_by_the_jsons_file_names_and_sorted_by_score(tm
     ]
 
 
-def test_results_that_name_files_need_no_json(tmp_path):
+def test_coco_results_that_name_files_need_no_json(tmp_path):
     found = read(write(tmp_path / "r.json", [result("9.jpg", 1, 0, 0, 20, 20)]), images=[])
     assert list(found.candidates) == ["folder/9.jpg"]
 
 
-def test_orls_json_is_in_the_order_of_the_annotations_images(tmp_path):
+def test_orl_json_follows_the_order_of_the_annotations(tmp_path):
     # One box alone is not nested: ORL squeezes its arrays.
     path = write(tmp_path / "orl.json", {"bbox": [[[0, 0, 20, 30], [3, 4, 50, 60]], [1, 2, 30, 40]]})
     found = read(path)
@@ -60,7 +60,7 @@ def test_orls_json_is_in_the_order_of_the_annotations_images(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_a_file_is_read_in_pieces_that_end_anywhere(tmp_path, monkeypatch, chunk):
+def test_file_is_read_in_chunks_of_any_size(tmp_path, monkeypatch, chunk):
     results = [result(9, 0.5 + index / 100, index, 2.25, 30, 40) for index in range(20)]
     path = write(tmp_path / "r.json", results)
     whole = read(path).candidates["folder/9.jpg"].boxes_xywh_px
@@ -69,7 +69,7 @@ def test_a_file_is_read_in_pieces_that_end_anywhere(tmp_path, monkeypatch, chunk
     assert whole[:, 0].tolist() == list(range(19, -1, -1))
 
 
-def test_two_files_have_their_jsons_in_the_same_order(tmp_path):
+def test_two_files_follow_the_order_of_their_jsons(tmp_path):
     paths = [write(tmp_path / f"{i}.json", {"bbox": [[[i, 0, 20, 20]]]}) for i in range(2)]
     found = imported.read_proposals(paths, [IMAGES[:1], IMAGES[1:]], IDS, 16)
     assert [found.candidates[i].boxes_xywh_px[0, 0] for i in ("folder/9.jpg", "folder/4.jpg")] == [0, 1]
@@ -87,20 +87,20 @@ def test_two_files_have_their_jsons_in_the_same_order(tmp_path):
         ([], IMAGES, "none of the 3 photos"),
     ],
 )
-def test_a_wrong_file_is_one_line_that_names_it(tmp_path, contents, images, words):
+def test_wrong_file_is_one_line_that_names_it(tmp_path, contents, images, words):
     with pytest.raises(UserError, match=words) as error:
         read(write(tmp_path / "r.json", contents), images)
     assert f"--proposals_file={tmp_path / 'r.json'}" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_file_that_is_cut_short_is_named(tmp_path):
+def test_truncated_file_is_named(tmp_path):
     path = write(tmp_path / "r.json", [result(9, 1, 0, 0, 20, 20)] * 3)
     path.write_text(path.read_text()[:-20])
     with pytest.raises(UserError, match="cannot be read"):
         read(path)
 
 
-def test_the_best_boxes_that_pass_the_filter_are_stored(tmp_path):
+def test_best_boxes_that_pass_the_filter_are_stored(tmp_path):
     paint(0).save(tmp_path / "9.jpg")
     boxes = [[10, 10, 40, 40], [11, 10, 40, 40], [60, 20, 16, 16], [0, 0, 100, 20], [100, 60, 50, 36]]
     path = write(tmp_path / "r.json", [result(9, 1 - index / 10, *box) for index, box in enumerate(boxes)])

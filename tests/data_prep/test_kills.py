@@ -22,7 +22,7 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in names(folder)}
 
 
-def test_kills_at_random_moments_leave_no_trace(photo_folder, tmp_path):
+def test_killed_runs_resume_to_the_same_bytes(photo_folder, tmp_path):
     prepare.prepare(prepare.Request(Inputs((photo_folder,)), tmp_path / "quiet", SETTINGS, num_workers=1))
     flags = (f"--images={photo_folder}", f"--out={tmp_path / 'killed'}", "--num_workers=1")
     command = [sys.executable, "-m", "data_prep", *flags, "--min_side=16", "--max_boxes=20"]

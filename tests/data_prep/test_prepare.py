@@ -38,7 +38,7 @@ def test_two_workers_write_the_bytes_of_one(photo_folder, prepared, tmp_path):
     assert len(contents(tmp_path)) == 9  # 3 shards, 3 sidecars, manifest, rejected, page
 
 
-def test_a_job_array_writes_the_bytes_of_one_and_any_task_may_run_again(photo_folder, prepared, tmp_path):
+def test_job_array_writes_the_bytes_of_one_process(photo_folder, prepared, tmp_path):
     request = request_for(photo_folder, tmp_path)
     said = prepare.prepare(request._replace(task_index=1, num_tasks=4))
     assert "task 1 of 4 is done; 2 of 3 shards (12 photos) are left to other tasks" in said
@@ -50,13 +50,13 @@ def test_a_job_array_writes_the_bytes_of_one_and_any_task_may_run_again(photo_fo
     assert "already done" in prepare.prepare(request._replace(task_index=0, num_tasks=4))
 
 
-def test_a_second_copy_on_the_same_output_is_refused(photo_folder, tmp_path):
+def test_second_process_on_the_same_output_is_refused(photo_folder, tmp_path):
     with writing.locked(tmp_path, shared=True), pytest.raises(UserError, match="another data_prep is at work"):
         prepare.prepare(request_for(photo_folder, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, prepared, tmp_path, monkeypatch):
+def test_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, prepared, tmp_path, monkeypatch):
     write_shard = records.write_shard
 
     def full(path, serialized):
@@ -74,7 +74,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, pr
     assert contents(tmp_path) == contents(prepared[0])
 
 
-def test_the_manifest_counts(prepared):
+def test_manifest_counts_records_boxes_and_rejections(prepared):
     out, summary = prepared
     dataset = records.open_dataset(out)
     assert (dataset.num_records, dataset.manifest["num_rejected"]) == (19, 1)
@@ -89,12 +89,12 @@ def test_the_manifest_counts(prepared):
     assert "19 of 20 used, 1 rejected (1 damaged" in summary and f"--config.data.train={out}" in summary
 
 
-def test_nothing_in_the_data_set_names_this_machine(photo_folder, prepared):
+def test_data_set_names_no_path_of_this_machine(photo_folder, prepared):
     named = [name for name, data in contents(prepared[0]).items() if str(photo_folder).encode() in data]
     assert named == []
 
 
-def test_a_rerun_after_an_interruption_redoes_only_unfinished_shards(photo_folder, prepared, tmp_path, capsys):
+def test_interrupted_run_resumes_with_the_unfinished_shards(photo_folder, prepared, tmp_path, capsys):
     plan = shards.plan_shards(tmp_path, sources.find_photos(photo_folder), {}, SETTINGS)
     for spec in (plan[0], plan[2]):
         shards.process_shard(spec, lambda: None)
@@ -107,7 +107,7 @@ def test_a_rerun_after_an_interruption_redoes_only_unfinished_shards(photo_folde
     assert contents(tmp_path) == contents(prepared[0])
 
 
-def test_a_finished_data_set_is_left_alone_and_mended_where_a_shard_is_missing(photo_folder, prepared):
+def test_finished_data_set_is_left_alone_or_mended(photo_folder, prepared):
     out, _ = prepared
     before = contents(out)
     assert "already done: 19 records" in prepare.prepare(request_for(photo_folder, out))
@@ -116,7 +116,24 @@ def test_a_finished_data_set_is_left_alone_and_mended_where_a_shard_is_missing(p
     assert contents(out) == before
 
 
-def test_another_request_does_not_overwrite_a_finished_data_set(photo_folder, prepared, tmp_path):
+def test_index_file_of_an_earlier_version_is_ignored(photo_folder, prepared, copied):
+    (copied / "index.json").write_text("{")
+    assert "already done: 19 records" in prepare.prepare(request_for(photo_folder, copied))
+    (copied / "manifest.json").unlink()
+    assert "19 records" in prepare.prepare(request_for(photo_folder, copied))
+    assert contents(copied) == contents(prepared[0]) | {"index.json": b"{"}
+
+
+def test_photo_overwritten_with_another_size_is_noticed(tmp_path):
+    paint(0).save(tmp_path / "a.jpg")
+    request = request_for(tmp_path, tmp_path / "out")
+    prepare.prepare(request)
+    paint(1).save(tmp_path / "a.jpg", quality=99)
+    with pytest.raises(UserError, match="holds a finished data set of other photos"):
+        prepare.prepare(request)
+
+
+def test_finished_data_set_is_not_overwritten_by_another_request(photo_folder, prepared, tmp_path):
     out, _ = prepared
     with pytest.raises(UserError, match=r"min_side=16, asked for is 17.*another --out"):
         prepare.prepare(request_for(photo_folder, out, settings=SETTINGS._replace(min_side=17)))
@@ -128,7 +145,7 @@ def test_another_request_does_not_overwrite_a_finished_data_set(photo_folder, pr
         prepare.prepare(request_for(photo_folder, tmp_path))
 
 
-def test_a_folder_of_damaged_photos_gives_no_data_set(tmp_path):
+def test_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):
         prepare.prepare(request_for(tmp_path, tmp_path / "out"))
@@ -154,7 +171,7 @@ def test_check_passes_a_good_data_set(copied):
     assert problems == [] and progress == "" and manifest == records.open_dataset(copied).manifest
 
 
-def test_check_counts_the_boxes_anew(copied):
+def test_check_compares_statistics_with_the_records(copied):
     path = copied / "manifest.json"
     contents = json.loads(path.read_text())
     contents["proposals"]["share_below_8"] = 0.5
@@ -163,7 +180,7 @@ def test_check_counts_the_boxes_anew(copied):
     assert "manifest.json: proposals share_below_8 is 0.5, the records say 0.0" in problem
 
 
-def test_check_of_an_unfinished_data_set_speaks_of_the_finished_shards(copied):
+def test_check_of_an_unfinished_data_set_reports_its_progress(copied):
     (copied / "manifest.json").unlink()
     (copied / "photos-00001-of-00003.json").unlink()
     for name, time in (("photos-00000-of-00003.json", 1000), ("photos-00002-of-00003.json", 4600)):
@@ -173,7 +190,7 @@ def test_check_of_an_unfinished_data_set_speaks_of_the_finished_shards(copied):
     assert progress == "unfinished: 2 of 3 shards are done, about 1.0 h are left at the pace of the newest 2"
 
 
-def test_check_finds_a_flipped_bit_and_says_where(copied):
+def test_check_names_the_record_of_a_flipped_bit(copied):
     path = copied / "photos-00001-of-00003.tfrecord"
     offsets = json.loads(path.with_suffix(".json").read_text())["offsets"]
     data = bytearray(path.read_bytes())
@@ -184,7 +201,7 @@ def test_check_finds_a_flipped_bit_and_says_where(copied):
     assert "sha256" in problems[0] and "record 3 does not read" in problems[1]
 
 
-def test_check_goes_on_after_a_missing_shard_and_a_lost_line(copied):
+def test_check_continues_after_a_missing_shard(copied):
     (copied / "photos-00000-of-00003.tfrecord").unlink()
     (copied / "photos-00002-of-00003.json").write_text("{")
     (copied / "rejected.jsonl").write_text("")
@@ -202,7 +219,7 @@ def test_check_goes_on_after_a_missing_shard_and_a_lost_line(copied):
         ({"labels": [1, 2]}, "has 0 objects but 2 labels"),
     ],
 )
-def test_check_says_what_is_wrong_with_a_record(tmp_path, changes, words):
+def test_record_problems_names_the_problem_and_the_photo(tmp_path, changes, words):
     paint(0).save(tmp_path / "a.jpg")
     record = shards.make_record(sources.find_photos(tmp_path)[0], None, SETTINGS)
     assert check.record_problems(records.serialize(record))[0] == []
@@ -210,5 +227,5 @@ def test_check_says_what_is_wrong_with_a_record(tmp_path, changes, words):
     assert words in problem and "a.jpg" in problem
 
 
-def test_check_says_that_bytes_are_no_record():
+def test_record_problems_of_other_bytes():
     assert check.record_problems(b"\xff\xff") == (["is not a record of a photo"], {})

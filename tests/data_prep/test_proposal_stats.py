@@ -42,7 +42,7 @@ def test_covered_is_the_share_of_the_union(proposals, share):
     assert count(proposals).covered == share * 64**2
 
 
-def test_recall_counts_large_objects_that_a_box_meets_by_half():
+def test_recall_counts_large_objects_with_an_iou_of_half():
     objects = [
         [0.0, 0.0, 0.64, 0.32],  # 64 x 64 px; the box of 64 x 128 px meets it with exactly 1/2
         [0.3, 0.5, 1.0, 1.0],  # 70 x 100 px, far from every box
@@ -53,7 +53,7 @@ def test_recall_counts_large_objects_that_a_box_meets_by_half():
     assert count([], objects)[-2:] == (2, 0) and count([[0.0, 0.0, 1.0, 1.0]])[-2:] == (0, 0)
 
 
-def test_shards_add_up_in_any_order():
+def test_statistics_do_not_depend_on_the_order_of_shards():
     photos = [
         count([[0.0, 0.0, 1.0, 0.5]] * number, [[0.0, 0.0, 1.0, 0.5]] if number % 2 else NONE) for number in range(9)
     ]

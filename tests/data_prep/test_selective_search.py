@@ -12,7 +12,7 @@ def search(seed, max_side=400, **size):
     return selective_search(np.asarray(paint(seed, **size)), max_side, photo_generator(b"photo %d" % seed))
 
 
-def test_the_result_does_not_depend_on_what_the_process_did_before():
+def test_selective_search_does_not_depend_on_earlier_searches():
     first = search(0)
     for seed in range(1, 5):
         search(seed)
@@ -20,7 +20,7 @@ def test_the_result_does_not_depend_on_what_the_process_did_before():
     assert len(first) > 10
 
 
-def test_opencvs_own_order_does_depend_on_it():
+def test_opencvs_order_depends_on_earlier_searches():
     """The reason for sorting and shuffling; when this fails, both can go."""
 
     def raw():
@@ -42,7 +42,7 @@ def test_boxes_are_opencvs_without_duplicates():
     assert len(found) == len(expected) and set(map(tuple, found.tolist())) == expected
 
 
-def test_boxes_of_a_smaller_copy_are_scaled_back_to_the_photo():
+def test_boxes_of_a_shrunk_copy_are_scaled_back_to_the_photo():
     pixels = np.full([200, 400, 3], 20, np.uint8)
     pixels[50:150, 100:300] = 230
     found = selective_search(pixels, 100, photo_generator(b""))
@@ -52,7 +52,7 @@ def test_boxes_of_a_smaller_copy_are_scaled_back_to_the_photo():
     assert found[:, 2].max() == 200 and found[:, 3].max() == 400
 
 
-def test_another_photo_gives_another_order():
+def test_order_depends_on_the_photo():
     pixels = np.asarray(paint(0))
     one, two = (selective_search(pixels, 400, photo_generator(name)) for name in (b"1", b"2"))
     assert not np.array_equal(one, two)
@@ -66,7 +66,7 @@ def test_tiny_and_thin_photos_do_not_fail(shape):
     assert found.shape == (len(found), 4) and (found[:, :2] < found[:, 2:]).all()
 
 
-def test_quality_finds_more_boxes():
+def test_quality_mode_finds_more_boxes():
     pixels = np.asarray(paint(0, 60, 48))
     fast, quality = (selective_search(pixels, 0, photo_generator(b""), mode) for mode in ("fast", "quality"))
     assert len(quality) > len(fast) > 0

@@ -33,7 +33,7 @@ def ignore():
     ("num_photos", "sizes"),
     [(1, [1]), (20, [8, 8, 4]), (160, [10] * 16), (600, [38] * 15 + [30]), (5000, [256] * 19 + [136])],
 )
-def test_the_split_depends_on_the_number_of_photos_alone(tmp_path, num_photos, sizes):
+def test_plan_shards_depends_on_the_number_of_photos_alone(tmp_path, num_photos, sizes):
     found = [sources.PhotoFile(f"{i}.jpg", "", 1) for i in range(num_photos)]
     specs = shards.plan_shards(tmp_path, found, {}, SETTINGS)
     assert [len(spec.photos) for spec in specs] == sizes
@@ -41,7 +41,7 @@ def test_the_split_depends_on_the_number_of_photos_alone(tmp_path, num_photos, s
     assert [photo for spec in specs for photo in spec.photos] == found
 
 
-def test_the_sidecar_describes_the_shard(photo_folder, tmp_path):
+def test_sidecar_describes_its_shard(photo_folder, tmp_path):
     spec = plan(photo_folder, tmp_path)[1]
     calls = []
     sidecar = shards.process_shard(spec, lambda: calls.append(1))
@@ -61,7 +61,7 @@ def test_the_sidecar_describes_the_shard(photo_folder, tmp_path):
     assert all(2 <= number <= 20 for number in sidecar["verdict"]["num_boxes"])
 
 
-def test_an_interruption_leaves_nothing_half_written(photo_folder, tmp_path):
+def test_interrupted_shard_leaves_no_files(photo_folder, tmp_path):
     spec = plan(photo_folder, tmp_path)[0]
     calls = iter(range(3))
 
@@ -75,7 +75,7 @@ def test_an_interruption_leaves_nothing_half_written(photo_folder, tmp_path):
     assert shards.process_shard(spec, ignore)["num_records"] == 8
 
 
-def test_a_finished_shard_is_not_done_again_and_another_request_is(photo_folder, tmp_path):
+def test_finished_shard_is_redone_only_for_another_request(photo_folder, tmp_path):
     spec = plan(photo_folder, tmp_path)[2]
     sidecar = shards.process_shard(spec, ignore)
     assert shards.process_shard(spec, lambda: pytest.fail("done again")) == sidecar
@@ -85,7 +85,7 @@ def test_a_finished_shard_is_not_done_again_and_another_request_is(photo_folder,
     assert shards.finished(spec) is None
 
 
-def test_a_shard_without_one_good_photo_is_empty_and_valid(tmp_path):
+def test_shard_without_a_good_photo_is_empty_and_valid(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     (spec,) = plan(tmp_path, tmp_path)
     sidecar = shards.process_shard(spec, ignore)
@@ -93,7 +93,7 @@ def test_a_shard_without_one_good_photo_is_empty_and_valid(tmp_path):
     assert shards.finished(spec) == sidecar
 
 
-def test_proposals_are_fractions_of_the_photo_and_keep_the_smallest_side(tmp_path):
+def test_proposals_are_fractions_of_the_photo_with_the_smallest_side(tmp_path):
     record = shards.make_record(photo_file(tmp_path), None, SETTINGS)
     assert (record.height, record.width) == (96, 120)
     assert record.proposals.dtype == np.float32 and len(record.proposals) >= 2
@@ -113,7 +113,7 @@ def test_annotated_boxes_are_stored_and_can_be_the_proposals(tmp_path):
     assert record.labels.tolist() == [3]
 
 
-def test_annotations_of_a_larger_copy_fit_and_of_a_turned_one_are_refused(tmp_path):
+def test_annotations_of_a_larger_copy_fit_and_of_a_turned_one_do_not(tmp_path):
     photo = photo_file(tmp_path)
     settings = SETTINGS._replace(proposals="none")
     boxes_xywh_px, labels = np.array([[24.0, 48.0, 120.0, 96.0]]), np.array([3])
@@ -124,7 +124,7 @@ def test_annotations_of_a_larger_copy_fit_and_of_a_turned_one_are_refused(tmp_pa
         shards.make_record(photo, Annotations(boxes_xywh_px, labels, 120, 96), settings)
 
 
-def test_naive_boxes_depend_on_the_photo_alone(tmp_path):
+def test_naive_proposals_depend_on_the_photo_alone(tmp_path):
     settings = SETTINGS._replace(proposals="naive")
     first, again = (shards.make_record(photo_file(tmp_path), None, settings).proposals for _ in range(2))
     other = shards.make_record(photo_file(tmp_path, seed=1), None, settings).proposals
@@ -133,6 +133,6 @@ def test_naive_boxes_depend_on_the_photo_alone(tmp_path):
 
 
 @pytest.mark.parametrize("proposals", ["selective_search", "naive"])
-def test_a_photo_smaller_than_the_smallest_side_has_no_boxes(tmp_path, proposals):
+def test_photo_smaller_than_the_smallest_side_has_no_proposals(tmp_path, proposals):
     photo = photo_file(tmp_path, width=200, height=15)
     assert shards.make_record(photo, None, SETTINGS._replace(proposals=proposals)).proposals.shape == (0, 4)

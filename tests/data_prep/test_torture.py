@@ -112,7 +112,7 @@ def paths_outside(root, out):
     return sorted(str(path) for path in root.parent.rglob("*") if out not in (path, *path.parents))
 
 
-def test_each_is_used_or_rejected_with_its_reason(root, run, tmp_path, capsys):
+def test_every_file_is_used_or_rejected_with_its_reason(root, run, tmp_path, capsys):
     out = tmp_path / "out"
     before = paths_outside(root, out)
     assert run(f"--out={out}", "--min_side=16") == 1
@@ -143,6 +143,6 @@ def kind_of(encoded):
     return {b"\xff\xd8": "JPEG", b"\x89P": "PNG"}[encoded[:2]]
 
 
-def test_the_share_that_may_be_rejected_is_exact(root, run, tmp_path):
+def test_max_rejected_is_exact(root, run, tmp_path):
     assert run(f"--out={tmp_path}", "--proposals=none", f"--max_rejected={9.9 / 22}") == 1
     assert run(f"--out={tmp_path}", "--proposals=none", f"--max_rejected={10 / 22}") == 0

@@ -42,7 +42,7 @@ def reason(photo):
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_photos_of_a_tar_are_read_in_place(tmp_path, kind):
+def test_tar_is_read_in_place(tmp_path, kind):
     path = make_tar(
         tmp_path / "photos.tar", CONTENTS | {"./c.jpg": b"fourth", "notes.txt": b"", "._a.jpg": b""}, kind=kind
     )
@@ -50,13 +50,13 @@ def test_photos_of_a_tar_are_read_in_place(tmp_path, kind):
     assert os.listdir(tmp_path) == ["photos.tar"]
 
 
-def test_photos_of_a_zip_are_read_in_place_however_they_are_compressed(tmp_path):
+def test_zip_of_any_compression_is_read_in_place(tmp_path):
     path = make_zip(tmp_path / "photos.zip", CONTENTS | {"notes.txt": b"", "__MACOSX/._a.jpg": b"", "w\\x.jpg": b"w"})
     assert opened(path) == CONTENTS | {"w/x.jpg": b"w"}
     assert os.listdir(tmp_path) == ["photos.zip"]
 
 
-def test_ids_are_those_of_a_folder_with_the_same_photos(tmp_path):
+def test_archive_gives_the_ids_of_an_equal_folder(tmp_path):
     for name, data in CONTENTS.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(data)
@@ -64,7 +64,7 @@ def test_ids_are_those_of_a_folder_with_the_same_photos(tmp_path):
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_names_that_lead_out_are_rejected_and_nothing_is_written(tmp_path, make):
+def test_archive_members_whose_names_lead_out_are_rejected(tmp_path, make):
     unsafe = {"../x.jpg": b"x", "a/../../x.jpg": b"x", "/x.jpg": b"x", "C:/x.jpg": b"x"}
     found = {photo.image_id: photo for photo in sources.find_photos(make(tmp_path / "archive", CONTENTS | unsafe))}
     assert set(found) == set(CONTENTS) | set(unsafe)
@@ -72,7 +72,7 @@ def test_names_that_lead_out_are_rejected_and_nothing_is_written(tmp_path, make)
     assert os.listdir(tmp_path) == ["archive"]
 
 
-def test_links_in_a_tar_lead_to_their_photos_or_are_rejected(tmp_path):
+def test_tar_links_are_followed_or_rejected(tmp_path):
     with tarfile.open(make_tar(tmp_path / "photos.tar", {"x/a.jpg": b"first"}), "a") as archive:
         for name, kind, target in [
             ("hard.jpg", tarfile.LNKTYPE, "x/a.jpg"),
@@ -90,7 +90,7 @@ def test_links_in_a_tar_lead_to_their_photos_or_are_rejected(tmp_path):
     assert {reason(found[name]) for name in ("circle.jpg", "pipe.jpg")} == {"not a regular file"}
 
 
-def test_of_two_members_of_one_name_the_last_counts(tmp_path):
+def test_archive_takes_the_last_of_two_members_with_one_name(tmp_path):
     with tarfile.open(make_tar(tmp_path / "photos.tar"), "a") as archive:
         member = tarfile.TarInfo("a.jpg")
         member.size = 3
@@ -98,7 +98,7 @@ def test_of_two_members_of_one_name_the_last_counts(tmp_path):
     assert opened(tmp_path / "photos.tar")["a.jpg"] == b"new"
 
 
-def test_a_damaged_and_an_encrypted_member_are_rejected(tmp_path):
+def test_zip_members_damaged_or_encrypted_are_rejected(tmp_path):
     path = make_zip(tmp_path / "photos.zip", {"a.jpg": b"first", "b.jpg": b"second"})
     data = bytearray(path.read_bytes())
     data[data.index(b"first")] ^= 1
@@ -113,7 +113,7 @@ def test_a_damaged_and_an_encrypted_member_are_rejected(tmp_path):
     assert "encrypted" in reason(encrypted)
 
 
-def test_a_tar_that_is_cut_short_after_it_was_listed_is_no_photo_of_zeros(tmp_path):
+def test_tar_cut_short_after_its_listing_is_rejected(tmp_path):
     path = make_tar(tmp_path / "photos.tar", {"a.jpg": b"first", "b.jpg": b"x" * 100_000})
     first, second = sources.find_photos(path)
     os.truncate(path, 50_000)
@@ -131,14 +131,14 @@ def test_a_tar_that_is_cut_short_after_it_was_listed_is_no_photo_of_zeros(tmp_pa
         (lambda path: make_tar(path, {"a.txt": b""}), "has no photos"),
     ],
 )
-def test_what_cannot_be_read_in_place_is_one_line(tmp_path, make, words):
+def test_unreadable_archives_are_one_line(tmp_path, make, words):
     make(tmp_path / "photos.tar")
     with pytest.raises(UserError, match=words) as error:
         sources.find_photos(tmp_path / "photos.tar")
     assert f"--images={tmp_path / 'photos.tar'}" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_archive_without_the_right_to_read_it_is_one_line(tmp_path, monkeypatch):
+def test_archive_without_read_permission_is_one_line(tmp_path, monkeypatch):
     path = make_zip(tmp_path / "photos.zip")
 
     def refuse(*_):

@@ -23,7 +23,7 @@ def kind_of(data):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_plain_jpeg_and_png_are_kept_byte_by_byte(kind, mode):
+def test_plain_jpeg_and_png_are_stored_byte_by_byte(kind, mode):
     found = save(paint(0).convert(mode), kind)
     stored = photos.read_photo(found)
     assert stored.encoded == found
@@ -31,7 +31,7 @@ def test_plain_jpeg_and_png_are_kept_byte_by_byte(kind, mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "1"])
-def test_other_png_become_rgb_png_with_the_same_colours(mode):
+def test_other_png_are_stored_as_rgb_png_with_the_same_colours(mode):
     image = paint(1).convert(mode)
     stored = photos.read_photo(save(image, "PNG"))
     assert kind_of(stored.encoded) == "PNG"
@@ -48,7 +48,7 @@ def test_16_bit_grey_keeps_its_brightness():
 @pytest.mark.parametrize(
     ("mode", "kind"), [("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGB", "BMP"), ("RGB", "TIFF"), ("P", "GIF")]
 )
-def test_other_formats_become_jpeg_close_to_the_photo(mode, kind):
+def test_other_formats_are_stored_as_jpeg_close_to_the_photo(mode, kind):
     image = paint(2).convert(mode, dither=Image.Dither.NONE)
     stored = photos.read_photo(save(image, kind))
     assert kind_of(stored.encoded) == "JPEG"
@@ -56,7 +56,7 @@ def test_other_formats_become_jpeg_close_to_the_photo(mode, kind):
     assert records.decode_image(stored.encoded).shape == (96, 120, 3)
 
 
-def test_exif_rotation_is_applied_to_what_is_stored():
+def test_exif_rotation_is_applied_to_the_stored_photo():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
     stored = photos.read_photo(save(paint(3), "JPEG", exif=exif, quality=95))
@@ -96,7 +96,7 @@ def test_max_side_stores_a_smaller_jpeg(kind, orientation):
     assert np.abs(stored.pixels.astype(int) - expected).mean() < 6
 
 
-def test_a_photo_of_max_side_is_kept():
+def test_photo_of_max_side_is_stored_as_found():
     found = save(paint(3), "JPEG")
     assert photos.read_photo(found, max_side=120).encoded == found
 
@@ -111,7 +111,7 @@ def test_a_photo_of_max_side_is_kept():
         (save(Image.fromarray(np.zeros([8, 8], np.float32)), "TIFF"), "unknown brightness range"),
     ],
 )
-def test_what_cannot_be_used_is_rejected_with_the_same_words_each_time(found, reason):
+def test_unusable_photos_are_rejected_with_the_same_reason_each_time(found, reason):
     reasons = set()
     for _ in range(2):
         with pytest.raises(photos.Rejected) as error:
@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_rejected_with_the_same_words_each_time(found, re
     assert reasons.pop().startswith(reason)
 
 
-def test_a_photo_of_too_many_pixels_is_rejected_before_it_is_decoded(monkeypatch):
+def test_photo_of_too_many_pixels_is_rejected_before_decoding(monkeypatch):
     found = save(paint(5), "JPEG")
     monkeypatch.setattr(photos, "MAX_PIXELS", 10_000)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))

@@ -1,6 +1,8 @@
 """Which photos a source has, under which ids, and how each is opened."""
 
 import os
+import zipfile
+from collections import Counter
 
 import pytest
 
@@ -20,7 +22,7 @@ def ids(found):
     return [photo.image_id for photo in found]
 
 
-def test_photos_are_found_in_all_folders_by_suffix_in_any_case_and_sorted(tmp_path):
+def test_photos_are_found_in_all_folders_by_suffix_and_sorted(tmp_path):
     touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.Jpeg", "notes.txt", ".hidden.jpg", ".cache/x.jpg", "a.webp")
     found = sources.find_photos(tmp_path)
     assert ids(found) == ["a.webp", "a/b/c.Jpeg", "a/z.png", "b.JPG"]
@@ -36,14 +38,14 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path):
     assert ids(sources.find_photos(tmp_path / "images")) == ["link/a.jpg"]
 
 
-def test_of_two_ways_to_a_folder_the_first_by_name_is_taken(tmp_path):
+def test_folder_with_two_links_is_listed_under_the_first_by_name(tmp_path):
     touch(tmp_path, "z/real/a.jpg")
     (tmp_path / "b").symlink_to("z/real")
     (tmp_path / "y").symlink_to("z/real")
     assert ids(sources.find_photos(tmp_path)) == ["b/a.jpg"]
 
 
-def test_a_broken_link_is_kept_and_rejected_when_it_is_opened(tmp_path):
+def test_broken_link_is_listed_and_rejected_on_opening(tmp_path):
     touch(tmp_path, "a.jpg")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
     photo = sources.find_photos(tmp_path)[1]
@@ -52,7 +54,7 @@ def test_a_broken_link_is_kept_and_rejected_when_it_is_opened(tmp_path):
         sources.open_photo(photo)
 
 
-def test_a_name_that_is_no_utf8_gets_an_id_of_its_own_and_can_be_opened(tmp_path):
+def test_name_that_is_no_utf8_gets_its_own_id(tmp_path):
     for byte in (b"\xfe", b"\xff"):
         with open(os.fsencode(tmp_path) + b"/" + byte + b".jpg", "wb") as file:
             file.write(byte)
@@ -61,7 +63,7 @@ def test_a_name_that_is_no_utf8_gets_an_id_of_its_own_and_can_be_opened(tmp_path
     assert [sources.open_photo(photo).encoded for photo in found] == [b"\xfe", b"\xff"]
 
 
-def test_a_folder_without_the_right_to_list_it_is_counted_and_named(tmp_path, monkeypatch):
+def test_folder_without_permission_is_listed_and_rejected(tmp_path, monkeypatch):
     touch(tmp_path, "a.jpg", "closed/b.jpg")
     scandir = os.scandir
 
@@ -77,8 +79,24 @@ def test_a_folder_without_the_right_to_list_it_is_counted_and_named(tmp_path, mo
         sources.open_photo(closed)
 
 
-@pytest.mark.parametrize(("name", "words"), [("nowhere", "no such folder"), ("", "has no photos")])
-def test_a_folder_without_photos_is_named(tmp_path, name, words):
+def test_files_of_other_formats_are_counted_by_suffix(tmp_path):
+    touch(tmp_path, "folder/a.jpg", "folder/b.HEIC", "folder/x/c.heic", "folder/x/d.mov", "folder/Makefile")
+    touch(tmp_path, "folder/.hidden.heic", "folder/.cache/e.heic")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("a.jpg", "b.heic", ".hidden.heic", "folder.heic/"):
+            archive.writestr(name, b"x")
+    listing = sources.list_sources([tmp_path / "folder", tmp_path / "photos.zip"])
+    assert ids(listing.photos) == ["folder/a.jpg", "photos/a.jpg"]
+    assert listing.passed_over == {".heic": 3, ".mov": 1, "without suffix": 1}
+    line = sources.passed_over_line(listing.passed_over)
+    assert line.startswith("passed over 5 files of other formats: 3 .heic, 1 ")
+    assert sources.passed_over_line(Counter()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("nowhere", "no such folder"), ("", r"has no photos .* passed over 1 files .*: 1 \.txt$")]
+)
+def test_source_without_photos_is_named(tmp_path, name, words):
     touch(tmp_path, "notes.txt")
     with pytest.raises(UserError, match=words) as error:
         sources.find_photos(tmp_path / name)
@@ -94,7 +112,7 @@ def test_ids_of_several_sources_begin_with_their_names(tmp_path):
         sources.list_sources([tmp_path / "train", tmp_path / "other" / ".." / "train"])
 
 
-def test_a_file_larger_than_any_photo_is_rejected_unread(tmp_path):
+def test_file_over_1_gib_is_rejected_unread(tmp_path):
     with open(tmp_path / "a.jpg", "wb") as file:
         file.truncate(sources.MAX_BYTES + 1)  # a hole: no space is used
     (photo,) = sources.find_photos(tmp_path)
@@ -102,7 +120,7 @@ def test_a_file_larger_than_any_photo_is_rejected_unread(tmp_path):
         sources.open_photo(photo)
 
 
-def test_the_digest_tells_names_and_sizes_apart():
+def test_photos_digest_depends_on_names_and_sizes():
     one = sources.PhotoFile("a.jpg", "/x/a.jpg", 5)
     assert sources.photos_digest([one]) == sources.photos_digest([one._replace(path="/y/a.jpg")])
     assert sources.photos_digest([one]) != sources.photos_digest([one._replace(num_bytes=6)])

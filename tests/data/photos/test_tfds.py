@@ -80,7 +80,7 @@ def real(data_dir, monkeypatch):
         cached.cache_clear()
 
 
-def test_bytes_and_annotations_are_those_that_were_written(real, painted):
+def test_tfds_bytes_and_annotations_survive_a_round_trip(real, painted):
     photos = sources.tfds_photos("painted_scenes", "train")
     assert [photo.image_id for photo in photos[:2]] == [f"painted_scenes/1.2.0/train/0000000{i}" for i in range(2)]
     opened = [sources.open_photo(photo) for photo in photos]
@@ -91,7 +91,7 @@ def test_bytes_and_annotations_are_those_that_were_written(real, painted):
         assert (one.objects.labels.tolist(), one.objects.is_crowd.tolist()) == ([number % 9, 1], [False, True])
 
 
-def test_photos_can_be_opened_in_any_order(real):
+def test_tfds_photos_can_be_opened_in_any_order(real):
     photos = sources.tfds_photos("painted_scenes", "train")
     in_order = [sources.open_photo(photo).encoded for photo in photos]
     for position in (7, 8, 2, 9, 0, 0):
@@ -106,19 +106,19 @@ def test_photos_can_be_opened_in_any_order(real):
         ("train[:10%]+validation[-1:]", ["train/00000000", "validation/00000002"]),
     ],
 )
-def test_splits_are_named_as_in_tfds(real, split, expected):
+def test_tfds_splits_give_their_ids(real, split, expected):
     found = sources.tfds_photos("painted_scenes", split)
     assert [photo.image_id.removeprefix("painted_scenes/1.2.0/") for photo in found] == expected
 
 
-def test_slices_are_read_as_tfds_reads_them(real):
+def test_tfds_slices_equal_as_dataset(real):
     found = [sources.open_photo(one).encoded for one in sources.tfds_photos("painted_scenes", "train[3:6]")]
     decoders = {"image": tfds.decode.SkipDecoding()}
     theirs = tfds.builder("painted_scenes").as_dataset(split="train[3:6]", decoders=decoders)
     assert found == [one["image"] for one in theirs.as_numpy_iterator()]
 
 
-def test_the_command_prepares_and_checks_annotated_boxes_without_crowds(real, painted, tmp_path, capsys):
+def test_command_prepares_and_checks_tfds_boxes_without_crowds(real, painted, tmp_path, capsys):
     flags = ["--source=tfds", "--dataset=painted_scenes", "--split=train", "--proposals=annotated", "--num_workers=1"]
     assert exit_code(*flags, f"--out={tmp_path / 'out'}") == 0
     assert exit_code(f"--check={tmp_path / 'out'}", "--num_workers=1") == 0
@@ -144,7 +144,7 @@ def test_the_command_prepares_and_checks_annotated_boxes_without_crowds(real, pa
         ("painted_scene", "train", "--dataset=painted_scene "),
     ],
 )
-def test_what_tfds_does_not_have_is_one_line(real, dataset, split, words):
+def test_unknown_tfds_names_are_one_line(real, dataset, split, words):
     with pytest.raises(UserError, match=words.replace("[", r"\[")) as error:
         sources.tfds_photos(dataset, split)
     assert "\n" not in str(error.value)
@@ -191,7 +191,7 @@ def encoded_examples(self, split, decoders=None, read_config=None, **kwargs):
         ("voc/2007", "validation", encoded_examples, 1, b"\x89PN"),
     ],
 )
-def test_mocked_data_sets_of_the_catalogue(tmp_path, name, split, fake, num_objects, kind):
+def test_command_prepares_mocked_data_sets_of_the_catalogue(tmp_path, name, split, fake, num_objects, kind):
     mocked_info(name, tmp_path / "tfds", split, 6)
     for cached in (tfds_photos._builder, tfds_photos._layout):
         cached.cache_clear()
