@@ -19,9 +19,9 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 from univip_jax.data.labelled.sets import centre_batches, open_labelled
 from univip_jax.data.labelled.views import centre_crop
+from univip_jax.evaluate.features import FeatureCache
 from univip_jax.extract import __main__ as extract
-from univip_jax.extract import feature_file
-from univip_jax.extract.__main__ import Request, adaptive_mean, extract_folder
+from univip_jax.extract.__main__ import Request, extract_folder
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.folder import write_config
@@ -75,32 +75,6 @@ def crops(photos: Path, size: int) -> np.ndarray:
     return np.stack([centre_crop(np.asarray(Image.open(photos / name)), size).numpy() for name in PATHS])
 
 
-def windows_by_hand(maps: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Window i of n holds position p where the spans [p, p + 1) and [i side / n, (i + 1) side / n) meet."""
-
-    def members(side: int, count: int, i: int) -> list[int]:
-        return [p for p in range(side) if p * count < (i + 1) * side and (p + 1) * count > i * side]
-
-    out = np.zeros((len(maps), rows, columns, maps.shape[3]))
-    for i in range(rows):
-        for j in range(columns):
-            ys, xs = members(maps.shape[1], rows, i), members(maps.shape[2], columns, j)
-            out[:, i, j] = sum(maps[:, y, x].astype(float) for y in ys for x in xs) / (len(ys) * len(xs))
-    return out
-
-
-@pytest.mark.parametrize("grid", [(1, 1), (2, 2), (3, 2), (7, 5), (8, 1)])
-def test_adaptive_means_by_hand(grid):
-    """Of 7 x 5: windows of 2 share a row and a column; of 3, rows 0-2, 2-4, 4-6; of 8, more windows than rows."""
-    maps = np.random.default_rng(0).normal(size=(2, 7, 5, 3)).astype(np.float32)
-    np.testing.assert_allclose(adaptive_mean(jnp.asarray(maps), *grid), windows_by_hand(maps, *grid), atol=1e-6)
-
-
-def test_two_windows_of_seven_share_the_middle():
-    maps = jnp.arange(7.0).reshape(1, 7, 1, 1)
-    assert adaptive_mean(maps, 2, 1).ravel().tolist() == [1.5, 4.5]  # means of 0..3 and 3..6
-
-
 def test_rows_are_the_encoders_features_in_the_order_of_the_paths(run, photos):
     """Five photos in batches of 4: the last is filled up."""
     closing = extract_folder(request(run, photos))
@@ -114,22 +88,18 @@ def test_rows_are_the_encoders_features_in_the_order_of_the_paths(run, photos):
     metadata = {key.decode(): value.decode() for key, value in pq.read_schema(out).metadata.items()}
     expected = {"run": str(run), "step": "2", "stage": "4", "pool": "mean", "image_size": "32", "num_photos": "5"}
     assert expected.items() <= metadata.items()
-    assert json.loads(metadata["shape"]) == [1, 1, 64]
     assert str(pq.read_schema(out).field("features").type).startswith("fixed_size_list<element: float")
-    assert "of 5 photos" in closing and "photos/s" in closing
+    assert "64 features of each of 5 photos" in closing and "photos/s" in closing
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.parquet"]
 
 
-def test_a_grid_of_an_earlier_stage(run, photos):
-    """Crops of 40 px: 20, 10 and 5 px after the stem and two stages, and windows of 2 of 5 overlap."""
-    extract_folder(request(run, photos, stage=3, pool="2x2", image_size=40, step=1))
-    out = request(run, photos).out
+def test_features_of_an_earlier_stage_and_step(run, photos):
+    """Crops of 40 px: 20, 10 and 5 px after the stem and two stages."""
+    extract_folder(request(run, photos, stage=3, image_size=40, step=1))
     encoder = load_encoder(run, 1)
     maps = np.asarray(jax.jit(encoder.stages)(encoder.variables, crops(photos, 40))[2])
     assert maps.shape == (5, 5, 5, 32)
-    assert json.loads(pq.read_schema(out).metadata[b"shape"]) == [2, 2, 32]
-    found = rows(out)[1].reshape(5, 2, 2, 32)
-    np.testing.assert_allclose(found, windows_by_hand(maps, 2, 2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rows(request(run, photos).out)[1], maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_crops_are_those_of_the_evaluations(photos):
@@ -155,54 +125,43 @@ def test_bad_photos_are_named_and_left_out(run, photos):
         {"id": "m.jpg", "reason": "unreadable file: No such file or directory"},
     ]
     assert [json.loads(line) for line in lines] == bad
-    assert "of 5 photos, without 2 that cannot be read: b/a.jpg (not an image), m.jpg" in closing
+    assert "of each of 5 photos, without 2 that cannot be read: b/a.jpg (not an image), m.jpg" in closing
 
 
 def test_a_folder_in_which_nothing_can_be_read_is_an_error(run, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of the 1 photos can be read \(first: a.jpg: empty file\)"):
+    with pytest.raises(UserError, match=r"none of the 1 photos can be read, as a.jpg \(empty file\): see"):
         extract_folder(request(run, tmp_path / "photos"))
     assert [path.name for path in (tmp_path / "lr=2").iterdir()] == ["out.parquet.rejected.jsonl"]
 
 
-def test_an_interrupted_run_goes_on_to_the_same_file(run, photos, monkeypatch):
-    """Parts of two photos; the power goes while the second part is written, and again while the file is made."""
-    monkeypatch.setattr(feature_file, "PART_PHOTOS", 2)
-    (photos / "b-1.png").write_bytes(b"no photo")  # its part has one row
+def test_interrupted_run_resumes_to_the_same_file(run, photos, monkeypatch):
+    """The power goes after the first batch of two, in the second one, and while the file is written."""
+    (photos / "b-1.png").write_bytes(b"no photo")
     undisturbed = request(run, photos, out=photos.parent / "undisturbed.parquet")
     extract_folder(undisturbed)
-
-    commit, named = feature_file.FeatureFile._commit, []
-
-    def fail_at(name):
-        def commit_or_fail(self, path):
-            if path.name == name:
-                raise InterruptedError("power")
-            named.append(path.name)
-            commit(self, path)
-
-        monkeypatch.setattr(feature_file.FeatureFile, "_commit", commit_or_fail)
-
-    loaded, load = [], extract.load_crop
+    out, loaded, load = request(run, photos).out, [], extract.load_crop
+    monkeypatch.setattr(extract, "round_batch", lambda *_: 4)  # of four devices
     monkeypatch.setattr(extract, "load_crop", lambda photo, size: loaded.append(photo.image_id) or load(photo, size))
-    fail_at("000001.parquet")
-    with pytest.raises(UserError, match="power"):
-        extract_folder(request(run, photos))
-    assert named == ["settings.json", "000000.parquet"]
-    out = request(run, photos).out
-    assert not out.exists()
-    (Path(f"{out}.parts") / "000002.parquet").write_bytes(b"PAR1 cut short")
 
-    loaded.clear(), named.clear()
-    fail_at("out.parquet")
-    with pytest.raises(UserError, match="power"):
+    def stop(batches):
+        yield next(batches)
+        raise InterruptedError("power")
+
+    extend = FeatureCache.extend
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"\.rows cannot be written"):
+        patch.setattr(FeatureCache, "extend", lambda self, batches, name: extend(self, stop(batches), name))
+        extract_folder(request(run, photos))
+    (cached,) = Path(f"{out}.cache").glob("*.rows")
+    cached.write_bytes(cached.read_bytes()[:-100])  # the last of four rows is cut short
+    loaded.clear()
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(extract, "write_features", interrupt)
         extract_folder(request(f"{run}/", photos))  # a run by another name is the same run
-    assert sorted(loaded) == PATHS[2:]
-    assert named == ["000001.parquet", "000002.parquet", "out.parquet.rejected.jsonl"]
+    assert sorted(loaded) == PATHS[3:] and not out.exists()
 
     loaded.clear()
-    fail_at("")
     extract_folder(request(run, photos))
     assert loaded == []
     assert rows(out)[0] == [name for name in PATHS if name != "b-1.png"]
@@ -210,66 +169,47 @@ def test_an_interrupted_run_goes_on_to_the_same_file(run, photos, monkeypatch):
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.parquet", "out.parquet.rejected.jsonl"]
 
 
-CHANGES = [
-    ({"stage": 3}, "stage was 4 and is now 3"),
-    ({"pool": "2x2"}, "pool was mean and is now 2x2"),
-    ({"image_size": 40}, "image_size was 32 and is now 40"),
-    ({"step": 1}, "step was 2 and is now 1, weights_sha256 was"),
-    ({}, "num_photos was 5 and is now 4"),
-]
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_other_settings_are_refused_by_name(run, photos, monkeypatch, finished):
-    out = request(run, photos).out
-    if finished:
-        extract_folder(request(run, photos))
-        before = out.read_bytes()
-        assert "is finished already" in extract_folder(request(run, photos, batch_size=8))
-        assert out.read_bytes() == before
-    else:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(extract, "_extract_part", interrupt)
-            extract_folder(request(run, photos))
-    for changes, message in CHANGES:
-        if not changes:
-            (photos / "z.png").unlink()
-        with pytest.raises(UserError, match=message) as error:
-            extract_folder(request(run, photos, **changes))
-        assert ("holds features" if finished else "holds unfinished features") in str(error.value)
-        assert "choose another --out" in str(error.value)
-
-
 def interrupt(*_) -> None:
-    raise KeyboardInterrupt
+    raise InterruptedError("power")
+
+
+def test_finished_file_is_kept_and_other_settings_are_refused_by_name(run, photos):
+    out = request(run, photos).out
+    extract_folder(request(run, photos))
+    before = out.read_bytes()
+    assert "is finished already" in extract_folder(request(run, photos, batch_size=8))
+    for changes, message in (
+        ({"stage": 3}, "stage was 4 and is now 3"),
+        ({"image_size": 40}, "image_size was 32 and is now 40"),
+        ({"step": 1}, "step was 2 and is now 1, weights_sha256 was"),
+    ):
+        with pytest.raises(UserError, match=f"holds features of other settings: {message}.*; choose another --out"):
+            extract_folder(request(run, photos, **changes))
+    (photos / "z.png").unlink()
+    with pytest.raises(UserError, match="num_photos was 5 and is now 4"):
+        extract_folder(request(run, photos))
+    assert out.read_bytes() == before
 
 
 def test_a_file_of_something_else_is_not_overwritten(run, photos):
     out = request(run, photos).out
     out.parent.mkdir()
     out.write_text("mine")
-    with pytest.raises(UserError, match="is no file of features: choose another --out"):
+    with pytest.raises(UserError, match="holds no features: choose another --out"):
         extract_folder(request(run, photos))
     assert out.read_text() == "mine"
-    out.rename(f"{out}.parts")
-    with pytest.raises(UserError, match=r"out\.parquet\.parts"):
+    out.rename(f"{out}.cache")
+    with pytest.raises(UserError, match=r"out\.parquet\.cache.* cannot be written \(File exists\)"):
         extract_folder(request(run, photos))
-    assert Path(f"{out}.parts").read_text() == "mine"
+    assert Path(f"{out}.cache").read_text() == "mine"
 
 
 def test_the_command_as_a_user_starts_it(run, photos):
     out = request(run, photos).out
-    command = [
-        sys.executable,
-        "-m",
-        "univip_jax.extract",
-        f"--run={run}",
-        f"--images={photos}",
-        f"--out={out}",
-    ]
-    result = subprocess.run([*command, "--pool=1x2"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    command = [sys.executable, "-m", "univip_jax.extract", f"--run={run}", f"--images={photos}", f"--out={out}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"{out}: features [1, 2, 64] of 5 photos; 5 photos in this run at ")
+    assert result.stdout.startswith(f"{out}: 64 features of each of 5 photos; 5 photos in this run at ")
     assert "photo/s" in result.stderr and "Traceback" not in result.stderr
     assert rows(out)[0] == PATHS
 
@@ -291,8 +231,6 @@ def own_flags():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--pool=3"], 2, "--pool=3 is neither mean nor HxW, as 2x2"),
-        (["--pool=0x2"], 2, "--pool=0x2"),
         (["--stage=5"], 2, "--stage=5: 5 is not an integer in the range [1, 4]"),
         (["--run="], 2, "--run is missing"),
         (["features.parquet"], 2, "unexpected argument 'features.parquet'"),
@@ -307,7 +245,7 @@ def test_mistakes_are_one_line(run, photos, capsys, monkeypatch, arguments, code
     out = request(run, photos).out
     with pytest.raises(SystemExit) as error:
         given = ["extract", f"--run={run}", f"--images={photos}", f"--out={out}", *arguments]
-        command.parse_flags(extract.NAME, extract.REQUIRED, extract._check_flags)(given)
+        command.parse_flags(extract.NAME, extract.REQUIRED)(given)
         command.call(f"python -m {extract.NAME}", extract._work, interrupted="")
     assert error.value.code == code
     stderr = capsys.readouterr().err

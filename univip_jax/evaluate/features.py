@@ -4,6 +4,7 @@ Rows are appended as they are computed, so an interrupted pass resumes. A cache'
 are made from (photos, weights, view, size); it is used only if its bytes are those that were written.
 """
 
+import contextlib
 import hashlib
 import sys
 from collections import deque
@@ -81,8 +82,8 @@ class FeatureCache:
 
     def extend(self, batches: Iterable[Shaped[np.ndarray, " n"]], name: str) -> None:
         """Appends the missing rows of the photos `name`. Raises UserError where they cannot be written."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with (
                 self.path.open("ab") as file,
                 progress_bar(self._num_rows, "photo", f"features of {name}", self.num_done) as bar,
@@ -102,6 +103,13 @@ class FeatureCache:
     def rows(self) -> Shaped[np.ndarray, " n"]:
         """All rows, mapped: what is not read takes no memory."""
         return np.memmap(self.path, self._row, mode="r")
+
+    def remove(self) -> None:
+        """Deletes the file, and its folder if nothing else is in it."""
+        self.path.unlink(missing_ok=True)
+        self._digest.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
 
 def cached_features(task: Task, labelled: Labelled, readout: Readout) -> Features | None:
