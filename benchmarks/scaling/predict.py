@@ -110,7 +110,7 @@ def predict(network: Network, machine: Machine, run: Run, images_per_second: flo
         communication=communication,
         efficiency=compute / (compute + communication),
         images_per_second=rate,
-        hours=run.num_photos * run.num_epochs / rate / 3600,
+        hours=run.num_photos // run.batch_size * run.batch_size * run.num_epochs / rate / 3600,
         input_cores=rate * INPUT_SECONDS,
     )
 

@@ -252,3 +252,11 @@ def test_missing_evaluations_follow_the_rows_protocol(tmp_path, table):
     protocols = {(config.get("protocol", "semi_orl"), config.get("labels")) for config in found}
     assert protocols == {(row.evaluation.protocol, row.evaluation.labels) for row in TABLES[table].rows}
     assert all(config.data.train.startswith("imagenet2012") and config.data.test for config in found)
+
+
+def test_commands_of_docs_reproduction_parse():
+    """Commands of main.py and `configs/NAME.py:ARG` in tables name configs and fields that exist."""
+    text = (ROOT / "docs/reproduction.md").read_text().replace("\\\n", "")
+    found = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("python main.py")]
+    found += [["python", "main.py", f"--config={config}"] for config in re.findall(r"`(configs/[\w.:=]+)`", text)]
+    assert len(found) > 15 and all(parse(words).task in ("train", "linear", "semi") for words in found)
