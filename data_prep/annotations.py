@@ -32,8 +32,7 @@ def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
     A photo that its EXIF tag turns upright may have been annotated before or after the turn: the size in the json
     decides. Where it fits both (a square photo, half a turn), the json means the pixels as encoded, as COCO's does.
 
-    Raises:
-        Rejected: the json gives another shape.
+    Raises Rejected: the json gives another shape.
     """
     height, width = stored.pixels.shape[:2]
     encoded_height, encoded_width = (width, height) if stored.orientation >= 5 else (height, width)
@@ -97,11 +96,7 @@ def _only(objects: Objects) -> Objects:
 
 
 def read_json(path: Path | str) -> dict:
-    """The contents of a COCO json.
-
-    Raises:
-        UserError: the file is missing or no such json.
-    """
+    """The contents of a COCO json; raises UserError where the file is missing or no such json."""
     try:
         contents = json.loads(Path(path).read_bytes())
         named = [image["file_name"] for image in contents["images"] if image["id"] is not None]
@@ -120,8 +115,7 @@ def find_annotations(contents: dict, path: Path | str, image_ids: Sequence[str])
     A photo is matched by its id, else by its base name where only one photo and one entry have it. In a json without
     annotations (COCO's image_info files), each named photo has no objects.
 
-    Raises:
-        UserError: its contents are not as they should be, or name none of the photos.
+    Raises UserError: it is not COCO's, or names none of the photos.
     """
     try:
         by_entry: dict[int, list[dict]] = {}

@@ -29,8 +29,7 @@ def run(task: Task, specs: Sequence[Any], out: Path, options: Sequence[str], num
         out: folder that all workers see. It holds the specs during the run, for they may exceed the size of a job.
         options: Beam's pipeline options, such as `--runner=FlinkRunner`; none: `num_workers` processes of this machine.
 
-    Raises:
-        UserError: from the task, or the pipeline failed.
+    Raises UserError: from the task, or the pipeline failed.
     """
     parsed = PipelineOptions(list(options))
     if local := parsed.view_as(StandardOptions).runner in (None, *_LOCAL):

@@ -25,8 +25,7 @@ class Checked(NamedTuple):
 def check_dataset(root: Path, num_workers: int) -> Checked:
     """Reads every byte, and computes the manifest's statistics of the proposals again.
 
-    Raises:
-        UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
+    Raises UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
     """
     manifest, progress = manifests.unfinished(root) or (records.read_manifest(root), "")
     results = runners.run(partial(check_shard, root), manifest["shards"], manifest["num_records"], num_workers)

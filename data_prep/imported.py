@@ -42,8 +42,7 @@ def read_proposals(
         image_ids: the photos; matched as annotations are.
         min_side: boxes with a shorter side (px of the annotated photo) are dropped while reading.
 
-    Raises:
-        UserError: a file is missing or of another kind, needs an annotations json, or has boxes for none of the photos.
+    Raises UserError: a file is missing or of another kind, lacks its annotations json, or has boxes for no photo.
     """
     by_name: dict[str, Annotations] = {}
     for path, images in zip(paths, entries, strict=True):

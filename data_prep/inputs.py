@@ -38,8 +38,7 @@ class Loaded(NamedTuple):
 def load(inputs: Inputs, settings: Settings) -> Loaded:
     """Lists the photos and reads their annotations and imported boxes.
 
-    Raises:
-        UserError: see `sources`, `annotations`, `imported`.
+    Raises UserError: see `sources`, `annotations`, `imported`.
     """
     if inputs.dataset:
         return _load_tfds(inputs, settings)

@@ -38,8 +38,7 @@ def finished(out: Path, description: dict) -> dict | None:
     Returns:
         The manifest, or None where there is work to do (new folder, unfinished run, missing shards).
 
-    Raises:
-        UserError: `out` holds a data set of another request, format version, or a damaged manifest.
+    Raises UserError: `out` holds a data set of another request, format version, or a damaged manifest.
     """
     if not (out / records.MANIFEST).is_file():
         return None
@@ -63,8 +62,7 @@ def finished(out: Path, description: dict) -> dict | None:
 def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
     """Creates `out` where there is none.
 
-    Raises:
-        UserError: it cannot be created, or holds shards of another set of photos.
+    Raises UserError: it cannot be created, or holds shards of another set of photos.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -83,8 +81,7 @@ def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
 def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: float) -> dict:
     """Writes `rejected.jsonl` and returns the manifest, which `write` writes last.
 
-    Raises:
-        UserError: no photo can be used, or a larger share than `max_rejected` cannot: the shards stay.
+    Raises UserError: no photo can be used, or a larger share than `max_rejected` cannot: the shards stay.
     """
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected), sync=True)

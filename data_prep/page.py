@@ -45,8 +45,7 @@ img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }}
 def write_page(root: Path, manifest: dict[str, Any], summary: list[str]) -> None:
     """Writes `proposals.html` of the finished shards that the manifest names, with the summary's lines.
 
-    Raises:
-        UserError: a shard cannot be read, or the page cannot be written.
+    Raises UserError: a shard cannot be read, or the page cannot be written.
     """
     settings = ", ".join(f"{name} {value}" for name, value in manifest.get("settings", {}).items())
     photos = _photos(root, manifest)

@@ -27,8 +27,7 @@ class Request(NamedTuple):
 def prepare(request: Request) -> str:
     """Prepares the data set, or resumes an interrupted run, and returns a summary for people.
 
-    Raises:
-        UserError: see `inputs`, `manifest`, `writing` and `runners`.
+    Raises UserError: see `inputs`, `manifest`, `writing` and `runners`.
     """
     loaded = load(request.inputs, request.settings)
     description = manifests.describe(loaded, request.settings)

@@ -83,8 +83,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
         record), verdict (`proposal_stats.of_shard`), rejected ([{id, reason}]), spec_hash.
 
-    Raises:
-        UserError: the shard cannot be written.
+    Raises UserError: the shard cannot be written.
     """
     if (sidecar := finished(spec)) is not None:
         return sidecar

@@ -32,8 +32,7 @@ def remove_leftovers(folder: Path) -> None:
 def locked(folder: Path, shared: bool) -> Iterator[None]:
     """Locks the folder for this command, or for several that share it, until the block or the process ends.
 
-    Raises:
-        UserError: another command has the lock.
+    Raises UserError: another command has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -17,8 +17,7 @@ def temporary(path: Path) -> Iterator[Path]:
 
     Its writer holds a lock (flock) on it for as long as the process lives: without a lock it is a left-over.
 
-    Raises:
-        UserError: it cannot be written (disk full, no permission), or the block raised an OSError.
+    Raises UserError: it cannot be written (disk full, no permission), or the block raised an OSError.
     """
     tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -49,8 +48,7 @@ def write_whole(path: Path, contents: str | bytes, *, sync: bool = False) -> Non
     Args:
         sync: wait until the contents are on the disk: slow, but then they survive a power failure.
 
-    Raises:
-        UserError: it cannot be written.
+    Raises UserError: it cannot be written.
     """
     with appearing(path) as tmp, open(tmp, "wb") as file:
         file.write(contents.encode() if isinstance(contents, str) else contents)

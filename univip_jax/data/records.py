@@ -106,8 +106,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         `encoded`, `id` (string scalars), `height`, `width` (int64 scalars, px), `proposals` float32 [N, 4] yxyx,
         `objects` float32 [M, 4] yxyx, `labels` int64 [M], `is_crowd` bool [M] (False where an early record lacks it).
 
-    Raises:
-        tf.errors.InvalidArgumentError: the bytes are not such a record.
+    Raises tf.errors.InvalidArgumentError: the bytes are not such a record.
     """
     parsed = tf.io.parse_single_example(serialized, _SCHEMA)
     record = {key: parsed[name] for name, (key, _) in _FEATURES.items()}
@@ -134,8 +133,7 @@ def write_shard(path: Path, serialized: Iterable[bytes]) -> list[int]:
     Returns:
         The byte offset of each record.
 
-    Raises:
-        UserError: the file cannot be written (disk full, no permission).
+    Raises UserError: the file cannot be written (disk full, no permission).
     """
     offsets, position = [], 0
     try:
@@ -179,8 +177,7 @@ def fingerprint(shard_sha256s: Iterable[str]) -> str:
 def read_manifest(root: Path | str) -> dict:
     """The checked contents of `root/manifest.json`.
 
-    Raises:
-        UserError: no such folder, no manifest (unfinished, or no data set), another version, damaged.
+    Raises UserError: no such folder, no manifest (unfinished, or no data set), another version, damaged.
     """
     path = Path(root) / MANIFEST
     if not path.parent.is_dir():
@@ -202,8 +199,7 @@ def read_manifest(root: Path | str) -> dict:
 def read_sidecar(root: Path | str, entry: dict) -> Shard:
     """The shard of the manifest's `entry`, with its offsets; compares sizes, not contents.
 
-    Raises:
-        UserError: shard or sidecar missing, damaged, or of another size than the manifest says.
+    Raises UserError: shard or sidecar missing, damaged, or of another size than the manifest says.
     """
     path = Path(root) / entry["name"]
     size = path.stat().st_size if path.is_file() else None
@@ -225,8 +221,7 @@ def read_sidecar(root: Path | str, entry: dict) -> Shard:
 def open_dataset(root: Path | str) -> Dataset:
     """Opens a finished data set; compares versions and sizes, but only `data_prep --check` reads every byte.
 
-    Raises:
-        UserError: missing, unfinished, of another format version, or damaged.
+    Raises UserError: missing, unfinished, of another format version, or damaged.
     """
     manifest = read_manifest(root)
     shards = tuple(read_sidecar(root, entry) for entry in manifest["shards"])

@@ -26,8 +26,7 @@ def list_archive(path: Path) -> Listing:
 
     Members whose names lead out of the archive (`../`, absolute) and members that are no files are `refused`.
 
-    Raises:
-        UserError: neither zip nor plain tar, or damaged.
+    Raises UserError: neither zip nor plain tar, or damaged.
     """
     try:
         with open(path, "rb") as file:

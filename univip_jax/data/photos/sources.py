@@ -25,8 +25,7 @@ def find_photos(source: Path | str) -> list[PhotoFile]:
 def list_sources(sources: Sequence[Path | str]) -> Listing:
     """The photos of all sources, sorted by id; with several, each id begins with its source's name.
 
-    Raises:
-        UserError: no such file or folder, a file that is no archive, no photo in it, or a source that is given twice.
+    Raises UserError: no such file or folder, a file that is no archive, no photo in it, or a source given twice.
     """
     photos, passed_over = [], Counter()
     for source, prefix in zip(sources, _prefixes(sources), strict=True):
@@ -78,8 +77,7 @@ def _prefixes(sources: Sequence[Path | str]) -> list[str]:
 def tfds_photos(dataset: str, split: str) -> list[PhotoFile]:
     """The photos of a TFDS split, in its order; the ids are NAME/VERSION/SPLIT/NUMBER.
 
-    Raises:
-        UserError: it cannot be opened, or is empty.
+    Raises UserError: it cannot be opened, or is empty.
     """
     photos = [
         PhotoFile(

@@ -37,8 +37,7 @@ class _Layout(NamedTuple):
 def open_split(dataset: str, split: str) -> list[Part]:
     """The parts that make up a split, as `train`, `train[:10%]` or `train+validation`; prepares the data set if needed.
 
-    Raises:
-        UserError: no such data set or split, it cannot be downloaded, or it holds no images.
+    Raises UserError: no such data set or split, it cannot be downloaded, or it holds no images.
     """
     tfds = _tfds()
     try:
@@ -110,8 +109,7 @@ def read_example(dataset: str, split: str, position: int) -> Opened:
 
     Boxes are in the frame of the pixels as encoded, labels are TFDS's class numbers.
 
-    Raises:
-        UserError: it cannot be read.
+    Raises UserError: it cannot be read.
     """
     next_position, examples = _reading.pop((dataset, split), (-1, iter(())))
     try:
