@@ -8,10 +8,11 @@ from typing import Any
 
 from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
+from univip_jax.data import MANIFEST
 from univip_jax.reproduce.rows import PHOTOS, TABLES, Row
 from univip_jax.run.folder import CONFIG, FREE_FIELDS, read_config
 
-_RESULTS, _MANIFEST = "results.json", "manifest.json"
+_RESULTS = "results.json"
 RANDOM = "random"
 # Fields that say where, how or with which seed a run was done. The data set is compared by its number of photos.
 _NO_DIFFERENCE = {*FREE_FIELDS, "seed", "task", "data.train"}
@@ -110,7 +111,7 @@ def pretraining_differences(row: Row, settings: dict[str, Any]) -> list[str]:
 def _num_photos(settings: dict[str, Any]) -> int | None:
     """Photos of the prepared data set; None if it is not on this machine."""
     try:
-        return int(json.loads((Path(settings["data.train"]) / _MANIFEST).read_text())["num_records"])
+        return int(json.loads((Path(settings["data.train"]) / MANIFEST).read_text())["num_records"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
