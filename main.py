@@ -89,7 +89,7 @@ def _load(place: str):
 
 
 def main(_: list[str]) -> None:
-    """Runs the task that the config names, and exits at once with its code.
+    """Runs the task that the config names, and exits with its code: at once where it failed.
 
     Otherwise JAX waits minutes for other processes, and Orbax for threads of a save that failed.
     """
@@ -98,10 +98,12 @@ def main(_: list[str]) -> None:
         work = partial(_work, _CONFIG.value, workdir)
         cli.call("error", work, interrupted="run the same command again to resume", folder=workdir)
     except SystemExit as end:
-        if end.code:
+        # A run that is saved exits as others do: its processes wait for each other, else one would abort the rest.
+        if end.code and end.code != _PREEMPTED.value:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code)
+        raise
 
 
 if __name__ == "__main__":

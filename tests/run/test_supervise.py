@@ -1,157 +1,192 @@
-"""The supervisor, with small scripts for the ranks: what ends them, what starts them again, and the exit codes."""
+"""The supervisor, with small scripts in place of a training."""
 
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from absl.testing import flagsaver
 
-from tests.run.supervised import DEAF, ROOT, SAVES, alive, starter
-from univip_jax.run.supervise import kept, newest_step, workdir
+from univip_jax.run.supervise import Policy, parse, saved_work, verdict, workdir
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 60  # s, for what takes far less than one
+POLICY = Policy(max_restarts=3, backoff=2.0, grace=120.0)
+
+# Every script begins so: `start` is 1 at the first start; `tell` writes a file that the test reads, whole.
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+run = Path(sys.argv[1].removeprefix("--workdir="))
+run.mkdir(exist_ok=True)
+start = len(list(run.glob("start-*"))) + 1
+
+def tell(name, text=""):
+    (run / "new").write_text(str(text))
+    (run / "new").rename(run / name)
+
+def save(step):
+    (run / "checkpoints" / str(step)).mkdir(parents=True)
+
+tell(f"start-{start}", os.getpid())
+"""
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntell('ready')\nwhile True: time.sleep(0.01)"
+
+
+class Supervised:
+    """A supervisor of a script, and what the script told."""
+
+    def __init__(self, folder: Path, script: str, *flags: str):
+        self.run, self._out, self._err = folder / "run", folder / "out.txt", folder / "err.txt"
+        command = [sys.executable, "-m", "univip_jax.run.supervise", "--backoff=0.01", *flags]
+        command += ["--", sys.executable, "-c", SCRIPT + script, f"--workdir={self.run}"]
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
+
+    def wait(self) -> int:
+        return self.process.wait(TIMEOUT)
+
+    def wait_for(self, condition) -> None:
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert time.monotonic() < end, self.err
+            time.sleep(0.005)
+
+    def wait_for_file(self, name: str) -> None:
+        self.wait_for((self.run / name).exists)
+
+    def starts(self) -> int:
+        return len(list(self.run.glob("start-*")))
+
+    def pid(self) -> int:
+        return int((self.run / "start-1").read_text())
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
 
 
 @pytest.fixture
 def supervise(tmp_path):
-    yield from starter(tmp_path)
+    """Starts supervisors, and ends them after the test."""
+    started = []
+
+    def start(script: str, *flags: str) -> Supervised:
+        started.append(Supervised(tmp_path, script, *flags))
+        return started[-1]
+
+    yield start
+    for supervised in started:
+        supervised.process.kill()
+        supervised.process.wait()
 
 
-def test_a_killed_rank_ends_the_others_and_all_start_again(supervise):
-    """The others do not listen to SIGTERM, and the first port is still taken when the second is needed."""
-    supervised = supervise(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "tell(f'address-{rank}-{start}', flags['coordinator_address'])\n"
-        "if start == 1:\n"
-        "    if rank == 1: save(5)\n"
-        "    tell(f'ready-{rank}')\n"
-        "    signal.pause()\n",
-        "--num_processes=2",
-    )
-    supervised.wait_for_file("ready-0", "ready-1")
-    addresses = [(supervised.run / f"address-{rank}-1").read_text() for rank in (0, 1)]
-    assert addresses[0] == addresses[1]
-    with socket.socket() as taken:
-        taken.bind(("localhost", int(addresses[0].rsplit(":", 1)[1])))
-        os.kill(supervised.pid(1), signal.SIGKILL)
-        assert supervised.wait() == 0
-    assert not alive(supervised.pid(0))
-    assert [supervised.starts(rank) for rank in (0, 1)] == [2, 2]
-    again = [(supervised.run / f"address-{rank}-2").read_text() for rank in (0, 1)]
-    assert again[0] == again[1] != addresses[0]
-    lines = supervised.err.splitlines()
-    assert re.fullmatch(
-        r"supervise: rank 1 was ended by SIGKILL after 0:\d\d:\d\d; newest checkpoint: step 5", lines[0]
-    )
-    assert re.fullmatch(r"supervise: all ranks have ended, \d+\.\d\d s after the first", lines[1])
-    assert lines[2:] == ["supervise: restart 1 of 3 since the last progress, in 0.01 s"]
-
-
-@pytest.mark.parametrize("limit", [0, 1, 3])
-def test_without_progress_it_gives_up(supervise, limit):
-    """Each pause is twice the one before."""
-    supervised = supervise("if start == 1: save(7)\nsys.exit(75)", f"--max_restarts={limit}")
-    assert supervised.wait() == 75
-    # Only the first start brings a checkpoint.
-    assert supervised.starts() == 1 + limit
-    restarts = re.findall(r"restart (\d) of \d since the last progress, in ([\d.]+) s", supervised.err)
-    assert restarts == [("1", "0.01"), ("2", "0.02"), ("3", "0.04")][:limit]
-    last = supervised.err.splitlines()[-1]
-    assert f"given up after {limit} restarts in a row without progress in {supervised.run}" in last
-
-
-def test_with_progress_it_never_gives_up(supervise):
-    supervised = supervise(
-        "sys.exit(0) if start == 6 else None\nsave(10 * start)\nos.kill(os.getpid(), signal.SIGSEGV)",
-        "--max_restarts=1",
-    )
-    assert supervised.wait() == 0
-    assert supervised.starts() == 6
-    assert supervised.err.count("was ended by SIGSEGV") == 5
-
-
-@pytest.mark.parametrize("code", [1, 2])
-def test_a_mistake_is_not_tried_again(supervise, code):
-    """One rank makes it; the other would wait for ever."""
-    supervised = supervise(
-        f"wait_for('start-1-1') or sys.exit({code}) if rank == 0 else signal.pause()", "--num_processes=2"
-    )
-    assert supervised.wait() == code
-    assert [supervised.starts(rank) for rank in (0, 1)] == [1, 1]
-    assert not alive(supervised.pid(1))
-    assert f"rank 0 ended with exit code {code}" in supervised.err
-    assert supervised.err.splitlines()[-1].endswith("is a mistake that a restart would repeat: the run is ended")
-
-
-def test_the_first_death_decides(supervise):
-    """The other rank dies of it with the code of a mistake, if it has the time."""
-    supervised = supervise(
-        "if start == 2: sys.exit(0)\n"
-        "if rank == 1: wait_for('start-0-1') or os.kill(os.getpid(), signal.SIGKILL)\n"
-        "wait_for('start-1-1')\n"
-        "stat = Path('/proc', (run / 'start-1-1').read_text(), 'stat')\n"
-        "while stat.exists() and ') Z' not in stat.read_text(): pass\n"
-        "sys.exit(1)",
-        "--num_processes=2",
-    )
-    assert supervised.wait() == 0
-    assert supervised.starts(0) == 2
-    assert "rank 1 was ended by SIGKILL" in supervised.err
-    assert "exit code 1" not in supervised.err
-
-
-def test_of_deaths_seen_together_one_worth_a_restart_decides(supervise):
-    supervised = supervise(
-        "if start == 2: sys.exit(0)\n"
-        "wait_for('go')\n"
-        "sys.exit(1) if rank == 0 else os.kill(os.getpid(), signal.SIGKILL)",
-        "--num_processes=2",
-    )
-    supervised.wait_for_file("start-0-1", "start-1-1")
-    supervised.process.send_signal(signal.SIGSTOP)
-    (supervised.run / "go").touch()
-    supervised.wait_for(lambda: not alive(supervised.pid(0)) and not alive(supervised.pid(1)))
-    supervised.process.send_signal(signal.SIGCONT)
-    assert supervised.wait() == 0
-    assert supervised.starts(0) == 2
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(
-    ("signum", "flags", "code"),
-    [(signal.SIGTERM, [], 0), (signal.SIGTERM, ["--sigterm_code=143"], 143), (signal.SIGINT, [], 130)],
+    ("code", "restarts", "progressed", "restart", "pause"),
+    [
+        (75, 0, False, 1, 2.0),
+        (70, 1, False, 2, 4.0),
+        (-9, 2, False, 3, 8.0),
+        (-9, 3, False, 0, 0.0),  # the fourth in a row
+        (-9, 3, True, 1, 2.0),
+        (1, 0, False, 0, 0.0),
+        (2, 0, True, 0, 0.0),
+    ],
 )
-def test_a_signal_is_passed_on_and_nothing_restarts(supervise, signum, flags, code):
-    supervised = supervise(SAVES, "--num_processes=2", *flags)
-    supervised.wait_for_file("ready-0", "ready-1")
-    supervised.process.send_signal(signum)
-    assert supervised.wait() == code
-    told = sorted(path.name for path in supervised.run.glob("signal-*"))
-    assert told == [f"signal-{rank}-{int(signum)}" for rank in (0, 1)]
-    assert supervised.starts() == 1
-    assert supervised.err.splitlines() == [
-        f"supervise: {signum.name}: passed on; the ranks have 120 s to end, and a second signal kills them"
-    ]
+def test_verdict_restarts_after_all_but_mistakes_while_there_is_progress(code, restarts, progressed, restart, pause):
+    assert verdict(code, restarts, progressed, POLICY)[:2] == (restart, pause)
 
 
-def test_a_rank_that_dies_of_the_signal_is_not_started_again(supervise):
-    """It is the cause; the other, which waits for it for ever, is killed long before the grace ends."""
-    supervised = supervise(
-        "signal.signal(signal.SIGTERM, (lambda *_: sys.exit(3)) if rank == 0 else signal.SIG_IGN)\n"
-        "tell(f'ready-{rank}')\n"
-        "while True: time.sleep(0.01)",
-        "--num_processes=2",
-        "--grace=1000",
+def test_verdict_pause_doubles_up_to_five_minutes():
+    policy = Policy(max_restarts=10**6, backoff=1.0, grace=0.0)
+    pauses = [verdict(75, restarts, False, policy)[1] for restarts in (*range(10), 10**5)]
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+def test_verdict_without_restarts_gives_up_even_after_progress():
+    assert verdict(75, 0, True, Policy(0, 1.0, 1.0)) == (
+        0,
+        0.0,
+        "gave up after 0 restarts without progress: fix the cause, then run the command again",
     )
-    supervised.wait_for_file("ready-0", "ready-1")
-    supervised.process.send_signal(signal.SIGTERM)
-    assert supervised.wait() == 3
+
+
+def test_supervise_restarts_a_killed_command_and_prints_one_line(supervise):
+    supervised = supervise("if start == 1: os.kill(os.getpid(), signal.SIGKILL)\nprint(sys.argv[1:])")
+    assert supervised.wait() == 0
+    assert supervised.starts() == 2
+    line = r"supervise: signal 9 \(Killed\) after 0:\d\d:\d\d; restart 1 of 3 without progress, in 0.01 s\n"
+    assert re.fullmatch(line, supervised.err)
+    assert supervised.out == f"['--workdir={supervised.run}']\n"  # as the command wrote it
+
+
+def test_supervise_gives_up_without_progress(supervise):
+    """Only the first start saves a checkpoint."""
+    supervised = supervise("if start == 1: save(7)\nsys.exit(75)", "--max_restarts=2")
+    assert supervised.wait() == 75
+    assert supervised.starts() == 3
+    assert re.findall(r"restart (\d) of 2 without progress, in ([\d.]+) s", supervised.err) == [
+        ("1", "0.01"),
+        ("2", "0.02"),
+    ]
+    assert "exit code 75" in supervised.err and "gave up after 2 restarts" in supervised.err.splitlines()[-1]
+
+
+def test_supervise_with_progress_never_gives_up(supervise):
+    script = "if start == 6: sys.exit(0)\nsave(10 * start)\nos.kill(os.getpid(), signal.SIGSEGV)"
+    supervised = supervise(script, "--max_restarts=1")
+    assert supervised.wait() == 0
+    assert supervised.starts() == 6
+    assert supervised.err.count("signal 11 (Segmentation fault)") == 5
+
+
+def test_supervise_ends_at_a_mistake(supervise):
+    supervised = supervise("sys.exit(1)")
+    assert supervised.wait() == 1
     assert supervised.starts() == 1
-    assert not alive(supervised.pid(1))
+    assert re.fullmatch(
+        r"supervise: exit code 1 after .*; no restart, which would repeat the mistake\n", supervised.err
+    )
 
 
-def test_a_signal_between_two_starts_ends_it(supervise):
+@pytest.mark.parametrize(
+    ("signum", "ends_with", "code"), [("SIGTERM", 0, 0), ("SIGTERM", 143, 143), ("SIGTERM", 3, 3), ("SIGINT", 1, 130)]
+)
+def test_supervise_forwards_a_signal_once_and_does_not_restart(supervise, signum, ends_with, code):
+    supervised = supervise(
+        "def stop(signum, frame):\n"
+        "    tell(f'signal-{signum}-{time.monotonic()}')\n"
+        "    time.sleep(0.3)\n"  # as a save: more of the supervisor's looks
+        f"    sys.exit({ends_with})\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "signal.signal(signal.SIGINT, stop)\n"
+        "tell('ready')\n"
+        "while True: time.sleep(0.01)"
+    )
+    supervised.wait_for_file("ready")
+    supervised.process.send_signal(signal.Signals[signum])
+    assert supervised.wait() == code
+    assert [path.name.split("-")[1] for path in supervised.run.glob("signal-*")] == [str(int(signal.Signals[signum]))]
+    assert supervised.starts() == 1
+    assert supervised.err == f"supervise: {signum} forwarded; SIGKILL after 120 s, or at a second signal\n"
+
+
+def test_supervise_ends_at_a_signal_between_two_starts(supervise):
     supervised = supervise("sys.exit(75)", "--backoff=1000")
     supervised.wait_for(lambda: ", in 300 s" in supervised.err)
     supervised.process.send_signal(signal.SIGTERM)
@@ -159,45 +194,62 @@ def test_a_signal_between_two_starts_ends_it(supervise):
     assert supervised.starts() == 1
 
 
-def test_ranks_that_do_not_listen_are_killed_after_the_grace(supervise):
-    supervised = supervise(DEAF, "--num_processes=2", "--grace=0.1")
-    supervised.wait_for_file("ready-0", "ready-1")
+@pytest.mark.parametrize("how", ["grace", "second signal"])
+def test_supervise_kills_a_command_that_ignores_sigterm(supervise, how):
+    supervised = supervise(DEAF, "--grace=0.1" if how == "grace" else "--grace=1000")
+    supervised.wait_for_file("ready")
     supervised.process.send_signal(signal.SIGTERM)
+    if how == "second signal":
+        supervised.wait_for(lambda: "forwarded" in supervised.err)
+        supervised.process.send_signal(signal.SIGTERM)
     assert supervised.wait() == 128 + signal.SIGKILL
     assert supervised.starts() == 1
-    assert "not all ranks have ended 0.1 s after the signal: killed" in supervised.err
-    assert not alive(supervised.pid(0)) and not alive(supervised.pid(1))
+    assert not alive(supervised.pid())
 
 
-def test_a_second_signal_kills(supervise):
-    supervised = supervise(DEAF, "--grace=1000")
-    supervised.wait_for_file("ready-0")
-    supervised.process.send_signal(signal.SIGTERM)
-    supervised.wait_for(lambda: "passed on" in supervised.err)
-    supervised.process.send_signal(signal.SIGTERM)
-    assert supervised.wait() == 128 + signal.SIGKILL
-    assert not alive(supervised.pid(0))
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_supervise_killed_leaves_no_command(supervise):
+    supervised = supervise(DEAF)
+    supervised.wait_for_file("ready")
+    assert alive(supervised.pid())
+    supervised.process.kill()
+    supervised.wait_for(lambda: not alive(supervised.pid()))
+
+
+def test_supervise_leaves_no_child_of_the_command(supervise):
+    supervised = supervise(
+        "import subprocess\n"
+        "tell('child', subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)']).pid)"
+    )
+    assert supervised.wait() == 0
+    supervised.wait_for(lambda: not alive(int((supervised.run / "child").read_text())))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "-- and the command are missing, as in: python -m univip_jax.run.supervise -- python main.py"),
-        (["--"], "the command is missing"),
+        (["--"], "-- and the command are missing"),
         ([sys.executable, "main.py", "--workdir=x"], "-- and the command are missing"),
-        (["--num_processes=0", "--", sys.executable, "--workdir=x"], "--num_processes=0"),
+        (["--max_restarts=-1", "--", sys.executable, "--workdir=x"], "--max_restarts=-1"),
         (["--grace=soon", "--", sys.executable, "--workdir=x"], "--grace=soon"),
         (["--rank=2", "--", sys.executable, "--workdir=x"], "rank"),
         (["--", "no-such-program", "--workdir=x"], "no-such-program is no program"),
-        (["--", sys.executable, "main.py"], "the command has no --workdir"),
+        (["--", sys.executable, "main.py"], "the command has no --workdir=DIR"),
     ],
 )
-def test_misuse_is_one_line(arguments, message):
-    result = subprocess.run(
-        [sys.executable, "-m", "univip_jax.run.supervise", *arguments], capture_output=True, text=True, cwd=ROOT
-    )
+def test_parse_refuses_misuse_in_one_line(arguments, message, capsys):
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+        parse(["supervise", *arguments])
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed and len(printed.splitlines()) == 1
+
+
+def test_command_line_of_supervise_refuses_misuse():
+    command = [sys.executable, "-m", "univip_jax.run.supervise", "--", "no-such-program"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2
-    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -205,21 +257,14 @@ def test_misuse_is_one_line(arguments, message):
     ("command", "expected"),
     [
         (["python", "main.py", "--workdir=a/b"], Path("a/b")),
-        (["python", "main.py", "--workdir", "a/b", "--distributed"], Path("a/b")),
         (["python", "main.py", "-workdir=a", "--workdir=b"], Path("b")),
         (["python", "main.py", "--workdirs=a"], None),
+        (["python", "main.py", "--workdir="], None),
         (["python", "main.py", "--workdir"], None),
     ],
 )
-def test_the_runs_folder_is_that_of_the_command(command, expected):
+def test_workdir_is_the_last_of_the_command(command, expected):
     assert workdir(command) == expected
-
-
-def test_only_committed_checkpoints_count(tmp_path):
-    assert newest_step(tmp_path / "nowhere") == -1
-    for name in ("8", "20", "100.orbax-checkpoint-tmp-0", "damaged-300"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert newest_step(tmp_path) == 20
 
 
 @pytest.mark.parametrize(
@@ -227,7 +272,7 @@ def test_only_committed_checkpoints_count(tmp_path):
     [
         (True, "mkdir checkpoints/30"),
         (True, "mkdir -p grid/checkpoints/1"),
-        (True, "mkdir -p step_4_seed_0/final/checkpoints/1"),
+        (True, "mkdir -p step_4_seed_0/grid/lr=0.1/checkpoints/1"),
         (True, "mv checkpoints/20 checkpoints/damaged-20 && sleep 0.01 && mkdir checkpoints/20"),
         (True, "printf more >> step_4_seed_0/features/a.rows"),
         (True, "touch step_4_seed_0/results.json"),
@@ -238,28 +283,28 @@ def test_only_committed_checkpoints_count(tmp_path):
         (False, "echo >> metrics.jsonl"),
     ],
 )
-def test_what_a_restart_goes_on_from_is_progress(tmp_path, is_progress, script):
+def test_saved_work_grows_with_progress_alone(tmp_path, is_progress, script):
     for name in ("checkpoints/10", "checkpoints/20", "step_4_seed_0/features"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "step_4_seed_0/features/a.rows").write_text("rows")
-    before = kept(tmp_path)
+    before = saved_work(tmp_path)
     subprocess.run(script, shell=True, check=True, cwd=tmp_path)
-    assert bool(kept(tmp_path) - before) == is_progress
+    assert bool(saved_work(tmp_path) - before) == is_progress
 
 
-def test_a_disk_that_errs_is_no_end_of_the_supervisor(tmp_path, monkeypatch):
-    """It asks for progress just when a rank has died of that disk."""
+def test_saved_work_survives_a_disk_that_fails(tmp_path, monkeypatch):
+    """The command may just have died of it."""
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
 
     def fail(self, pattern):
         raise OSError(5, "Input/output error")
 
-    assert len(kept(tmp_path)) == 1
+    assert len(saved_work(tmp_path)) == 1
     monkeypatch.setattr(Path, "glob", fail)
-    assert kept(tmp_path) == set()
+    assert saved_work(tmp_path) == set()
 
 
-def test_it_starts_without_jax():
+def test_supervise_imports_no_jax():
     """It stays in memory as long as the run, and a restart should not wait for it."""
     code = "import sys, univip_jax.run.supervise; print([m for m in ('jax', 'orbax', 'numpy') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
