@@ -6,6 +6,7 @@ configs/common/coco_schedule.py; fvcore/common/config.py merges a file over its 
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -74,31 +75,14 @@ DEFAULTS = {
     "TEST.PRECISE_BN.ENABLED": False,
     "OUTPUT_DIR": "./output",
 }
-# What the protocol asks, apart from the schedule.
+# What the protocol asks beyond the checker's rules.
 PROTOCOL = {
-    "MODEL.MASK_ON": True,
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.NORM": "SyncBN",
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    "MODEL.FPN.NORM": "SyncBN",
-    "MODEL.ROI_BOX_HEAD.NORM": "SyncBN",
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-    "MODEL.ROI_MASK_HEAD.NORM": "SyncBN",
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
     "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
     "DATASETS.TRAIN": ["coco_2017_train"],
     "DATASETS.TEST": ["coco_2017_val"],
-    "INPUT.FORMAT": "RGB",
-    "INPUT.MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800],
-    "SOLVER.IMS_PER_BATCH": 16,
-    "SOLVER.BASE_LR": 0.02,
-    "TEST.PRECISE_BN.ENABLED": True,
 }
 SCHEDULES = {"1x": (90000, [60000, 80000]), "2x": (180000, [120000, 160000]), "6x": (540000, [480000, 520000])}
 
@@ -123,13 +107,14 @@ def test_check_knows_detectron2s_defaults():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_shipped_config_has_the_protocols_values_under_detectron2s_keys(schedule):
+def test_shipped_config_checks_clean_and_uses_detectron2s_keys(schedule):
     config = load(Path(configs.__file__).with_name(f"{schedule}.yaml"))
     assert config.keys() <= DEFAULTS.keys()
     lists = (list, tuple)  # Detectron2 takes either for the other
     for key, value in config.items():
         either = isinstance(value, lists) and isinstance(DEFAULTS[key], lists)
         assert type(value) is type(DEFAULTS[key]) or either, key
+    assert check.check_config(Path(configs.__file__).with_name(f"{schedule}.yaml")) == []
     assert {key: config[key] for key in PROTOCOL} == PROTOCOL
     assert (config["SOLVER.MAX_ITER"], config["SOLVER.STEPS"]) == SCHEDULES[schedule]
     assert config["OUTPUT_DIR"].endswith(schedule)  # else one run would overwrite another
@@ -138,8 +123,6 @@ def test_shipped_config_has_the_protocols_values_under_detectron2s_keys(schedule
 
 def test_configs_are_package_data():
     """An installed package has them too."""
-    import tomllib
-
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert data == {"univip_jax.export.detectron2": ["*.yaml"]}
 

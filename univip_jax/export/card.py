@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
@@ -84,10 +82,6 @@ def describe(encoder: Encoder, run: Path, results: list[str], licence: str | Non
     return metadata
 
 
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(value), 3) for value in values]
-
-
 def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: Metadata, parity: dict) -> None:
     """Writes Markdown with the front matter that model hubs read."""
     net = encoder.backbone
@@ -96,6 +90,7 @@ def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: Met
     ours = metadata.get("producer") == PRODUCER
     facts = ("run", "step", "config_sha256", "file", "file_sha256")
     told = [f"{name} `{metadata[name]}`" for name in facts if name in metadata]
+    mean, std = (values.astype(float).round(3).tolist() for values in (IMAGENET_MEAN, IMAGENET_STD))
     path.write_text(
         f"""---
 license: {metadata["licence"]}
@@ -107,8 +102,7 @@ tags: [feature-extraction{", self-supervised, univip" if ours else ""}]
 A backbone without a classifier. {_TRAINED if ours else _IMPORTED}
 
 - {", ".join(told)}
-- images: RGB in 0..1; mean {_rounded(IMAGENET_MEAN)}, std {_rounded(IMAGENET_STD)}; trained on crops of
-  {encoder.image_size} px
+- images: RGB in 0..1; mean {mean}, std {std}; trained on crops of {encoder.image_size} px
 - convolutions are padded as in PyTorch, the stride of a bottleneck sits in its 3x3
 - evaluations: {metadata.get("results", "none was named by --results")}
 - proof (`{out.name}.parity.json`): {summary(parity)}

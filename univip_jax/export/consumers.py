@@ -119,11 +119,6 @@ def transformers_outputs(path: Path) -> Outputs:
     return torch_outputs(model, mean, std)
 
 
-def our_outputs(path: Path) -> Outputs:
-    """A file that `load_encoder` reads, in our network."""
-    return jax_outputs(load_encoder(path))
-
-
 def jax_outputs(encoder: Encoder) -> Outputs:
     """Our own network, in float32 on the CPU, whatever the accelerator's default precision is."""
     cpu = jax.local_devices(backend="cpu")[0]
@@ -135,6 +130,11 @@ def jax_outputs(encoder: Encoder) -> Outputs:
             return jax.device_get(function(variables, jax.device_put(images, cpu)))
 
     return outputs
+
+
+def our_outputs(path: Path) -> Outputs:
+    """A file of arrays, in our own network."""
+    return jax_outputs(load_encoder(path))
 
 
 def onnx_outputs(path: Path) -> Outputs:
