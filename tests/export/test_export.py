@@ -18,6 +18,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.evaluate.results import write_results
 from univip_jax.export import __main__ as command
 from univip_jax.export import formats
+from univip_jax.export.card import describe, write_card
 from univip_jax.export.detectron2.check import check_config
 from univip_jax.export.parity import photos, summary
 from univip_jax.weights.imported import import_weights
@@ -96,22 +97,28 @@ def test_export_as_stablehlo_takes_any_batch_and_size(run, tmp_path):
         np.testing.assert_allclose(function(images), load_encoder(run)(images), atol=1e-4)
 
 
+def card_of(source: Path, out: Path, licence: str | None = None) -> str:
+    """The card of an export without its proof, beside the file."""
+    encoder = load_encoder(source)
+    metadata = describe(encoder, source, [], licence)
+    formats.write_torch_names(encoder, out, metadata)
+    report = {"arrays_are_bit_identical": True, "consumer": {}, "largest_difference": 0.0, "not_installed": []}
+    write_card(out.with_suffix(".md"), encoder, "torchvision", out, metadata, report)
+    return out.with_suffix(".md").read_text()
+
+
 def test_card_of_imported_weights_names_their_origin_and_licence(tmp_path):
     """Weights from elsewhere are not called ours; ours stay ours, with their licence, through export and import."""
-    net = tmp_path / "moco.safetensors"
-    save_file(to_torch(VARIABLES), net)
-    import_weights(net, tmp_path / "moco")
-    export(tmp_path / "moco", "torchvision", tmp_path / "a.safetensors", licence="cc-by-nc-4.0")
-    card = (tmp_path / "a.safetensors.md").read_text()
+    save_file(to_torch(VARIABLES), tmp_path / "moco.safetensors")
+    import_weights(tmp_path / "moco.safetensors", tmp_path / "moco")
+    card = card_of(tmp_path / "moco", tmp_path / "a.safetensors", "cc-by-nc-4.0")
     assert "did not train it" in card and "file `moco.safetensors`" in card and "UniVIP" not in card
-    export(tmp_path / "a.safetensors", "torchvision", tmp_path / "b.safetensors", licence=None)
-    card = (tmp_path / "b.safetensors.md").read_text()
+    card = card_of(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert "license: cc-by-nc-4.0" in card and "did not train it" in card and "file `a.safetensors`" in card
     told = {"producer": "univip_jax", "run": "coco", "step": "800", "config_sha256": "0" * 64, "licence": "mit"}
     save_file(to_torch(VARIABLES), tmp_path / "ours.safetensors", told)
     import_weights(tmp_path / "ours.safetensors", tmp_path / "ours")
-    export(tmp_path / "ours", "torchvision", tmp_path / "c.safetensors", licence=None)
-    card = (tmp_path / "c.safetensors.md").read_text()
+    card = card_of(tmp_path / "ours", tmp_path / "c.safetensors")
     assert "license: mit" in card and "run `coco`, step `800`" in card and "univip_jax trained it" in card
     assert "No library builds a resnet18 of width 0.125" in card
 
