@@ -9,23 +9,24 @@ from typing import Any
 from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
 from univip_jax.data import MANIFEST
+from univip_jax.evaluate.results import RESULTS
 from univip_jax.reproduce.rows import PHOTOS, TABLES, Row
 from univip_jax.run.folder import CONFIG, FREE_FIELDS, read_config
 
-_RESULTS = "results.json"
 RANDOM = "random"
-# Fields that say where, how or with which seed a run was done. The data set is compared by its number of photos.
+# Fields that say where, how or with which seed a run was done. `photos` stands for the data set.
 _NO_DIFFERENCE = {*FREE_FIELDS, "seed", "task", "data.train"}
-_NEEDED = {"loss.scene", "data.train", "batch_size", "num_epochs", "num_steps"}
+_NEEDED = {"data.train", "batch_size", "num_epochs", "num_steps", "loss.scene"}
+Settings = dict[str, Any]  # a flat config, with `photos`
 
 
 @dataclass(frozen=True)
 class Result:
-    """A `results.json` and the flat config of the pre-training it evaluates."""
+    """A `results.json` and the settings of the network it evaluates; None if its training run was not found."""
 
     path: Path
     values: dict[str, Any]  # the contents of the file
-    settings: dict[str, Any] | None  # empty for an untrained network; None if the run was not found
+    settings: Settings | None
 
     @property
     def run(self) -> str:
@@ -33,10 +34,32 @@ class Result:
         return f"{self.values['pretrained']}, step {self.values['step']}"
 
 
-def read_results(root: Path) -> list[Result]:
+def find_runs(root: Path) -> dict[Path, Settings]:
+    """The pre-trainings below `root`; stderr names damaged ones."""
+    runs = {}
+    for path in sorted(root.rglob(CONFIG)):
+        try:
+            settings = flatten(read_config(path.parent))
+        except UserError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        if settings.keys() >= _NEEDED:
+            runs[path.parent] = settings | {"photos": _photos(Path(settings["data.train"]))}
+    return runs
+
+
+def _photos(data: Path) -> int | str:
+    """Photos of a prepared data set; if it is not on this machine, by its name, or else its path."""
+    try:
+        return int(json.loads((data / MANIFEST).read_text())["num_records"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return PHOTOS.get(data.name, str(data))
+
+
+def read_results(root: Path, runs: dict[Path, Settings]) -> list[Result]:
     """All results below `root`, equal ones once; stderr names each file that is not a result of this project."""
     found = {}
-    for path in sorted(root.rglob(_RESULTS)):
+    for path in sorted(root.rglob(RESULTS)):
         try:
             values = json.loads(path.read_text())
             if "runs" in values and "steps" in values:
@@ -47,8 +70,21 @@ def read_results(root: Path) -> list[Result]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"skipped: {path} is not a result of this project ({type(error).__name__}: {error})", file=sys.stderr)
             continue
-        found[json.dumps(values, sort_keys=True)] = Result(path, values, _settings_of(values["pretrained"], root))
+        found[json.dumps(values, sort_keys=True)] = Result(path, values, _settings_of(path, values, root, runs))
     return list(found.values())
+
+
+def _settings_of(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Settings]) -> Settings | None:
+    """For a path of another machine, the settings of the run below `root` whose path ends like it."""
+    if values["pretrained"] != RANDOM:
+        parts = Path(values["pretrained"]).parts
+        folders = (root.joinpath(*parts[start:]) for start in range(len(parts)))
+        return next((runs[folder] for folder in folders if folder in runs), None)
+    try:  # older versions of an evaluation left its settings in its config alone
+        settings = values.get("settings") or flatten(read_config(path.parent))
+    except UserError:
+        settings = {}
+    return {name: settings.get(name) for name in ("model.backbone", "model.width")}
 
 
 def score(values: dict[str, Any]) -> float:
@@ -56,92 +92,37 @@ def score(values: dict[str, Any]) -> float:
     return values["map"] if "map" in values else values["top1"]
 
 
-def find_pretrainings(root: Path) -> dict[Path, dict[str, Any]]:
-    """Folder to flat config of each pre-training below `root`."""
-    folders = sorted(path.parent for path in root.rglob(CONFIG))
-    return {folder: settings for folder in folders if (settings := _read_settings(folder))}
-
-
-def _settings_of(pretrained: str, root: Path) -> dict[str, Any] | None:
-    """The config of the run at this path or, for another machine's path, of a run below `root` that ends like it."""
-    if pretrained == RANDOM:
-        return {}
-    parts = Path(pretrained).parts
-    folders = (Path(pretrained), *(root.joinpath(*parts[start:]) for start in range(len(parts))))
-    return next((_read_settings(folder) for folder in folders if (folder / CONFIG).is_file()), None)
-
-
-def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """The flat config of a pre-training; None for other folders and, with a line on stderr, for damaged ones."""
-    try:
-        settings = flatten(read_config(folder))
-    except UserError as error:
-        print(f"skipped: {error}", file=sys.stderr)
-        return None
-    return settings if settings.keys() >= _NEEDED else None
-
-
-def rows_of(settings: dict[str, Any] | None, rows: tuple[Row, ...]) -> list[Row]:
-    """The rows that a pre-training belongs to: those with exactly its settings, else those that its config names.
+def rows_of(result: Result, rows: tuple[Row, ...]) -> list[Row]:
+    """The rows that a network belongs to: those with exactly its settings, else those that its config names.
 
     A row has several names where tables share a pre-training. Configs of older versions name no row.
     """
-    if not settings:
-        return [row for row in rows if not row.data and settings is not None]
-    named = [row.settings for table in TABLES.values() for row in table.rows if row.recipe == settings.get("row")]
-    exact = [row for row in rows if row.data and not pretraining_differences(row, settings)]
+    if result.values["pretrained"] == RANDOM or not result.settings:
+        return [row for row in rows if not row.data and result.settings]
+    name = result.settings.get("row")
+    named = [row.settings for table in TABLES.values() for row in table.rows if row.recipe == name]
+    exact = [row for row in rows if row.data and not difference(row.settings, result.settings)]
     return exact or [row for row in rows if row.settings in named]
 
 
-def pretraining_differences(row: Row, settings: dict[str, Any]) -> list[str]:
-    """How the config and the data of a run differ from the row's, in words."""
-    differences = [
-        f"{name} {settings.get(name, 'missing')}, not {row.settings.get(name, 'set')}"
-        for name in sorted(row.settings.keys() | settings.keys())
-        if settings.get(name) != row.settings.get(name) and name not in _NO_DIFFERENCE and not name.startswith("knn.")
+def difference(expected: Settings, found: Settings) -> list[str]:
+    """Fields that differ, each with both values; empty if none does."""
+    return [
+        f"{name} {found.get(name, 'missing')}, not {expected.get(name, 'set')}"
+        for name in sorted(expected.keys() | found.keys())
+        if found.get(name) != expected.get(name) and name not in _NO_DIFFERENCE and not name.startswith("knn.")
     ]
-    data, photos = Path(settings["data.train"]), _num_photos(settings)
-    if photos is None and data.name != row.data:
-        differences.append(f"pre-trained on {data}, not {row.data}")
-    elif photos not in (None, PHOTOS[row.data]):
-        differences.append(f"pre-trained on {photos:,} photos, not {PHOTOS[row.data]:,}")
-    return differences
-
-
-def _num_photos(settings: dict[str, Any]) -> int | None:
-    """Photos of the prepared data set; None if it is not on this machine."""
-    try:
-        return int(json.loads((Path(settings["data.train"]) / MANIFEST).read_text())["num_records"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def differences(row: Row, result: Result) -> list[str]:
-    """How a result's settings and data differ from the paper's, in words; empty if they do not."""
-    values, evaluation = result.values, row.evaluation
-    found = _run_differences(row, result)
-    for name, ours, paper in (
-        ("epochs of evaluation", values.get("epochs"), evaluation.num_epochs),
-        ("px", values.get("image_size"), 224),
-        ("classes", values.get("classes"), evaluation.num_classes),
-        ("training photos", values["train"]["images"], evaluation.num_train),
-        ("test photos", values["test"]["images"], evaluation.num_test),
-    ):
-        if ours != paper:
-            found.append(f"{ours if ours is None else f'{ours:,}'} {name}, not {paper:,}")
-    return found
-
-
-def _run_differences(row: Row, result: Result) -> list[str]:
-    if result.settings:
-        found, steps, total = pretraining_differences(row, result.settings), result.values["step"], 0
-        if photos := _num_photos(result.settings) or PHOTOS.get(Path(result.settings["data.train"]).name):
-            total = round(result.settings["num_epochs"] * (photos // result.settings["batch_size"]))
-        total = result.settings["num_steps"] or total
-        return [*found, f"step {steps:,} of {total:,}"] if steps < total else found
-    try:  # an untrained network has no run: the evaluation's config has its size
-        settings = result.values.get("settings") or flatten(read_config(result.path.parent))
-    except UserError:
-        settings = {}
-    network = settings.get("model.backbone"), settings.get("model.width")
-    return [] if network == ("resnet50", 1.0) else [f"{network[0]} of width {network[1]}, not resnet50 of width 1.0"]
+    """How a result differs from the paper's settings: pre-training, evaluation, an unfinished run."""
+    values, settings, total = result.values, result.settings, 0
+    if values["pretrained"] != RANDOM:
+        photos = settings["photos"] if isinstance(settings["photos"], int) else 0
+        total = settings["num_steps"] or round(settings["num_epochs"] * (photos // settings["batch_size"]))
+    evaluation = {
+        **{f"evaluation.{name}": values.get(name) for name in ("epochs", "image_size", "classes")},
+        **{f"evaluation.{part}_photos": values[part]["images"] for part in ("train", "test")},
+    }
+    unfinished = [f"step {values['step']} of {total}"] if values["step"] < total else []
+    return [*difference(row.settings, settings), *unfinished, *difference(row.evaluation.settings, evaluation)]

@@ -15,33 +15,36 @@ PHOTOS = {"coco": 118_287, "coco_plus": 241_690, "imagenet": 1_281_167}  # by co
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a row is evaluated: the protocol as `results.json` names it, its config, and its part of ImageNet."""
+    """How a row is evaluated on ImageNet."""
 
-    protocol: str
+    protocol: str  # as results.json names it
     config: str  # of --config
-    num_epochs: int
+    epochs: int
     train: str = "imagenet2012:train"  # of --config.data.train
-    num_train: int = PHOTOS["imagenet"]
-    test: str = "imagenet2012:validation"
-    num_test: int = 50_000
-    num_classes: int = 1000
-    labels: int | None = None  # percent, where only a part is labelled
-    flags: tuple[str, ...] = ()
+    train_photos: int = PHOTOS["imagenet"]
+    labels: int | None = None  # percent, if only a part is labelled
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of main.py, without --config.pretrained and --workdir."""
+        data = [f"--config.data.train={self.train}", "--config.data.test=imagenet2012:validation"]
+        return [f"--config={self.config}", *data, *(["--config.data.subset=all"] if self.labels else [])]
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What a result must have to compare with the paper."""
+        values = {"epochs": self.epochs, "image_size": 224, "classes": 1000}
+        values |= {"train_photos": self.train_photos, "test_photos": 50_000}
+        return {f"evaluation.{name}": value for name, value in values.items()}
 
 
 _ORL = Evaluation("linear_orl", "configs/linear.py:protocol=linear_orl", 28)
 _BYOL = Evaluation("linear_byol", "configs/linear.py:protocol=linear_byol", 80)
 _SEMI = {
     labels: Evaluation(
-        "semi_orl",
-        f"configs/semi.py:labels={labels}",
-        20,
-        f"imagenet2012_subset/{labels}pct:train",
-        num_train,
-        labels=labels,
-        flags=("--config.data.subset=all",),
+        "semi_orl", f"configs/semi.py:labels={labels}", 20, f"imagenet2012_subset/{labels}pct:train", photos, labels
     )
-    for labels, num_train in ((1, 12_811), (10, 128_116))
+    for labels, photos in ((1, 12_811), (10, 128_116))
 }
 
 
@@ -70,17 +73,17 @@ class Row:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The flat config that these flags give, without `row`; empty for an untrained network.
+        """The flat config that these flags give, without `row` but with the number of `photos`.
 
-        Raises UserError where the working directory has no `configs`.
+        Raises UserError if the working directory has no `configs`.
         """
         if not self.data:
-            return {}
+            return {"model.backbone": "resnet50", "model.width": 1.0}
         values, words = flags.FlagValues(), ["main.py", *self.flags]
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
         try:
             values(words)
-            settings = flatten(values.config)
+            settings = flatten(values.config) | {"photos": PHOTOS[self.data]}
         except OSError as error:
             raise UserError(f"configs/{self.data}.py is missing here: run this in the folder of main.py") from error
         return {name: value for name, value in settings.items() if name != "row"}

@@ -7,9 +7,10 @@ from pathlib import Path
 from univip_jax.reproduce.results import (
     RANDOM,
     Result,
+    Settings,
+    difference,
     differences,
-    find_pretrainings,
-    pretraining_differences,
+    find_runs,
     read_results,
     rows_of,
     score,
@@ -22,7 +23,8 @@ def compare(table: Table, root: Path) -> str:
 
     A row has a line for each way in which results differ from the paper's settings: only equal settings are averaged.
     """
-    results = read_results(root)
+    runs = find_runs(root)
+    results = read_results(root, runs)
     of_row = {row: _newest(row, table, results) for row in table.rows}
     with_box_ap = any(row.box_ap for row in table.rows)
     columns = ["row", "paper", "ours", "differences from the paper's settings", "run", "protocol"]
@@ -35,7 +37,7 @@ def compare(table: Table, root: Path) -> str:
     shown = {result.path for mine in of_row.values() for result in mine}
     if others := [_why_left_out(result, table) for result in results if result.path not in shown]:
         lines += ["", "## Results that are not in the table", "", *others]
-    if gaps := _gaps(of_row, table, root, find_pretrainings(root)):
+    if gaps := _gaps(of_row, table, root, runs):
         lines += ["", "## Missing", "", "```"]
         for commands, names in gaps.items():
             lines += [f"# {'; '.join(names)}", *(command for command in commands if command not in lines)]
@@ -48,20 +50,18 @@ def missing(table: Table, root: Path) -> list[str]:
 
     They include every pre-training: an interrupted one resumes, a finished one says so and ends.
     """
-    results = read_results(root)
+    results = read_results(root, find_runs(root))
     gaps = _gaps({row: _newest(row, table, results) for row in table.rows}, table, root, {})
     return list(dict.fromkeys(command for commands in gaps for command in commands))
 
 
 def _newest(row: Row, table: Table, results: list[Result]) -> list[Result]:
     """The results of a row; of each run, those of its newest step."""
-    protocol = row.evaluation.protocol, row.evaluation.labels
+    protocol, newest = (row.evaluation.protocol, row.evaluation.labels), {}
     mine = [r for r in results if (r.values["protocol"], r.values.get("labels")) == protocol]
-    mine = [r for r in mine if row in rows_of(r.settings, table.rows)]
-    newest: dict[str, int] = {}
-    for result in mine:
-        run = result.values["pretrained"]
-        newest[run] = max(newest.get(run, 0), result.values["step"])
+    mine = [r for r in mine if row in rows_of(r, table.rows)]
+    for result in sorted(mine, key=lambda result: result.values["step"]):
+        newest[result.values["pretrained"]] = result.values["step"]
     return [result for result in mine if result.values["step"] == newest[result.values["pretrained"]]]
 
 
@@ -88,7 +88,7 @@ def _mean(name: str, group: list[Result]) -> str:
 def _why_left_out(result: Result, table: Table) -> str:
     if result.settings is None:
         why = "its training run was not found below --runs"
-    elif rows_of(result.settings, table.rows):
+    elif rows_of(result, table.rows):
         why = "another protocol, or an older step"
     else:
         why = "its pre-training belongs to no row of this table"
@@ -96,7 +96,7 @@ def _why_left_out(result: Result, table: Table) -> str:
 
 
 def _gaps(
-    of_row: dict[Row, list[Result]], table: Table, root: Path, runs: dict[Path, dict]
+    of_row: dict[Row, list[Result]], table: Table, root: Path, runs: dict[Path, Settings]
 ) -> dict[tuple[str, ...], list[str]]:
     """Commands to the names of the rows that they fill: rows without a result at the paper's settings."""
     gaps: dict[tuple[str, ...], list[str]] = {}
@@ -106,22 +106,18 @@ def _gaps(
     return gaps
 
 
-def _commands(row: Row, table: Table, root: Path, runs: dict[Path, dict]) -> list[str]:
+def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) -> list[str]:
     """The evaluation of a row, after its pre-training unless `runs` has one with the row's settings."""
-    folders = [run for run, settings in runs.items() if row.data and not pretraining_differences(row, settings)]
+    folders = [run for run, settings in runs.items() if row.data and not difference(row.settings, settings)]
     first = next(other for other in table.rows if other.settings == row.settings)  # rows of one pre-training share it
     words = [first.data, *first.arg.split("="), f"{first.settings['num_epochs']:g}"] if row.data else [RANDOM]
     run = folders[0] if folders else root / "_".join(filter(None, words))
-    evaluation = row.evaluation
-    percent = f"_{evaluation.labels}pct" if evaluation.labels else ""
-    evaluate = [
-        *("python", "main.py", f"--config={evaluation.config}", f"--config.pretrained={run if row.data else RANDOM}"),
-        *(f"--config.data.train={evaluation.train}", f"--config.data.test={evaluation.test}"),
-        *evaluation.flags,
-        f"--workdir={root / run.name}_{evaluation.protocol}{percent}",
-    ]
-    train = ["python", "main.py", *first.flags, f"--workdir={run}"]
-    return [shlex.join(command) for command in ([evaluate] if folders or not row.data else [train, evaluate])]
+    percent = f"_{row.evaluation.labels}pct" if row.evaluation.labels else ""
+    pretrained = f"--config.pretrained={run if row.data else RANDOM}"
+    workdir = f"--workdir={root / run.name}_{row.evaluation.protocol}{percent}"
+    evaluate = shlex.join(["python", "main.py", *row.evaluation.flags, pretrained, workdir])
+    train = shlex.join(["python", "main.py", *first.flags, f"--workdir={run}"])
+    return [evaluate] if folders or not row.data else [train, evaluate]
 
 
 def _line(cells: list[str]) -> str:
