@@ -16,9 +16,11 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep import check, page, prepare, shards
+from data_prep import check, page
 from data_prep import manifest as manifests
-from data_prep.inputs import Inputs
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
+from data_prep.record import Settings
 from univip_jax.common import cli
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import available_cores
@@ -29,13 +31,13 @@ def _define() -> None:
         "source", "images", ["images", "tfds"], "Where the photos come from: files, or a data set of TFDS."
     )
     flags.DEFINE_multi_string(
-        "images", None, "Folder with photos (folders in it are searched too), zip or tar file; may be given repeatedly."
+        "images", [], "Folder with photos (folders in it are searched too), zip or tar file; may be given repeatedly."
     )
     flags.DEFINE_string("dataset", None, "TFDS's name, as coco/2017; TFDS_DATA_DIR is the folder of its data.")
     flags.DEFINE_string("split", None, "TFDS's split, as train or train[:10%].")
     flags.DEFINE_string("out", None, "Folder for the data set; created if missing.")
     flags.DEFINE_multi_string(
-        "annotations", None, "COCO instances json, or several; boxes, categories, crowds and polygons are stored."
+        "annotations", [], "COCO instances json, or several; boxes, categories, crowds and polygons are stored."
     )
     flags.DEFINE_integer(
         "search_max_side", 256, "Selective search runs on a copy of at most this long side, in px; 0: full size.", 0
@@ -51,7 +53,7 @@ def _define() -> None:
     )
     flags.DEFINE_multi_string(
         "proposals_file",
-        None,
+        [],
         "Boxes to import, COCO results json or ORL's; several: as many --annotations in the same order.",
     )
     flags.DEFINE_integer(
@@ -80,7 +82,7 @@ def _check_flags(beam_options: Sequence[str]) -> None:
         if given.images or given.out or given.dataset:
             raise flags.Error("--check=DIR is given alone, without --images, --dataset and --out")
         return
-    for path in (given.out or "", *(given.images or ())):
+    for path in (given.out or "", *given.images):
         if "://" in path:
             raise flags.Error(f"{path} is no folder: mount the bucket, or copy the photos to a disk")
     if given.source == "tfds":
@@ -106,30 +108,17 @@ def _check_flags(beam_options: Sequence[str]) -> None:
 
 
 def _run(beam_options: Sequence[str]) -> int:
-    given = flags.FLAGS
-    num_workers = given.num_workers or available_cores()
+    given = flags.FLAGS.flag_values_dict()
     try:
-        if given.check is not None:
-            return _check(Path(given.check), num_workers)
-        print(prepare.prepare(_request(num_workers, beam_options)))
+        if given["check"] is not None:
+            return _check(Path(given["check"]), given["num_workers"] or available_cores())
+        settings = Settings(**{name: given[name] for name in Settings._fields})
+        named = {name: given[name] for name in Request._fields if name in given}
+        beam = beam_options if given["runner"] == "beam" else None
+        print(prepare(Request(**named | {"out": Path(given["out"]), "settings": settings, "beam_options": beam})))
     except MemoryError as error:
         raise UserError("out of memory: run again with a smaller --num_workers") from error
     return 0
-
-
-def _request(num_workers: int, beam_options: Sequence[str]) -> prepare.Request:
-    given = flags.FLAGS
-    files = (tuple(map(Path, given[name].value or ())) for name in ("images", "annotations", "proposals_file"))
-    return prepare.Request(
-        inputs=Inputs(*files, given.dataset or "", given.split or ""),
-        out=Path(given.out),
-        settings=shards.Settings(**{name: given[name].value for name in shards.Settings._fields}),
-        num_workers=num_workers,
-        max_rejected=given.max_rejected,
-        task_index=given.task_index,
-        num_tasks=given.num_tasks,
-        beam_options=tuple(beam_options) if given.runner == "beam" else None,
-    )
 
 
 def _check(root: Path, num_workers: int) -> int:

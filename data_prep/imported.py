@@ -32,7 +32,7 @@ class Imported(NamedTuple):
 
 
 def read_proposals(
-    paths: Sequence[Path], entries: Sequence[list[dict]], image_ids: Sequence[str], min_side: float
+    paths: Sequence[Path | str], entries: Sequence[list[dict]], image_ids: Sequence[str], min_side: float
 ) -> Imported:
     """Reads files of boxes and assigns them to photos.
 
@@ -84,7 +84,7 @@ def describe(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _read_file(file: TextIO, path: Path, images: list[dict], min_side: float) -> dict[str, Annotations]:
+def _read_file(file: TextIO, path: Path | str, images: list[dict], min_side: float) -> dict[str, Annotations]:
     """Candidates by the photo's name in the file or in the annotations json."""
     start = file.read(_CHUNK).lstrip()
     if start.startswith("["):
@@ -95,7 +95,7 @@ def _read_file(file: TextIO, path: Path, images: list[dict], min_side: float) ->
     return _orl(_elements(file, rest.lstrip()[1:]), images, path, min_side)
 
 
-def _results(elements: Iterator[dict], images: dict, path: Path, min_side: float) -> dict[str, Annotations]:
+def _results(elements: Iterator[dict], images: dict, path: Path | str, min_side: float) -> dict[str, Annotations]:
     rows: dict[Any, array] = {}
     for one in elements:
         x, y, width, height = one["bbox"]
@@ -114,7 +114,7 @@ def _results(elements: Iterator[dict], images: dict, path: Path, min_side: float
     return by_name
 
 
-def _orl(elements: Iterator[list], images: list[dict], path: Path, min_side: float) -> dict[str, Annotations]:
+def _orl(elements: Iterator[list], images: list[dict], path: Path | str, min_side: float) -> dict[str, Annotations]:
     found = []
     for boxes in elements:
         boxes_xywh_px = np.array(boxes, np.float32).reshape(-1, 4)  # one box alone is not nested

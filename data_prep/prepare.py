@@ -2,26 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
-from data_prep.inputs import Inputs, load
+from data_prep.inputs import Request, load
 from univip_jax.common.errors import UserError
+from univip_jax.data.host import available_cores
 from univip_jax.data.photos.sources import passed_over_line
-
-
-class Request(NamedTuple):
-    """What the command line asks for."""
-
-    inputs: Inputs
-    out: Path
-    settings: shards.Settings
-    num_workers: int
-    max_rejected: float = 0.1  # share of the photos
-    task_index: int = 0  # one of num_tasks that share the shards, on any machines
-    num_tasks: int = 1
-    beam_options: tuple[str, ...] | None = None  # Apache Beam's pipeline options; None: processes of this machine
 
 
 def prepare(request: Request) -> str:
@@ -29,7 +16,7 @@ def prepare(request: Request) -> str:
 
     Raises UserError: see `inputs`, `manifest`, `writing` and `runners`.
     """
-    loaded = load(request.inputs, request.settings)
+    loaded = load(request)
     description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
         return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
@@ -57,7 +44,7 @@ def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | N
     Returns:
         The sidecar of each shard, None where another task has not done its own yet; and the pace in words.
     """
-    started = time.monotonic()
+    started, num_workers = time.monotonic(), request.num_workers or available_cores()
     sidecars = {spec.path: shards.finished(spec) for spec in plan}
     mine = [spec for spec in plan[request.task_index :: request.num_tasks] if sidecars[spec.path] is None]
     if num_done := len(plan) - list(sidecars.values()).count(None):
@@ -66,15 +53,15 @@ def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | N
     if mine and request.beam_options is not None:
         from data_prep import beam  # late: Apache Beam is not among the requirements
 
-        beam.run(shards.process_shard, mine, request.out, request.beam_options, request.num_workers)
+        beam.run(shards.process_shard, mine, request.out, request.beam_options, num_workers)
     elif mine:
-        runners.run(shards.process_shard, mine, num_photos, request.num_workers)
+        runners.run(shards.process_shard, mine, num_photos, num_workers)
     # Read again: the disk shows which shards are done, by this task or another.
     sidecars |= {spec.path: shards.finished(spec) for spec in plan if sidecars[spec.path] is None}
     if lost := [spec.path for spec in mine if sidecars[spec.path] is None]:
         raise UserError(f"{lost[0]} is not there after the run: --out must be one folder that all workers see")
     seconds = time.monotonic() - started
-    cores = max(1, min(request.num_workers, len(mine)))
+    cores = max(1, min(num_workers, len(mine)))
     where = "by Beam" if request.beam_options is not None else f"on {cores} core{'s' * (cores > 1)}"
     rate = "" if request.beam_options is not None else f": {num_photos / seconds / cores:.2f} photos/s/core"
     return list(sidecars.values()), f"{num_photos} photos in {seconds:.1f} s {where}{rate}"

@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import coco
-from data_prep import prepare, shards
-from data_prep.inputs import Inputs
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
+from data_prep.record import Settings
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config
@@ -56,8 +57,8 @@ def write_voc(root: Path, splits: dict[str, list[list[tuple[str, int]]]]) -> Non
 
 def prepare_photos(folder: Path, out: Path) -> Path:
     """Runs data preparation in this process."""
-    settings = shards.Settings("selective_search", search_max_side=0, min_side=16, max_boxes=100)
-    prepare.prepare(prepare.Request(Inputs((folder,)), out, settings, num_workers=1))
+    settings = Settings("selective_search", search_max_side=0, min_side=16, max_boxes=100)
+    prepare(Request(out, settings, [folder], num_workers=1))
     return out
 
 

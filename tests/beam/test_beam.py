@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import beam, prepare, shards
-from data_prep.inputs import Inputs
+from data_prep import beam
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
+from data_prep.record import Settings
 from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = shards.Settings("selective_search", 100, 16, 20)
+SETTINGS = Settings("selective_search", 100, 16, 20)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,8 @@ def photo_folder(tmp_path_factory):
 
 
 def prepared(images, out, **how):
-    request = prepare.Request(Inputs((images,)), out, SETTINGS, **({"num_workers": 1} | how))
-    return prepare.prepare(request), {path.name: path.read_bytes() for path in out.iterdir()}
+    request = Request(out, SETTINGS, [images], **({"num_workers": 1} | how))
+    return prepare(request), {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 def test_all_runners_write_the_same_bytes(photo_folder, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import prepare
+from data_prep import __main__ as command
 from tests.data_prep.command import exit_code
 from tests.data_prep.painted import paint
 
@@ -31,8 +31,8 @@ def test_command_prepares_without_jax_and_check_finds_a_flipped_byte(tmp_path, c
     (tmp_path / "c.heic").write_bytes(b"")
     out = tmp_path / "out"
     flags = [f"--images={tmp_path}", f"--out={out}", "--num_workers=1", "--max_rejected=0.5"]
-    command = [sys.executable, "-c", WITHOUT, *flags]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    arguments = [sys.executable, "-c", WITHOUT, *flags]
+    process = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
     assert "1 records" in process.stdout and "1 of 2 used, 1 rejected" in process.stdout
     assert "next: python main.py" in process.stdout
@@ -74,7 +74,7 @@ def test_no_memory_and_ctrl_c_are_one_line(tmp_path, capsys, monkeypatch, error,
     def end(_):
         raise error
 
-    monkeypatch.setattr(prepare, "prepare", end)
+    monkeypatch.setattr(command, "prepare", end)
     assert exit_code(f"--images={tmp_path}", f"--out={tmp_path}/out") == code
     assert_one_line(capsys.readouterr().err, words)
 

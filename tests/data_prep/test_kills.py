@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep import check, prepare, shards
-from data_prep.inputs import Inputs
+from data_prep import check, shards
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = shards.Settings("selective_search", 256, 16, 20)
@@ -23,7 +24,7 @@ def contents(folder):
 
 
 def test_killed_runs_resume_to_the_same_bytes(photo_folder, tmp_path):
-    prepare.prepare(prepare.Request(Inputs((photo_folder,)), tmp_path / "quiet", SETTINGS, num_workers=1))
+    prepare(Request(tmp_path / "quiet", SETTINGS, [photo_folder], num_workers=1))
     flags = (f"--images={photo_folder}", f"--out={tmp_path / 'killed'}", "--num_workers=1")
     command = [sys.executable, "-m", "data_prep", *flags, "--min_side=16", "--max_boxes=20"]
     moments = random.Random(0)
@@ -35,6 +36,6 @@ def test_killed_runs_resume_to_the_same_bytes(photo_folder, tmp_path):
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.wait()
-    prepare.prepare(prepare.Request(Inputs((photo_folder,)), tmp_path / "killed", SETTINGS, num_workers=1))
+    prepare(Request(tmp_path / "killed", SETTINGS, [photo_folder], num_workers=1))
     assert contents(tmp_path / "killed") == contents(tmp_path / "quiet")
     assert check.check_dataset(tmp_path / "killed", num_workers=1).problems == []

@@ -7,8 +7,9 @@ import re
 import numpy as np
 from PIL import Image
 
-from data_prep import page, prepare, shards
-from data_prep.inputs import Inputs
+from data_prep import page, shards
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
 
 
 def images(html):
@@ -18,7 +19,7 @@ def images(html):
 
 def test_page_stands_alone_and_shows_every_photo_of_a_small_set(photo_folder, tmp_path):
     settings = shards.Settings("naive", 0, 16, 20)
-    summary = prepare.prepare(prepare.Request(Inputs((photo_folder,)), tmp_path, settings, num_workers=1))
+    summary = prepare(Request(tmp_path, settings, [photo_folder], num_workers=1))
     html = (tmp_path / page.PAGE).read_text()
     assert str(tmp_path / page.PAGE) in summary
     lines = [line for line in summary.splitlines() if line.startswith(("boxes per photo", "photos: 19 of 20"))]

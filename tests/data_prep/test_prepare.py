@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import check, prepare, shards, writing
-from data_prep.inputs import Inputs
+from data_prep import check, shards, writing
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
 from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data import records
@@ -17,15 +18,14 @@ SETTINGS = shards.Settings("selective_search", 400, 16, 20)
 
 
 def request_for(images, out, num_workers=1, annotations=None, settings=SETTINGS):
-    inputs = Inputs((Path(images),), (annotations,) if annotations else ())
-    return prepare.Request(inputs, Path(out), settings, num_workers)
+    return Request(Path(out), settings, [images], [annotations] if annotations else [], num_workers=num_workers)
 
 
 @pytest.fixture(scope="module")
 def prepared(photo_folder, tmp_path_factory):
     """The photo folder, prepared once by one worker, and the summary."""
     out = tmp_path_factory.mktemp("prepared") / "new" / "out"
-    return out, prepare.prepare(request_for(photo_folder, out))
+    return out, prepare(request_for(photo_folder, out))
 
 
 def contents(folder):
@@ -33,26 +33,26 @@ def contents(folder):
 
 
 def test_two_workers_write_the_bytes_of_one(photo_folder, prepared, tmp_path):
-    prepare.prepare(request_for(photo_folder, tmp_path, num_workers=2))
+    prepare(request_for(photo_folder, tmp_path, num_workers=2))
     assert contents(tmp_path) == contents(prepared[0])
     assert len(contents(tmp_path)) == 9  # 3 shards, 3 sidecars, manifest, rejected, page
 
 
 def test_job_array_writes_the_bytes_of_one_process(photo_folder, prepared, tmp_path):
     request = request_for(photo_folder, tmp_path)
-    said = prepare.prepare(request._replace(task_index=1, num_tasks=4))
+    said = prepare(request._replace(task_index=1, num_tasks=4))
     assert "task 1 of 4 is done; 2 of 3 shards (12 photos) are left to other tasks" in said
     assert not (tmp_path / "manifest.json").exists()
     for index in (3, 1, 0):  # task 3 has no shard
-        prepare.prepare(request._replace(task_index=index, num_tasks=4))
-    assert "19 records" in prepare.prepare(request._replace(task_index=2, num_tasks=4))
+        prepare(request._replace(task_index=index, num_tasks=4))
+    assert "19 records" in prepare(request._replace(task_index=2, num_tasks=4))
     assert contents(tmp_path) == contents(prepared[0])
-    assert "already done" in prepare.prepare(request._replace(task_index=0, num_tasks=4))
+    assert "already done" in prepare(request._replace(task_index=0, num_tasks=4))
 
 
 def test_second_process_on_the_same_output_is_refused(photo_folder, tmp_path):
     with writing.locked(tmp_path, shared=True), pytest.raises(UserError, match="another data_prep is at work"):
-        prepare.prepare(request_for(photo_folder, tmp_path))
+        prepare(request_for(photo_folder, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,11 +66,11 @@ def test_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, prep
 
     monkeypatch.setattr(records, "write_shard", full)
     with pytest.raises(UserError, match=r"No space left on device.*free space"):
-        prepare.prepare(request_for(photo_folder, tmp_path))
+        prepare(request_for(photo_folder, tmp_path))
     done = contents(tmp_path)
     assert done == {name: data for name, data in contents(prepared[0]).items() if name in done} and len(done) == 4
     monkeypatch.undo()
-    prepare.prepare(request_for(photo_folder, tmp_path))
+    prepare(request_for(photo_folder, tmp_path))
     assert contents(tmp_path) == contents(prepared[0])
 
 
@@ -101,7 +101,7 @@ def test_interrupted_run_resumes_with_the_unfinished_shards(photo_folder, prepar
     leftover = tmp_path / f"{plan[1].path.name}.{'0' * 32}.tmp"
     leftover.write_bytes(b"half a shard")
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("photos-*-of-*") if path != leftover}
-    prepare.prepare(request_for(photo_folder, tmp_path))
+    prepare(request_for(photo_folder, tmp_path))
     assert "2 of 3 shards are done" in capsys.readouterr().out
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == before
     assert contents(tmp_path) == contents(prepared[0])
@@ -110,52 +110,52 @@ def test_interrupted_run_resumes_with_the_unfinished_shards(photo_folder, prepar
 def test_finished_data_set_is_left_alone_or_mended(photo_folder, prepared):
     out, _ = prepared
     before = contents(out)
-    assert "already done: 19 records" in prepare.prepare(request_for(photo_folder, out))
+    assert "already done: 19 records" in prepare(request_for(photo_folder, out))
     (out / "photos-00001-of-00003.tfrecord").unlink()
-    assert "19 records" in prepare.prepare(request_for(photo_folder, out))
+    assert "19 records" in prepare(request_for(photo_folder, out))
     assert contents(out) == before
 
 
 def test_index_file_of_an_earlier_version_is_ignored(photo_folder, prepared, copied):
     (copied / "index.json").write_text("{")
-    assert "already done: 19 records" in prepare.prepare(request_for(photo_folder, copied))
+    assert "already done: 19 records" in prepare(request_for(photo_folder, copied))
     (copied / "manifest.json").unlink()
-    assert "19 records" in prepare.prepare(request_for(photo_folder, copied))
+    assert "19 records" in prepare(request_for(photo_folder, copied))
     assert contents(copied) == contents(prepared[0]) | {"index.json": b"{"}
 
 
 def test_photo_overwritten_with_another_size_is_noticed(tmp_path):
     paint(0).save(tmp_path / "a.jpg")
     request = request_for(tmp_path, tmp_path / "out")
-    prepare.prepare(request)
+    prepare(request)
     paint(1).save(tmp_path / "a.jpg", quality=99)
     with pytest.raises(UserError, match="holds a finished data set of other photos"):
-        prepare.prepare(request)
+        prepare(request)
 
 
 def test_finished_data_set_is_not_overwritten_by_another_request(photo_folder, prepared, tmp_path):
     out, _ = prepared
     with pytest.raises(UserError, match=r"min_side=16, asked for is 17.*another --out"):
-        prepare.prepare(request_for(photo_folder, out, settings=SETTINGS._replace(min_side=17)))
+        prepare(request_for(photo_folder, out, settings=SETTINGS._replace(min_side=17)))
     paint(0).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"photos \(num=20, asked for is 1\)"):
-        prepare.prepare(request_for(tmp_path, out))
+        prepare(request_for(tmp_path, out))
     (tmp_path / "photos-00000-of-00099.json").write_text("{}")
     with pytest.raises(UserError, match="unfinished run over another number of photos"):
-        prepare.prepare(request_for(photo_folder, tmp_path))
+        prepare(request_for(photo_folder, tmp_path))
 
 
 def test_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):
-        prepare.prepare(request_for(tmp_path, tmp_path / "out"))
+        prepare(request_for(tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_out_that_is_a_file_is_named(photo_folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out=.*file cannot be used"):
-        prepare.prepare(request_for(photo_folder, tmp_path / "file"))
+        prepare(request_for(photo_folder, tmp_path / "file"))
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def write_whole(path: Path, contents: str | bytes, *, sync: bool = False) -> Non
             os.fsync(file.fileno())
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path | str) -> str:
     """Sha256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
