@@ -4,7 +4,6 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ from univip_jax.data.labelled.sets import open_labelled
 from univip_jax.evaluate import neighbours
 from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import evaluate
-from univip_jax.evaluate.neighbours import knn_predict
+from univip_jax.evaluate.neighbours import find_neighbours, vote
 from univip_jax.run.checkpoint import Checkpoints
 
 
@@ -25,8 +24,8 @@ def features(count: int, seed: int) -> np.ndarray:
     return (rng.normal(size=(count, 6)) * rng.uniform(0.1, 10, (count, 1))).astype(np.float32)
 
 
-def predict(train, labels, test, **options) -> np.ndarray:
-    return knn_predict(*map(jnp.asarray, (train, labels, test)), **options)
+def predict(train, labels, test, *, k, **options) -> np.ndarray:
+    return vote(find_neighbours(train, test, k), labels, **options)
 
 
 def by_hand(train, labels, test, k, temperature, num_classes) -> list[int]:

@@ -12,9 +12,9 @@ from configs import linear
 from tests.small import small_config
 from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import hold_out, open_labelled, training_batches
-from univip_jax.evaluate import features, logistic, probe, sgd
+from univip_jax.evaluate import features, logistic, sgd
 from univip_jax.evaluate.heads import ProbeSpec
-from univip_jax.evaluate.linear import evaluate, number_to_hold_out
+from univip_jax.evaluate.linear import evaluate, number_to_hold_out, train_heads
 from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.scores import accuracy
 from univip_jax.evaluate.task import spec_of
@@ -115,7 +115,7 @@ def test_an_interrupted_probe_goes_on_with_the_same_bits(labelled, tmp_path, mon
     encoder, train = open_encoder(config), open_labelled(str(labelled))
 
     def trained(folder):
-        return probe.train_heads(spec, encoder, train, 32, tmp_path / folder)
+        return train_heads(spec, encoder, train, 32, tmp_path / folder)
 
     whole, put, count = trained("whole"), sgd.put_batch, iter(range(100))
 

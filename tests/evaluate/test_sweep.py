@@ -1,6 +1,7 @@
 """One evaluation over checkpoints and seeds: what is done, kept and refused, and the figures at the end."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,25 +101,18 @@ def test_each_seed_may_draw_its_own_labelled_part_of_one_set(run, labelled, tmp_
     config = small_knn(run, labelled)
     sweep(scorer("photos"), config, tmp_path, steps=["4"], seeds=["0", "1"])
     assert read(tmp_path)["seeds"] == [0, 1]
-    with pytest.raises(UserError, match=r"has drawn_from photos, but .*step_4_seed_2.* has others"):
-        sweep(scorer("others"), config, tmp_path, steps=["4"], seeds=["0", "1", "2"])
 
 
-def test_sweep_over_evaluations_of_other_data_is_refused(run, labelled, tmp_path):
-    config = small_knn(run, labelled)
-    sweep(Scorer(), config, tmp_path, steps=["2"], seeds=[])
-    with pytest.raises(
-        UserError, match=r"step_4_seed_0/results\.json has .*'fingerprint': 'b'.*choose another --workdir"
-    ):
-        sweep(Scorer("b"), config, tmp_path, steps=["all"], seeds=[])
-
-
-def test_sweep_with_other_settings_is_refused(run, labelled, tmp_path):
+def test_sweep_with_other_settings_or_photos_is_refused(run, labelled, tmp_path):
     config = small_knn(run, labelled)
     sweep(evaluate, config, tmp_path, steps=["2"], seeds=[])
     config.temperature = 0.5
     with pytest.raises(UserError, match=r"step_2_seed_0 holds an evaluation of other settings: temperature was 0\.07"):
-        sweep(evaluate, config, tmp_path, steps=["2"], seeds=[])
+        sweep(evaluate, config, tmp_path, steps=["all"], seeds=[])
+    config.temperature, config.data.test = 0.07, str(shutil.copytree(labelled, tmp_path / "photos"))
+    (tmp_path / "photos/dark/0.png").unlink()
+    with pytest.raises(UserError, match=r"step_2_seed_0 holds an evaluation of other settings: test was '\w+' and is"):
+        sweep(evaluate, config, tmp_path, steps=["all"], seeds=[])
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,6 @@ from univip_jax.sharding import by_batch, make_mesh, of_first_process, replicate
 from univip_jax.types import Features
 from univip_jax.weights.encoder import Encoder
 
-Compute = Callable[[Any, UInt8[Array, "N S S 3"]], Float[Array, "N F"]]  # of (variables, images)
-
 
 class Readout(NamedTuple):
     """How a photo becomes features."""
@@ -118,18 +116,16 @@ def cached_features(task: Task, labelled: Labelled, readout: Readout) -> Feature
     All processes compute, each `task.batch_size` photos at once. Process 0 writes and returns the features, 4 bytes
     each and mapped; the others return None.
     """
-    encoder, image_size = task.encoder, task.image_size
-    compute = _compiled(encoder, readout)
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
-    width = jax.eval_shape(compute, encoder.variables, image).shape[1]
-    label = labelled.examples.element_spec[1]
+    encoder, label = task.encoder, labelled.examples.element_spec[1]
+    image = jax.ShapeDtypeStruct((1, task.image_size, task.image_size, 3), np.uint8)
+    width = jax.eval_shape(_compiled(encoder, readout), encoder.variables, image).shape[1]
     row = np.dtype([("features", np.float32, (width,)), ("label", label.dtype.as_numpy_dtype, tuple(label.shape))])
-    made_from = [labelled.fingerprint, readout.name, image_size, encoder.backbone, digests(encoder.variables)]
+    made_from = [labelled.fingerprint, readout.name, task.image_size, encoder.backbone, digests(encoder.variables)]
     primary = jax.process_index() == 0
     cache = FeatureCache(task.workdir / "features", made_from, row, labelled.num_images) if primary else None
     (num_done,) = of_first_process([cache.num_done if cache else 0])
     if num_done < labelled.num_images:
-        rows = _gathered_rows(task, labelled, compute, readout.view, num_done, row)
+        rows = _gathered_rows(task, labelled, readout, num_done, row)
         deque(rows, maxlen=0) if cache is None else cache.extend(rows, labelled.name)
     if cache is None:
         return None
@@ -139,26 +135,24 @@ def cached_features(task: Task, labelled: Labelled, readout: Readout) -> Feature
 
 def extract(encoder: Encoder, labelled: Labelled, image_size: int, batch_size: int) -> Features:
     """Features of every photo's centre crop, by the devices of this process alone."""
-    batches = _feature_batches(encoder.jitted, encoder.variables, labelled, centre_crop, image_size, batch_size)
-    found = []
     with progress_bar(labelled.num_images, "photo", f"features of {labelled.name}") as bar:
-        for batch in batches:
-            found.append(batch)
+        batches = []
+        for batch in _feature_batches(encoder, labelled, CENTRE, image_size, batch_size):
+            batches.append(batch)
             bar.update(len(batch.labels))
-    return Features(*map(np.concatenate, zip(*found, strict=True)))
+    return Features(*map(np.concatenate, zip(*batches, strict=True)))
 
 
 @lru_cache(maxsize=1)
-def _compiled(encoder: Encoder, readout: Readout) -> Compute:
-    """One program for the training and the test set."""
+def _compiled(encoder: Encoder, readout: Readout) -> Callable[..., Float[Array, "N F"]]:
+    """(variables, images) to features: one program for the training and the test set."""
     return jax.jit(partial(readout.features, encoder))
 
 
 def _feature_batches(
-    compute: Compute,
-    variables: Any,
+    encoder: Encoder,
     labelled: Labelled,
-    view: View,
+    readout: Readout,
     image_size: int,
     batch_size: int,
     start: int = 0,
@@ -166,23 +160,23 @@ def _feature_batches(
 ) -> Iterator[Features]:
     """Features of the photos from `start` on; `part` as of `view_batches`. Each batch is split over local devices."""
     mesh = make_mesh(jax.local_devices())
-    batch_size, variables = round_batch(batch_size, mesh), jax.device_put(variables, replicated(mesh))
-    for images, labels in view_batches(labelled, view, image_size, batch_size, start=start, part=part):
+    compute, variables = _compiled(encoder, readout), jax.device_put(encoder.variables, replicated(mesh))
+    batch_size = round_batch(batch_size, mesh)
+    for images, labels in view_batches(labelled, readout.view, image_size, batch_size, start=start, part=part):
         features = compute(variables, jax.device_put(fill_batch(images, batch_size), by_batch(mesh)))
         yield Features(np.asarray(features)[: len(labels)], labels)
 
 
 def _gathered_rows(
-    task: Task, labelled: Labelled, compute: Compute, view: View, start: int, row: np.dtype
+    task: Task, labelled: Labelled, readout: Readout, start: int, row: np.dtype
 ) -> Iterator[Shaped[np.ndarray, " n"]]:
     """In every process, one batch of each process at a time, until all rows from `start` on have come."""
-    index, count = jax.process_index(), jax.process_count()
+    part = (jax.process_index(), jax.process_count())
     batch_size = round_batch(task.batch_size, make_mesh(jax.local_devices()))
-    variables, size = task.encoder.variables, task.image_size
-    part = _feature_batches(compute, variables, labelled, view, size, batch_size, start, (index, count))
-    for first in range(start, labelled.num_images, batch_size * count):
+    batches = _feature_batches(task.encoder, labelled, readout, task.image_size, batch_size, start, part)
+    for first in range(start, labelled.num_images, batch_size * part[1]):
         rows = np.zeros(batch_size, row)
-        if (batch := next(part, None)) is not None:  # at the end, some processes have none left
+        if (batch := next(batches, None)) is not None:  # at the end, some processes have none left
             rows["features"][: len(batch.labels)], rows["label"][: len(batch.labels)] = batch
         as_bytes = rows.view(np.uint8).reshape(batch_size, row.itemsize)
         gathered = multihost_utils.process_allgather(as_bytes, tiled=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
@@ -67,22 +67,6 @@ def vote(
     votes = np.zeros((len(weights), num_classes))
     np.add.at(votes, (np.arange(len(weights))[:, None], labels[nearest.index]), weights)
     return votes.argmax(1)
-
-
-def knn_predict(
-    train: Float[Array, "N F"],
-    labels: Int[Array, " N"],
-    test: Float[Array, "M F"],
-    *,
-    k: int,
-    temperature: float,
-    num_classes: int,
-) -> Int[np.ndarray, " M"]:
-    """The class of each test feature by the weighted vote of its k nearest training features.
-
-    Raises UserError where there are fewer than k training features.
-    """
-    return vote(find_neighbours(train, test, k), labels, temperature=temperature, num_classes=num_classes)
 
 
 def knn_top1(train: Features, test: Features, k: int, temperature: float) -> float:

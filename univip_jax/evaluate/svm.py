@@ -5,7 +5,8 @@ training, and is left out of few-photo draws and of the test.
 # Deviation from the benchmark: it chooses C of the few-photo SVMs on the test set; here the photos not drawn decide.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,33 +79,22 @@ def check_counts(train: Labelled, labels: np.ndarray, test: Labelled, test_label
         raise UserError(f"low_shot={max(low_shot)} leaves no photo of {train.name} to choose C by; lower it")
 
 
-def _parallel(calls: Iterable, count: int, num_workers: int, description: str) -> list:
-    """The results of joblib's delayed calls, in order, by so many processes (0: one for each core)."""
-    results = Parallel(n_jobs=num_workers or -1, return_as="generator")(calls)
-    return list(tqdm(results, total=count, unit="svm", desc=description))
+def _parallel(function: Callable, arguments: list[tuple], num_workers: int, description: str) -> list:
+    """The results of the calls, in order, by so many processes (0: one for each core)."""
+    results = Parallel(n_jobs=num_workers or -1, return_as="generator")(delayed(function)(*one) for one in arguments)
+    return list(tqdm(results, total=len(arguments), unit="svm", desc=description))
 
 
 def full(spec: SvmSpec, classes: tuple[str, ...], train: Side, test: Side) -> dict:
     """mAP by all training photos."""
-    (features, labels), (test_features, test_labels) = train, test
+    (x, y), (test_x, test_y), seed = train, test, spec.seed
     points = [(index, cost) for index in range(len(classes)) for cost in spec.costs]
-    validate, score = delayed(one_vs_rest.cross_validate), delayed(one_vs_rest.score_class)
-    held_out = _parallel(
-        (validate(features, labels[:, index], cost, spec.seed) for index, cost in points),
-        len(points),
-        spec.num_workers,
-        f"C of each class, {one_vs_rest.NUM_FOLDS} folds",
-    )
+    calls = [(x, y[:, index], cost, seed) for index, cost in points]
+    what = f"C of each class, {one_vs_rest.NUM_FOLDS} folds"
+    held_out = _parallel(one_vs_rest.cross_validate, calls, spec.num_workers, what)
     chosen = [spec.costs[best] for best in np.reshape(held_out, (len(classes), len(spec.costs))).argmax(1)]
-    precision = _parallel(
-        (
-            score(features, labels[:, index], test_features, test_labels[:, index], cost, spec.seed)
-            for index, cost in enumerate(chosen)
-        ),
-        len(classes),
-        spec.num_workers,
-        "each class",
-    )
+    calls = [(x, y[:, index], test_x, test_y[:, index], cost, seed) for index, cost in enumerate(chosen)]
+    precision = _parallel(one_vs_rest.score_class, calls, spec.num_workers, "each class")
     return {
         "map": 100 * float(np.mean(precision)),
         "ap": {name: 100 * value for name, value in zip(classes, precision, strict=True)},
@@ -118,28 +108,20 @@ def full(spec: SvmSpec, classes: tuple[str, ...], train: Side, test: Side) -> di
 
 def low_shot(spec: SvmSpec, k: int, train: Side, test: Side) -> tuple[dict, list[dict]]:
     """mAP by k photos of each class, and the points of the grid."""
-    (features, labels), (test_features, test_labels) = train, test
-    num_classes, costs = labels.shape[1], spec.low_shot_costs
-    points = [(number, index) for number in range(spec.num_draws) for index in range(num_classes)]
-    drawn = (
-        one_vs_rest.draw(labels[:, index], k, num_classes, spec.seed, k, number, index) for number, index in points
-    )
-    fit = delayed(one_vs_rest.fit_few)
-    shots = _parallel(
-        (
-            fit(features, labels[:, index], test_features, photos, costs, spec.seed)
-            for (_, index), photos in zip(points, drawn, strict=True)
-        ),
-        len(points),
-        spec.num_workers,
-        f"{k} photos a class, {spec.num_draws} draws",
-    )
+    (x, y), (test_x, test_y), costs = train, test, spec.low_shot_costs
+    num_classes = y.shape[1]
+    calls = []
+    for number, index in itertools.product(range(spec.num_draws), range(num_classes)):
+        drawn = one_vs_rest.draw(y[:, index], k, num_classes, spec.seed, k, number, index)
+        calls.append((x, y[:, index], test_x, drawn, costs, spec.seed))
+    what = f"{k} photos a class, {spec.num_draws} draws"
+    shots = _parallel(one_vs_rest.fit_few, calls, spec.num_workers, what)
     held_out = np.nanmean([shot.held_out for shot in shots], axis=0)
     best = int(held_out.argmax())
     precision = []
-    for (_, index), shot in zip(points, shots, strict=True):
-        counts = test_labels[:, index] != 0
-        precision.append(average_precision(test_labels[counts, index] == 1, shot.test[best, counts]))
+    for index, shot in zip(itertools.cycle(range(num_classes)), shots, strict=False):
+        counts = test_y[:, index] != 0
+        precision.append(average_precision(test_y[counts, index] == 1, shot.test[best, counts]))
     draws = 100 * np.reshape(precision, (spec.num_draws, num_classes)).mean(1)
     result = {"mean": float(draws.mean()), "deviation": float(draws.std()), "draws": draws.tolist(), "C": costs[best]}
     return result, [

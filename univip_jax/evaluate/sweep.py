@@ -12,14 +12,14 @@ import jax
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.evaluate.results import RESULTS, read_results, write_results
+from univip_jax.evaluate.results import read_results, write_results
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.log import duration
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.encoder import RANDOM
 
 Evaluation = Callable[[ConfigDict, Path], None]
-# What all results of a sweep share. The labelled sets carry their fingerprints: photos that were changed show here.
+# What all results of a sweep share; each seed of semi may draw its own part of `drawn_from` to train on.
 _SHARED = ("protocol", "pretrained", "image_size", "drawn_from", "train", "test", "classes")
 
 
@@ -32,7 +32,7 @@ def sweep(
     one would be to choose by the test set. `steps` has them for each step, `runs` the score of each evaluation.
 
     Args:
-      evaluate: a task of `main.py`, as `knn.evaluate`, which skips what is finished.
+      evaluate: a task of `main.py`, as `knn.evaluate`. It skips what is finished, and refuses other settings or data.
       steps: `all` or `newest`, or the steps of checkpoints; none: `config.step`.
       seeds: numbers; none: `config.seed`.
 
@@ -52,8 +52,6 @@ def sweep(
             done += 1
             left = (time.perf_counter() - begin) / done * (len(cells) - number)
             print(f"{duration(left)} left", flush=True)
-        if jax.process_index() == 0:
-            _check_shared(folders[cells[0]], folder)
     if jax.process_index() == 0:
         _summarize({cell: read_results(folder) for cell, folder in folders.items()}, workdir)
 
@@ -85,18 +83,6 @@ def _find_steps(config: ConfigDict, asked: Sequence[str]) -> list[int]:
     if missing or not wanted:
         raise UserError(f"{run} has no checkpoint{f' of step {missing[0]}' if missing else ''}; it has {there}")
     return wanted
-
-
-def _check_shared(first: Path, other: Path) -> None:
-    one, two = read_results(first), read_results(other)
-    for name in _SHARED:
-        if name == "train" and "drawn_from" in one and one["seed"] != two["seed"]:
-            continue  # each seed draws its own labelled part
-        if one.get(name) != two.get(name):
-            raise UserError(
-                f"{first / RESULTS} has {name} {one.get(name)}, but {other / RESULTS} has {two.get(name)}: they "
-                "are not of one evaluation; choose another --workdir, or remove the folder that is out of date"
-            )
 
 
 def _summarize(results: dict[tuple[int, int], dict], workdir: Path) -> None:
