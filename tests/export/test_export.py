@@ -115,8 +115,8 @@ def test_card_of_imported_weights_names_their_origin_and_licence(tmp_path):
     assert "did not train it" in card and "file `moco.safetensors`" in card and "UniVIP" not in card
     card = card_of(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert "license: cc-by-nc-4.0" in card and "did not train it" in card and "file `a.safetensors`" in card
-    told = {"producer": "univip_jax", "run": "coco", "step": "800", "config_sha256": "0" * 64, "licence": "mit"}
-    save_file(to_torch(VARIABLES), tmp_path / "ours.safetensors", told)
+    metadata = {"producer": "univip_jax", "run": "coco", "step": "800", "config_sha256": "0" * 64, "licence": "mit"}
+    save_file(to_torch(VARIABLES), tmp_path / "ours.safetensors", metadata)
     import_weights(tmp_path / "ours.safetensors", tmp_path / "ours")
     card = card_of(tmp_path / "ours", tmp_path / "c.safetensors")
     assert "license: mit" in card and "run `coco`, step `800`" in card and "univip_jax trained it" in card

@@ -80,7 +80,7 @@ def step():
     return jax.jit(lambda *arguments: finetune_step(*arguments, backbone=net, spec=SPEC), **shardings), state
 
 
-def test_three_steps_are_pytorch_s(step, batches):
+def test_finetune_step_three_times_is_pytorchs(step, batches):
     """The batch is split over four devices: two photos each would have other batch statistics than the eight."""
     (step_fn, state), rates = step, [(0.1, 1.0), (0.1, 1.0), (0.02, 2.0)]
     losses, linear, norm, last = torch_steps(state, batches, rates)
@@ -98,7 +98,7 @@ def test_three_steps_are_pytorch_s(step, batches):
     np.testing.assert_allclose(state.batch_stats["bn"]["mean"], norm.running_mean, atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_shows(step, batches):
+def test_finetune_step_shows_a_loss_that_is_not_finite(step, batches):
     step_fn, state = step
     head = {**state.params["head"], "kernel": state.params["head"]["kernel"].at[0, 0].set(jnp.inf)}
     _, loss = step_fn(state.replace(params={**state.params, "head": head}), *batches[0], Rates(0.1, 0.1))

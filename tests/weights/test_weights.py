@@ -219,6 +219,13 @@ def test_read_backbone_of_a_file_without_tensors_says_so(tmp_path):
         read_backbone(tmp_path / "weights.safetensors")
 
 
+def test_read_backbone_without_pytorch_names_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "net.pth").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"net\.pth is a PyTorch file: pip install -r requirements-export\.txt"):
+        read_backbone(tmp_path / "net.pth")
+
+
 def test_load_encoder_changes_nothing_of_the_process(tmp_path):
     """A notebook that loads features gets no TensorFlow, which would take the GPUs, no logger filter and no hook."""
     save_file(to_torch(VARIABLES), tmp_path / "weights.safetensors")

@@ -1,1 +1,1 @@
-"""A run's backbone in the files that others load, each with the proof that it computes the same."""
+"""A run's backbone in the files of other libraries, each with a proof that it computes the same."""

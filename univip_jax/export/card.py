@@ -41,14 +41,14 @@ _IMPORTED = "univip_jax imported it from the file below and did not train it."
 def _origin(run: Path, step: int) -> Metadata:
     """Who trained these weights, when and how; for an imported file its own metadata tell, where it has any."""
     if run.is_file():
-        told, file = read_backbone(run)[2], {"file": run.name, "file_sha256": sha256_of(run)}
+        known, file = read_backbone(run)[2], {"file": run.name, "file_sha256": sha256_of(run)}
     elif (config := read_config(run)).task == TASK:
-        told = config.imported.metadata.to_dict()
+        known = config.imported.metadata.to_dict()
         file = {"file": config.imported.file, "file_sha256": config.imported.sha256}
     else:
         digest = sha256_of(run / CONFIG)
         return {"producer": PRODUCER, "run": run.resolve().name, "step": str(step), "config_sha256": digest}
-    return {name: told[name] for name in ORIGIN if name in told} | file
+    return {name: known[name] for name in ORIGIN if name in known} | file
 
 
 def _results(folder: Path, encoder: Encoder, run: Path) -> dict:
@@ -88,8 +88,8 @@ def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: Met
     code = _NO_CLASS if kind == "torchvision" and not has_class(kind, encoder) else _LOAD[kind]
     load = code.format(backbone=net.variant, width=net.width, file=out.name, stem=out.stem)
     ours = metadata.get("producer") == PRODUCER
-    facts = ("run", "step", "config_sha256", "file", "file_sha256")
-    told = [f"{name} `{metadata[name]}`" for name in facts if name in metadata]
+    names = ("run", "step", "config_sha256", "file", "file_sha256")
+    origin = [f"{name} `{metadata[name]}`" for name in names if name in metadata]
     mean, std = (values.astype(float).round(3).tolist() for values in (IMAGENET_MEAN, IMAGENET_STD))
     path.write_text(
         f"""---
@@ -101,7 +101,7 @@ tags: [feature-extraction{", self-supervised, univip" if ours else ""}]
 
 A backbone without a classifier. {_TRAINED if ours else _IMPORTED}
 
-- {", ".join(told)}
+- {", ".join(origin)}
 - images: RGB in 0..1; mean {mean}, std {std}; trained on crops of {encoder.image_size} px
 - convolutions are padded as in PyTorch, the stride of a bottleneck sits in its 3x3
 - evaluations: {metadata.get("results", "none was named by --results")}

@@ -1,4 +1,4 @@
-"""A backbone's parameters under the names of torchvision and Detectron2, and back; uses NumPy alone.
+"""A backbone's parameters under the names of torchvision and Detectron2, and back.
 
 timm, MoCo, ORL, DenseCL and OpenSelfSup share torchvision's names: `conv1.weight`, `bn1.running_mean`,
 `layer1.0.conv2.weight`, `layer1.0.downsample.0.weight`. Kernels are [out, in, h, w] there and [h, w, in, out] here.
