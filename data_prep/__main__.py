@@ -30,9 +30,7 @@ def _define() -> None:
     flags.DEFINE_enum(
         "source", "images", ["images", "tfds"], "Where the photos come from: files, or a data set of TFDS."
     )
-    flags.DEFINE_multi_string(
-        "images", [], "Folder with photos (folders in it are searched too), zip or tar file; may be given repeatedly."
-    )
+    flags.DEFINE_multi_string("images", [], "Folder with photos (folders in it are searched too), zip or tar file.")
     flags.DEFINE_string("dataset", None, "TFDS's name, as coco/2017; TFDS_DATA_DIR is the folder of its data.")
     flags.DEFINE_string("split", None, "TFDS's split, as train or train[:10%].")
     flags.DEFINE_string("out", None, "Folder for the data set; created if missing.")

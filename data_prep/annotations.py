@@ -37,7 +37,7 @@ def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
     height, width = stored.pixels.shape[:2]
     encoded_height, encoded_width = (width, height) if stored.orientation >= 5 else (height, width)
     # A json that gives no size means the photo as encoded.
-    of_height, of_width = annotations.height or stored.found_height, annotations.width or stored.found_width
+    of_height, of_width = annotations.height or stored.original_height, annotations.width or stored.original_width
     as_encoded = _same_shape(of_height, of_width, encoded_height, encoded_width)
     if not as_encoded and not _same_shape(of_height, of_width, height, width):
         raise Rejected(f"annotations are of another size: {of_width} x {of_height}, photo {width} x {height}")
@@ -124,18 +124,18 @@ def find_annotations(contents: dict, path: Path | str, image_ids: Sequence[str])
                 by_entry.setdefault(annotation["image_id"], []).append(annotation)
         entries = {entry["file_name"]: entry for entry in contents["images"]}
         matches = match(entries, image_ids)
-        found = {
+        by_id = {
             image_id: _annotations(entries[name], by_entry.get(entries[name]["id"], ()))
             for image_id, name in matches.items()
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise _not_coco(path, error) from error
-    if not found:
+    if not by_id:
         raise UserError(
             f"--annotations={path} names none of the {len(image_ids)} photos (such as {image_ids[0]}): "
             "give the json that belongs to --images"
         )
-    return found
+    return by_id
 
 
 def _not_coco(path: Path | str, error: Exception) -> UserError:
@@ -180,8 +180,8 @@ def match(names: Iterable[str], image_ids: Sequence[str]) -> dict[str, str]:
 
 def _unique_by_base(names: Iterable[str]) -> dict[str, str]:
     """Names by their base name, without base names that several have."""
-    found: dict[str, str | None] = {}
+    by_base: dict[str, str | None] = {}
     for name in names:
         base = name.rsplit("/", 1)[-1]
-        found[base] = None if base in found else name
-    return {base: name for base, name in found.items() if name is not None}
+        by_base[base] = None if base in by_base else name
+    return {base: name for base, name in by_base.items() if name is not None}

@@ -29,7 +29,7 @@ def check_dataset(root: Path, num_workers: int) -> Checked:
     """
     manifest, progress = manifests.unfinished(root) or (records.read_manifest(root), "")
     results = runners.run(partial(check_shard, root), manifest["shards"], manifest["num_records"], num_workers)
-    problems = [problem for found, _ in results for problem in found]
+    problems = [problem for of_shard, _ in results for problem in of_shard]
     if not progress:
         problems += _rejected_problems(root, manifest)
     if not problems:
@@ -68,9 +68,9 @@ def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tupl
             where = f"{shard.path}: record {index}"
             if index < shard.num_records and shard.offsets[index] != position:
                 problems.append(f"{where} is at byte {position}, the sidecar says {shard.offsets[index]}")
-            found, parsed = record_problems(serialized)
-            problems += [f"{where} {problem}" for problem in found]
-            if not found:
+            of_record, parsed = record_problems(serialized)
+            problems += [f"{where} {problem}" for problem in of_record]
+            if not of_record:
                 objects = parsed["objects"][~parsed["is_crowd"]]
                 counts.append(proposal_stats.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
             position += len(serialized) + records.FRAME_BYTES

@@ -99,9 +99,9 @@ def _results(elements: Iterator[dict], images: dict, path: Path | str, min_side:
     rows: dict[Any, array] = {}
     for one in elements:
         x, y, width, height = one["bbox"]
-        found = rows.setdefault(one["image_id"], array("d"))
+        row = rows.setdefault(one["image_id"], array("d"))
         if min(width, height) >= min_side:
-            found.extend((one.get("score", 0.0), x, y, width, height))
+            row.extend((one.get("score", 0.0), x, y, width, height))
     if not images and any(not isinstance(image_id, str) for image_id in rows):
         raise UserError(
             f"--proposals_file={path} names photos by numbers: give the --annotations json with their file names"
@@ -115,16 +115,16 @@ def _results(elements: Iterator[dict], images: dict, path: Path | str, min_side:
 
 
 def _orl(elements: Iterator[list], images: list[dict], path: Path | str, min_side: float) -> dict[str, Annotations]:
-    found = []
+    candidates = []
     for boxes in elements:
         boxes_xywh_px = np.array(boxes, np.float32).reshape(-1, 4)  # one box alone is not nested
-        found.append(boxes_xywh_px[(boxes_xywh_px[:, 2:] >= min_side).all(axis=-1)])
-    if len(found) != len(images):
+        candidates.append(boxes_xywh_px[(boxes_xywh_px[:, 2:] >= min_side).all(axis=-1)])
+    if len(candidates) != len(images):
         raise UserError(
-            f"--proposals_file={path} is ORL's, without names, for {len(found)} photos in the order of an annotations "
-            f"json; --annotations has {len(images)}: give the json that it was made from"
+            f"--proposals_file={path} is ORL's, without names, for {len(candidates)} photos in the order of an "
+            f"annotations json; --annotations has {len(images)}: give the json that it was made from"
         )
-    return {image["file_name"]: _candidates(one, image) for one, image in zip(found, images, strict=True)}
+    return {image["file_name"]: _candidates(one, image) for one, image in zip(candidates, images, strict=True)}
 
 
 def _candidates(boxes_xywh_px: np.ndarray, image: dict) -> Annotations:

@@ -51,8 +51,8 @@ def make_record(
         proposals = objects.boxes[~objects.is_crowd][: settings.max_boxes]
     else:
         candidates = _candidates(stored, imported, settings)
-        kept = filters.keep(candidates, settings.min_side, settings.max_boxes)
-        proposals = boxes.from_yxyx_px(kept, height, width)
+        boxes_yxyx_px = filters.keep(candidates, settings.min_side, settings.max_boxes)
+        proposals = boxes.from_yxyx_px(boxes_yxyx_px, height, width)
     return records.Record(stored.encoded, photo.image_id, height, width, proposals, *objects)
 
 
@@ -62,9 +62,9 @@ def _candidates(stored: photos.StoredPhoto, imported: Annotations | None, settin
     if settings.proposals == "none" or min(height, width) < settings.min_side:
         return np.zeros([0, 4])
     if settings.proposals == "import":
-        found = Objects() if imported is None else annotations.in_photo(imported, stored)
+        objects = Objects() if imported is None else annotations.in_photo(imported, stored)
         # Rounded: a box of exactly `min_side` stays one after its way through float32.
-        return np.round(found.boxes.astype(np.float64) * [height, width, height, width], 3)
+        return np.round(objects.boxes.astype(np.float64) * [height, width, height, width], 3)
     generator = selective_search.photo_generator(stored.encoded)
     if settings.proposals == "naive":
         return filters.naive_candidates(height, width, settings.min_side, generator)

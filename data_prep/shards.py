@@ -36,14 +36,14 @@ class ShardSpec(NamedTuple):
 
 def plan_shards(
     out: Path,
-    found: list[PhotoFile],
+    photo_files: list[PhotoFile],
     annotations: dict[str, Annotations],
     settings: Settings,
     imported: dict[str, Annotations] | None = None,
 ) -> list[ShardSpec]:
     """Splits photos, in order, into shards of at most 256; the split depends on the number of photos alone."""
-    per_shard = min(256, max(8, -(-len(found) // 16)))
-    groups = [tuple(found[start : start + per_shard]) for start in range(0, len(found), per_shard)]
+    per_shard = min(256, max(8, -(-len(photo_files) // 16)))
+    groups = [tuple(photo_files[start : start + per_shard]) for start in range(0, len(photo_files), per_shard)]
     return [
         ShardSpec(
             out / f"photos-{index:05d}-of-{len(groups):05d}.tfrecord",

@@ -132,9 +132,9 @@ def read_span(path: str, start: int, num_bytes: int) -> bytes:
     try:
         with open(path, "rb") as file:
             file.seek(start)
-            found = file.read(num_bytes)
+            data = file.read(num_bytes)
     except OSError as error:
         raise UserError(f"--images={path} cannot be read ({error}): was it moved or changed meanwhile?") from error
-    if len(found) < num_bytes:
+    if len(data) < num_bytes:
         raise Rejected("unreadable member: the archive ends before it")
-    return found
+    return data

@@ -28,12 +28,12 @@ class StoredPhoto(NamedTuple):
 
     encoded: bytes  # JPEG or PNG
     pixels: UInt8[np.ndarray, "H W 3"]  # RGB
-    found_height: int  # px, as encoded in the file: before it was turned upright and shrunk
-    found_width: int  # px
+    original_height: int  # px, as encoded in the file: before it was turned upright and shrunk
+    original_width: int  # px
     orientation: int = 1  # EXIF's, 1 to 8: how the encoded pixels must be turned; 1: not at all
 
 
-def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
+def read_photo(original: bytes, max_side: int = 0) -> StoredPhoto:
     """Decodes a photo and encodes it again where it must.
 
     RGB or grey JPEG and PNG that need no EXIF rotation are stored as they are. Everything else is encoded again: PNG
@@ -42,25 +42,25 @@ def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
     more than this quality does. Alpha is dropped; of several frames the first is taken.
 
     Args:
-        found: the file's bytes.
+        original: the file's bytes.
         max_side: a photo whose long side exceeds this (px) is stored as a JPEG with this long side; 0: no limit.
 
     Raises:
         Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which decodes
             them in training, does not read them.
     """
-    if not found:
+    if not original:
         raise Rejected("empty file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata in each photo
         try:
-            image = Image.open(io.BytesIO(found))
+            image = Image.open(io.BytesIO(original))
         except Exception as error:  # damaged bytes can raise anything inside Pillow's parsers
             raise Rejected(f"not an image{_detail(error)}") from error
         if image.width * image.height > MAX_PIXELS:
             raise Rejected(f"too large: {image.width} x {image.height} is over {MAX_PIXELS // 10**6} megapixels")
         try:
-            stored = _store(image, found, max_side)
+            stored = _store(image, original, max_side)
         except (Rejected, MemoryError):
             raise
         except Exception as error:
@@ -69,21 +69,21 @@ def read_photo(found: bytes, max_side: int = 0) -> StoredPhoto:
     return stored
 
 
-def _store(image: Image.Image, found: bytes, max_side: int) -> StoredPhoto:
-    found_width, found_height = image.size
+def _store(image: Image.Image, original: bytes, max_side: int) -> StoredPhoto:
+    original_width, original_height = image.size
     orientation = _orientation(image)
     if image.format == "TIFF" and orientation >= 5:  # Pillow turns TIFF by itself, and gives the size after that
-        found_width, found_height = found_height, found_width
-    facts = found_height, found_width, orientation
+        original_width, original_height = original_height, original_width
+    facts = original_height, original_width, orientation
     shrink = 0 < max_side < max(image.size)
     if shrink:
         # A JPEG is decoded at a half, a quarter or an eighth of its size where that is still twice `max_side`.
         image.draft(None, tuple(-(-2 * side * max_side // max(image.size)) for side in image.size))
     image.load()
     # MPO: a JPEG with more pictures behind the first, as phones write it.
-    as_found = image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L") and orientation == 1
-    if as_found and not shrink:
-        return StoredPhoto(found, np.asarray(_to_rgb(image)), *facts)
+    storable = image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L") and orientation == 1
+    if storable and not shrink:
+        return StoredPhoto(original, np.asarray(_to_rgb(image)), *facts)
     encoded_format = "PNG" if image.format == "PNG" and not shrink else "JPEG"
     rgb = _to_rgb(ImageOps.exif_transpose(image) if orientation != 1 else image)
     if shrink:

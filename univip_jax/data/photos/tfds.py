@@ -89,11 +89,11 @@ def _layout(dataset: str) -> _Layout:
         inner = getattr(feature, "feature", None)  # of a sequence
         named = inner.items() if isinstance(inner, tfds.features.FeaturesDict) else ()
         flat |= {(name,): feature} | {(name, key): value for key, value in named}
-    found = [path for path, feature in flat.items() if isinstance(feature, tfds.features.BBoxFeature)]
+    paths = [path for path, feature in flat.items() if isinstance(feature, tfds.features.BBoxFeature)]
     image = "image" if "image" in images else images[0]
-    if not found:
+    if not paths:
         return _Layout(image, None, None, None, None)
-    boxes = found[0]
+    boxes = paths[0]
     kind = getattr(flat[boxes].bbox_format, "name", "REL_YXYX")
     if kind not in _ORDER:
         raise UserError(f"--dataset={dataset} has boxes as {kind}: only {' and '.join(_ORDER)} are read")
