@@ -17,7 +17,7 @@ from univip_jax import load_encoder
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.results import write_results
 from univip_jax.export import __main__ as command
-from univip_jax.export import formats
+from univip_jax.export import formats, parity
 from univip_jax.export.card import describe, write_card
 from univip_jax.export.detectron2.check import check_config
 from univip_jax.export.parity import photos, summary
@@ -32,6 +32,12 @@ VARIABLES = variables_of(SMALL)
 def without_torch(monkeypatch):
     for library in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, library, None)
+
+
+@pytest.fixture
+def small_photos(monkeypatch):
+    """One size to compile for, where the proof is not what is tested."""
+    monkeypatch.setattr(parity, "SIZES", ((64, 64),))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def export(run, kind, out, **options):
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "safetensors"])
-def test_export_to_a_file_and_back_is_bit_identical(run, kind, tmp_path):
+def test_export_to_a_file_and_back_is_bit_identical(run, kind, tmp_path, small_photos):
     report = export(run, kind, tmp_path / "r18.safetensors")
     assert report["arrays_are_bit_identical"] and report["largest_difference"] == 0
     assert report["consumer"].keys() == {"jax"}
@@ -61,7 +67,7 @@ def test_export_to_a_file_and_back_is_bit_identical(run, kind, tmp_path):
     assert_equal(load_encoder(tmp_path / "again").variables, load_encoder(run).variables)
 
 
-def test_export_for_detectron2_has_its_names_and_configs_that_check_clean(tmp_path):
+def test_export_for_detectron2_has_its_names_and_configs_that_check_clean(tmp_path, small_photos):
     wide = variables_of(Architecture("resnet50", 0.125, "imagenet"))
     save_file(to_torch(wide), tmp_path / "net.safetensors")
     out = tmp_path / "r50.pkl"
@@ -90,7 +96,7 @@ def test_export_writes_a_file_a_card_and_a_report(run, tmp_path):
     assert "license: cc-by-4.0" in card and "top1" in card and "run `run`, step `0`" in card
 
 
-def test_export_as_stablehlo_takes_any_batch_and_size(run, tmp_path):
+def test_export_as_stablehlo_takes_any_batch_and_size(run, tmp_path, small_photos):
     assert not export(run, "stablehlo", tmp_path / "r18.stablehlo")["arrays_are_bit_identical"]
     function = jax.export.deserialize(bytearray((tmp_path / "r18.stablehlo").read_bytes())).call
     for images in (photos(97, 65), photos(64, 64)[:1]):
@@ -123,7 +129,7 @@ def test_card_of_imported_weights_names_their_origin_and_licence(tmp_path):
     assert "No library builds a resnet18 of width 0.125" in card
 
 
-def test_export_of_a_changed_bit_writes_nothing(run, tmp_path, monkeypatch):
+def test_export_of_a_changed_bit_writes_nothing(run, tmp_path, monkeypatch, small_photos):
     def write(encoder, out, metadata):
         state = {name: value.copy() for name, value in to_torch(encoder.variables).items()}
         state["layer4.1.bn2.running_var"].view(np.uint32)[3] ^= 1
@@ -135,7 +141,7 @@ def test_export_of_a_changed_bit_writes_nothing(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_export_of_a_diverged_network_writes_nothing(tmp_path):
+def test_export_of_a_diverged_network_writes_nothing(tmp_path, small_photos):
     state = to_torch(VARIABLES)
     state["layer4.1.bn2.weight"] = np.full(64, 3e38, np.float32)
     state["layer4.1.bn2.running_var"] = np.full(64, 1e-30, np.float32)
@@ -181,7 +187,7 @@ def test_export_refuses_what_does_not_fit_by_name(run, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_export_takes_the_small_stem_under_our_names(tmp_path):
+def test_export_takes_the_small_stem_under_our_names(tmp_path, small_photos):
     small = variables_of(Architecture("resnet10", 0.125, "small"))
     save_file(to_flat(small), tmp_path / "small.safetensors")
     assert export(tmp_path / "small.safetensors", "safetensors", tmp_path / "r10.safetensors")[
