@@ -5,14 +5,10 @@
         [--seeds=0,1] [--rows=a,e] [--set=optimizer.lr=0.2,ema.base=0.98]
 
 Each row and seed has a folder in --workdir; the same command resumes with the unfinished ones. Needs no TensorFlow.
---budget=full is the paper's: it runs the commands that `python -m univip_jax.reproduce` prints for the table, on the
-data sets of their configs: weeks on one GPU.
+For the paper's budget run the commands that `python -m univip_jax.reproduce --table=7 --runs=DIR` prints.
 """
 
 import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -29,9 +25,9 @@ _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder with one folder per row and seed.")
-    flags.DEFINE_enum("budget", "tiny", ["tiny", "small", "full"], "For 2 CPU cores, for one H200, or the paper's.")
+    flags.DEFINE_enum("budget", "tiny", ["tiny", "small"], "For 2 CPU cores, or for one H200.")
     flags.DEFINE_enum("table", "7", [str(number) for number in _ROWS], "Number of the paper's table.")
-    flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes; `full` needs none.")
+    flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes.")
     flags.DEFINE_list("rows", [], "Only these rows of the table.")
     flags.DEFINE_list("seeds", ["0"], "Seeds of networks, order, crops and augmentation.")
     flags.DEFINE_list("set", [], "Config fields that override the budget's, e.g. optimizer.lr=0.2.")
@@ -39,10 +35,6 @@ def _define_flags() -> None:
 
 def _check_flags() -> None:
     args = flags.FLAGS
-    if args.budget != "full" and not args.scenes:
-        raise flags.Error("--scenes is missing: give the scenes.npz of python -m benchmarks.scenes")
-    if args.budget == "full" and (args.rows or args.set or args.seeds != ["0"]):
-        raise flags.Error("--budget=full takes no --rows, --seeds or --set: leave them out")
     if unknown := set(args.rows) - set(_ROWS[int(args.table)]):
         raise flags.Error(f"--rows={','.join(sorted(unknown))}: choose from {','.join(_ROWS[int(args.table)])}")
     if wrong := [seed for seed in args.seeds if not seed.isdecimal()]:
@@ -51,25 +43,9 @@ def _check_flags() -> None:
         raise flags.Error(f"--set={wrong[0]} has no value; give e.g. --set=optimizer.lr=0.2")
 
 
-def _full(table: int, root: Path) -> int:
-    """Trains and evaluates with main.py what the table lacks."""
-    from univip_jax.reproduce.rows import TABLES
-    from univip_jax.reproduce.table import compare, missing
-
-    root.mkdir(parents=True, exist_ok=True)
-    for command in missing(TABLES[table], root):
-        print(f"$ {command}", flush=True)
-        if code := subprocess.run([sys.executable, *shlex.split(command)[1:]]).returncode:
-            return code
-    print(compare(TABLES[table], root))
-    return 0
-
-
-def _work() -> int:
+def _work() -> None:
     args = flags.FLAGS
     table, root = int(args.table), Path(args.workdir)
-    if args.budget == "full":
-        return _full(table, root)
     if args.budget == "tiny":
         os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)  # before JAX is imported
     from benchmarks.ablation.budgets import row_config
@@ -85,8 +61,9 @@ def _work() -> int:
             config, name = row_config(args.budget, table, row, seed, changes), f"table{table}_{row}_seed{seed}"
             results.append(run_row(config, packed, root / name, row))
             print("\n".join(table_lines(table, results)), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    run_command(NAME, _define_flags, ("workdir",), _work, check=_check_flags, interrupted="the same command resumes")
+    run_command(
+        NAME, _define_flags, ("workdir", "scenes"), _work, check=_check_flags, interrupted="the same command resumes"
+    )

@@ -37,22 +37,16 @@ def compare(table: Table, root: Path) -> str:
     shown = {result.path for mine in of_row.values() for result in mine}
     if others := [_why_left_out(result, table) for result in results if result.path not in shown]:
         lines += ["", "## Results that are not in the table", "", *others]
-    if gaps := _gaps(of_row, table, root, runs):
+    gaps: dict[tuple[str, ...], list[str]] = {}  # commands to the rows that they fill
+    for row, mine in of_row.items():
+        if all(differences(row, result) for result in mine):
+            gaps.setdefault(_commands(row, table, root, runs), []).append(row.name)
+    if gaps:
         lines += ["", "## Missing", "", "```"]
         for commands, names in gaps.items():
             lines += [f"# {'; '.join(names)}", *(command for command in commands if command not in lines)]
         lines.append("```")
     return "\n".join(lines)
-
-
-def missing(table: Table, root: Path) -> list[str]:
-    """The commands that produce what the table lacks below `root`, each once, in the order to run them.
-
-    They include every pre-training: an interrupted one resumes, a finished one says so and ends.
-    """
-    results = read_results(root, find_runs(root))
-    gaps = _gaps({row: _newest(row, table, results) for row in table.rows}, table, root, {})
-    return list(dict.fromkeys(command for commands in gaps for command in commands))
 
 
 def _newest(row: Row, table: Table, results: list[Result]) -> list[Result]:
@@ -95,18 +89,7 @@ def _why_left_out(result: Result, table: Table) -> str:
     return f"- {result.values['protocol']} {score(result.values):.2f}, {result.run}: {why} ({result.path})"
 
 
-def _gaps(
-    of_row: dict[Row, list[Result]], table: Table, root: Path, runs: dict[Path, Settings]
-) -> dict[tuple[str, ...], list[str]]:
-    """Commands to the names of the rows that they fill: rows without a result at the paper's settings."""
-    gaps: dict[tuple[str, ...], list[str]] = {}
-    for row, mine in of_row.items():
-        if all(differences(row, result) for result in mine):
-            gaps.setdefault(tuple(_commands(row, table, root, runs)), []).append(row.name)
-    return gaps
-
-
-def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) -> list[str]:
+def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) -> tuple[str, ...]:
     """The evaluation of a row, after its pre-training unless `runs` has one with the row's settings."""
     folders = [run for run, settings in runs.items() if row.data and not difference(row.settings, settings)]
     first = next(other for other in table.rows if other.settings == row.settings)  # rows of one pre-training share it
@@ -117,7 +100,7 @@ def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) ->
     workdir = f"--workdir={root / run.name}_{row.evaluation.protocol}{percent}"
     evaluate = shlex.join(["python", "main.py", *row.evaluation.flags, pretrained, workdir])
     train = shlex.join(["python", "main.py", *first.flags, f"--workdir={run}"])
-    return [evaluate] if folders or not row.data else [train, evaluate]
+    return (evaluate,) if folders or not row.data else (train, evaluate)
 
 
 def _line(cells: list[str]) -> str:
