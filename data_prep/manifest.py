@@ -19,15 +19,10 @@ _PACE_SHARDS = 64  # the newest finished shards give the pace
 
 def describe(loaded: Loaded, settings: Settings) -> dict:
     """The request, as the manifest stores it: equal for equal requests wherever the photos lie."""
+    limits = {"max_aspect": boxes.MAX_ASPECT, "max_iou": boxes.MAX_IOU}
     description = {
         "photos": {"num": len(loaded.photos), "sha256": photos_digest(loaded.photos)},
-        "settings": {
-            **loaded.facts,
-            **settings._asdict(),
-            **SEARCH_PARAMETERS,
-            "max_aspect": boxes.MAX_ASPECT,
-            "max_iou": boxes.MAX_IOU,
-        },
+        "settings": {**loaded.facts, **settings._asdict(), **SEARCH_PARAMETERS, **limits},
     }
     return description | ({"import": loaded.report} if loaded.report else {})
 

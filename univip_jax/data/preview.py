@@ -12,7 +12,7 @@ from univip_jax.types import Batch
 
 _SIDE, _GAP = 160, 6  # px of a cell, and between cells
 _BACKGROUND, _INK = (250, 250, 250), (40, 40, 40)
-_SCENES, _OVERLAP, _INSTANCES = ("#e6194b", "#4363d8"), "#ffffff", "#ffd60a"
+_SCENES, _REGION, _INSTANCES = ("#e6194b", "#4363d8"), "#ffffff", "#ffd60a"
 
 
 def _fit(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
@@ -23,7 +23,7 @@ def _fit(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
 
 
 def _draw_geometry(photo: Preview) -> Image.Image:
-    """The photo with both scenes, their overlap and the K boxes."""
+    """The photo with both scenes, the region of the instances and the K boxes."""
     picture = _fit(photo.image)
     draw = ImageDraw.Draw(picture)
     size = np.array([picture.height, picture.width] * 2) - 1
@@ -32,7 +32,7 @@ def _draw_geometry(photo: Preview) -> Image.Image:
         y0, x0, y1, x1 = np.round(box * size)
         draw.rectangle([x0, y0, x1, y1], outline=color, width=width)
 
-    outline(photo.geometry.region, _OVERLAP, 4)
+    outline(photo.geometry.region, _REGION, 4)
     for box, color in zip(photo.geometry.scenes, _SCENES, strict=True):
         outline(box, color, 2)
     for box in photo.geometry.instances:
@@ -60,7 +60,7 @@ def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
     )
     ImageDraw.Draw(sheet).text(
         (_GAP, 5),
-        "photo: scene 1 red, scene 2 blue, their overlap white, instances yellow | "
+        "photo: scene 1 red, scene 2 blue, the instances' region white, instances yellow | "
         "then scene 1, scene 2, instances: above as cropped, below as augmented",
         fill=_INK,
     )

@@ -80,15 +80,9 @@ def tfds_photos(dataset: str, split: str) -> list[PhotoFile]:
     Raises UserError: it cannot be opened, or is empty.
     """
     photos = [
-        PhotoFile(
-            f"{part.dataset.replace(':', '/')}/{part.split}/{number:08d}",
-            f"{part.dataset}@{part.split}",
-            0,
-            "tfds",
-            number,
-        )
-        for part in tfds.open_split(dataset, split)
-        for number in range(part.start, part.stop)
+        PhotoFile(f"{name.replace(':', '/')}/{part}/{number:08d}", f"{name}@{part}", 0, "tfds", number)
+        for name, part, start, stop in tfds.open_split(dataset, split)
+        for number in range(start, stop)
     ]
     if not photos:
         raise UserError(f"--dataset={dataset} --split={split} holds no photos: choose another split")
