@@ -6,7 +6,7 @@ from configs import common
 
 
 def shared_fields(task: str) -> ConfigDict:
-    """A config with these nine fields, to which the config of `task` adds its own."""
+    """The nine fields, to which the config of `task` adds its own."""
     config = ConfigDict()
     config.task = task
     config.pretrained = ""  # a run's folder, a file of weights, or `random`: the untrained network, the number to beat

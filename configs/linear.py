@@ -3,12 +3,12 @@
     python main.py --config=configs/linear.py:protocol=linear_orl --config.pretrained=runs/coco \\
         --workdir=runs/coco_linear --config.data.train=imagenet2012:train --config.data.test=imagenet2012:validation
 
-`linear_orl` is the protocol of Table 1 on COCO, `linear_byol` and `linear_moco` those of BYOL and MoCo; `logistic` is
-scikit-learn's logistic regression and not of the paper. The paper's numbers: 60.2 (COCO), 63.0 (COCO+), 73.1 and 74.2
-(ImageNet, 200 and 300 epochs).
+`linear_orl` is the protocol of Table 1 on COCO; `linear_byol` and `linear_moco` are the protocols of BYOL and MoCo.
+`logistic` is scikit-learn's logistic regression, which the paper does not use. The paper's numbers: 60.2 (COCO), 63.0
+(COCO+), 73.1 and 74.2 (ImageNet, 200 and 300 epochs).
 
-Cost: `num_epochs` forward passes of the training set whatever the size of the grid, and as many again where a grid's
-chosen point is trained anew (`retrain`); `logistic` one pass, kept in the workdir for reruns.
+Cost: `num_epochs` forward passes of the training set for any size of the grid, and as many again where the chosen
+point is trained anew (`retrain`). `logistic` takes one pass, which is cached in the workdir.
 `--config.pretrained=random` is the baseline. Several values make a grid: --config.lr=0.1,0.01, and for names
 "--config.pooling=('gap','2x2')".
 """
@@ -47,17 +47,17 @@ def get_config(arg: str = "protocol=linear_moco") -> ConfigDict:
     if f"protocol={name}" != arg or name not in PROTOCOLS:
         raise ValueError(f"config argument {arg!r} is unknown; choose protocol={'|'.join(PROTOCOLS)}")
     config = shared_fields("linear")
-    config.protocol = name  # the argument's; not to be set by itself
-    # A grid of more than one point is chosen from on training photos that are held out. 0: 10,009 of them, as BYOL on
-    # ImageNet, or where that is more than a tenth of the photos, a tenth, but at least 5 a class (ours).
+    config.protocol = name  # set by the argument alone
+    # Training photos held out to choose from a grid of several points. 0: 10,009, as BYOL on ImageNet; or a tenth of
+    # the photos if that is less, but at least 5 per class (ours).
     config.held_out = 0
-    config.retrain = True  # the chosen point once more, on all training photos, as BYOL; False: report it as it is
+    config.retrain = True  # train the chosen point again on all training photos, as BYOL; False: report it as it is
     if name == "logistic":
         config.inverse_l2 = (1.0,)  # scikit-learn's C, and its default
         return config
 
     config.num_epochs = 0
-    config.checkpoint_every_epochs = 1  # an interrupted probe goes on from there
+    config.checkpoint_every_epochs = 1  # an interrupted probe resumes from there
     config.pooling = ("gap",)  # of res5: gap is the mean, 2x2 ORL's pool, 8192 features of a ResNet-50
     config.batch_norm = False  # without scale and shift, before the linear layer
     config.lr = (0.0,)  # for a batch of 256; grows linearly with the batch
@@ -67,6 +67,6 @@ def get_config(arg: str = "protocol=linear_moco") -> ConfigDict:
     config.nesterov = False
     config.weight_decay = (0.0,)  # of kernel and bias
     config.color_jitter = 0.0  # brightness, contrast and saturation by a factor U(1 - s, 1 + s), as torchvision
-    config.lighting = 0.0  # deviation of AlexNet's shift along the principal components of ImageNet's colours
+    config.lighting = 0.0  # std of AlexNet's shift along the principal components of ImageNet's colours
     config.update(PROTOCOLS[name])
     return config

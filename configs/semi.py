@@ -4,9 +4,9 @@
         --config.data.train=imagenet2012_subset/1pct:train --config.data.subset=all \\
         --config.data.test=imagenet2012:validation
 
-From class folders, with a list of SimCLR's: `--config.data.train=imagenet/train --config.data.subset=1percent.txt`.
+With class folders and a list of SimCLR's: `--config.data.train=imagenet/train --config.data.subset=1percent.txt`.
 
-Cost: 9 fine-tunings of 20 epochs on 80 % of the subset and one on all of it: with 1 %, 2.1 million photos trained on.
+Cost: 9 fine-tunings of 20 epochs on 80 % of the subset and one on all of it: 2.1 million photos with 1 %.
 The paper's top-1 with 1 % / 10 % (ResNet-50): COCO 31.6 / 61.3, COCO+ 32.3 / 61.7, ImageNet 53.0 / 67.1.
 """
 
@@ -23,15 +23,15 @@ def get_config(arg: str = "labels=1") -> ConfigDict:
         raise ValueError(f"config argument {arg!r} is unknown; choose labels=1 or labels=10")
     config = shared_fields("semi")
     config.labels = int(arg.removeprefix("labels="))  # percent
-    # Which photos of data.train: `all` where it is the subset itself; a text file of their names, a line each, as
-    # SimCLR's 1percent.txt, or of their paths in data.train; or `drawn`: `labels` percent of each class (ours).
+    # Which photos of data.train: `all` if it is the subset itself; a text file with one name per line, as SimCLR's
+    # 1percent.txt, or one path in data.train; or `drawn`: `labels` percent of each class (ours).
     config.data.subset = ""
     config.num_epochs = 20
     config.lr = (0.001, 0.01, 0.1)  # for a batch of 256; grows linearly with the batch
-    config.head_multiplier = (1.0, 10.0, 100.0)  # of the rate, for the linear layer; each with each lr
-    config.milestones = (12, 16)  # epochs, from each of which on the rate is `decay` of what it was
+    config.head_multiplier = (1.0, 10.0, 100.0)  # factor of the rate for the linear layer; each with each lr
+    config.milestones = (12, 16)  # epochs; each multiplies the rate by `decay`
     config.decay = 0.2
     config.momentum = 0.9  # not Nesterov's (ORL's code)
     config.weight_decay = WEIGHT_DECAY[arg]  # of every parameter
-    config.held_out = 0.2  # of the subset: the share by which the grid is judged, never the test set (ours)
+    config.held_out = 0.2  # share of the subset that judges the grid, never the test set (ours)
     return config

@@ -14,14 +14,14 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 @pytest.mark.parametrize(
     ("kind", "enhance"), [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast), (2, ImageEnhance.Color)]
 )
-def test_adjustments_are_pillow_s(kind, enhance, factor):
+def test_adjust_equals_pillow(kind, enhance, factor):
     """torchvision's are Pillow's, which rounds greys and results to whole levels."""
     expected = np.asarray(enhance(Image.fromarray(PHOTO)).enhance(factor), float)
     found = 255 * np.asarray(adjust(PHOTO / np.float32(255), kind, factor))
     np.testing.assert_allclose(found, expected, atol=1.6)
 
 
-def test_jitter_draws_a_factor_for_each_image():
+def test_jitter_draws_one_factor_per_image():
     """An even grey has no contrast and no saturation: what is left is brightness, U(0.6, 1.4)."""
     grey = np.full((1, 1, 3), 0.5, np.float32)
     keys = jax.random.split(jax.random.key(0), 2000)
@@ -31,7 +31,7 @@ def test_jitter_draws_a_factor_for_each_image():
     np.testing.assert_allclose([factors.mean(), factors.std()], [1.0, 0.8 / np.sqrt(12)], atol=0.02)
 
 
-def test_lighting_has_the_covariance_of_imagenets_colours():
+def test_light_has_the_covariance_of_imagenet_colours():
     """One shift for all pixels of an image: V diag((0.1 l)^2) V'."""
     keys = jax.random.split(jax.random.key(2), 20000)
     shifts = np.asarray(jax.jit(jax.vmap(lambda key: light(key, np.zeros((2, 2, 3), np.float32), 0.1)))(keys))
@@ -41,7 +41,7 @@ def test_lighting_has_the_covariance_of_imagenets_colours():
     np.testing.assert_allclose(EIGENVECTORS.T @ EIGENVECTORS, np.eye(3), atol=1e-3)
 
 
-def test_each_image_has_its_own_draw():
+def test_augment_colors_draws_per_image():
     """Of one photo; without strength it stays as it is."""
     images = np.stack([PHOTO] * 64) / np.float32(255)
     augment = jax.jit(augment_colors, static_argnums=(2, 3))

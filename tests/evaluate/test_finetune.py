@@ -10,7 +10,7 @@ from univip_jax.evaluate.finetune import SemiSpec, count, init_classifier
 from univip_jax.evaluate.task import spec_of
 
 
-def test_the_head_starts_as_orl_s_and_the_backbone_as_it_was():
+def test_init_classifier_draws_the_head_and_keeps_the_backbone():
     variables = {"params": {"w": jnp.arange(3.0)}, "batch_stats": {"mean": jnp.ones(3)}}
     state = init_classifier(variables, 2000, 50, spec_of(SemiSpec, config_of.get_config()))
     kernel = np.asarray(state.params["head"]["kernel"])
@@ -27,7 +27,7 @@ class Given(nn.Module):
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(7, [2, 4]), (4, [2, 4])])
-def test_right_answers_are_counted(classes, expected):
+def test_count_by_hand(classes, expected):
     """Logits are the class's pixel, so that class 0 is first; -1 fills up."""
     images = jnp.zeros((6, 1, classes, 3), jnp.uint8).at[:, 0, :, 0].set(jnp.arange(classes, dtype=jnp.uint8)[::-1])
     labels = np.array([0, min(4, classes - 1), 5 if classes > 5 else -1, -1, 0, 1])
@@ -40,7 +40,7 @@ def test_right_answers_are_counted(classes, expected):
 
 
 @pytest.mark.parametrize(("labels", "weight_decay"), [(1, 5e-4), (10, 1e-4)])
-def test_the_protocol_s_numbers(labels, weight_decay):
+def test_semi_spec_has_the_numbers_of_the_protocol(labels, weight_decay):
     """`semi_orl`: batch 256, 20 epochs, x0.2 at 12 and 16, three rates by three multipliers."""
     config = config_of.get_config(f"labels={labels}")
     made = spec_of(SemiSpec, config)
@@ -50,6 +50,6 @@ def test_the_protocol_s_numbers(labels, weight_decay):
     assert set(made.points) == {(lr, head) for lr in (0.001, 0.01, 0.1) for head in (1, 10, 100)}
 
 
-def test_an_unknown_share_of_labels_is_refused():
+def test_semi_config_refuses_another_share_of_labels():
     with pytest.raises(ValueError, match=r"'labels=5' is unknown; choose labels=1 or labels=10"):
         config_of.get_config("labels=5")

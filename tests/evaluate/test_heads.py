@@ -45,7 +45,7 @@ def as_they_are(**sizes: int):
         ("linear_byol", 1024, [0, 20, 40, 60, 80], [1.6, 1.365685, 0.8, 0.234315, 0]),
     ],
 )
-def test_schedules_are_the_protocols(protocol, batch_size, epochs, expected):
+def test_make_schedule_of_each_protocol(protocol, batch_size, epochs, expected):
     """The first rate of the grid, at steps of 5004 an epoch; a cosine is at (1 + cos(pi / 4)) / 2 after a quarter."""
     spec = make_spec(protocol, batch_size=batch_size)
     schedule = make_schedule(spec, steps_per_epoch=5004)
@@ -53,7 +53,7 @@ def test_schedules_are_the_protocols(protocol, batch_size, epochs, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_protocols_are_those_of_method():
+def test_probe_spec_has_the_numbers_of_each_protocol():
     orl, byol = make_spec("linear_orl"), make_spec("linear_byol")
     assert orl.points == [HeadSpec("2x2", 0.01, 1e-4)]
     assert (orl.batch_norm, orl.nesterov, orl.momentum, orl.num_epochs) == (True, True, 0.9, 28)
@@ -66,7 +66,7 @@ def test_protocols_are_those_of_method():
 
 
 @pytest.mark.parametrize("argument", ["", "linear_orl", "protocol=linear"])
-def test_an_argument_that_is_no_protocol_is_refused(argument):
+def test_linear_config_refuses_an_unknown_protocol(argument):
     with pytest.raises(ValueError, match=r"choose protocol=linear_orl\|linear_moco"):
         linear.get_config(argument)
 
@@ -80,7 +80,7 @@ def test_an_argument_that_is_no_protocol_is_refused(argument):
         ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
     ],
 )
-def test_a_wrong_field_is_named(changes, message):
+def test_probe_spec_names_a_wrong_field(changes, message):
     with pytest.raises(UserError, match=message):
         make_spec("linear_moco", **changes)
 
@@ -94,7 +94,7 @@ def softmax_gradient(x, labels, kernel, bias):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_three_steps_are_sgd_with_momentum_and_decay_in_numpy(nesterov):
+def test_make_step_equals_numpy_sgd_for_three_steps(nesterov):
     """PyTorch's formulas: g + wd w, v = m v + g, w - lr (g + m v) or w - lr v; the rate halves after two steps."""
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(5, 6)).astype(np.float32), np.array([0, 1, 2, 2, 1])
@@ -123,7 +123,7 @@ def trained(spec: ProbeSpec, sizes: dict[str, int], x, labels, steps: int) -> He
     return jax.device_get(heads)
 
 
-def test_each_head_of_a_grid_trains_as_it_would_alone():
+def test_make_step_trains_each_head_as_if_alone():
     """Two poolings, not in the order of the alphabet, two rates and two decays; with the batch norm of each pooling."""
     rng = np.random.default_rng(1)
     x, labels = (rng.normal(size=(8, 6)) * 3 + 1).astype(np.float32), rng.integers(0, 3, 8)
@@ -140,7 +140,7 @@ def test_each_head_of_a_grid_trains_as_it_would_alone():
         np.testing.assert_array_equal(make_count(alone_spec, as_they_are(**size))(alone, None, x, labels)[0], right)
 
 
-def test_batch_norm_has_no_affine_part_and_keeps_running_statistics():
+def test_batch_norm_has_running_statistics_and_no_affine_part():
     """Training normalises by the batch, scores by 0.9 of what was and 0.1 of the batch (as PyTorch's momentum 0.1)."""
     rng = np.random.default_rng(2)
     x, labels = rng.normal(size=(16, 2)).astype(np.float32) * [1, 40] + [5, 0], np.arange(16) % 2
@@ -168,7 +168,7 @@ def blobs(count: int, spread: float, seed: int):
 
 
 @pytest.mark.parametrize(("spread", "least", "most"), [(0.3, 99, 100), (2.0, 50, 80)])
-def test_the_probe_agrees_with_scikit_learn(spread, least, most):
+def test_trained_head_agrees_with_scikit_learn(spread, least, most):
     """On separable and on overlapping classes, within a point on 2000 others."""
     (x, labels), (test, answers) = blobs(400, spread, 0), blobs(2000, spread, 1)
     spec = make_spec("linear_byol", lr=(0.3,), batch_size=256, num_epochs=1)
@@ -179,7 +179,7 @@ def test_the_probe_agrees_with_scikit_learn(spread, least, most):
     np.testing.assert_allclose(100 * right[0, 0] / 2000, expected, atol=1)
 
 
-def test_a_step_leaves_the_trunk_alone():
+def test_make_step_leaves_the_backbone_alone():
     """Bit for bit, batch statistics included; the heads do move."""
     config = linear.get_config("protocol=linear_orl")
     config.pretrained, config.image_size, config.model = "random", 32, small_config("").model

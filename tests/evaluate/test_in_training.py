@@ -11,13 +11,13 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 from univip_jax.evaluate import in_training as during
 from univip_jax.evaluate.features import extract
-from univip_jax.evaluate.in_training import KnnSpec, make_evaluator
+from univip_jax.evaluate.in_training import InTrainingSpec, make_evaluator
 from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.plan import make_plan
 
 
-def test_evaluations_come_every_n_steps_or_epochs():
-    spec = to_spec(KnnSpec, small_config("unread"), "knn")
+def test_interval_in_steps_or_epochs():
+    spec = to_spec(InTrainingSpec, small_config("unread"), "knn")
     assert spec.interval(231) == 0
     assert replace(spec, every_steps=7).interval(231) == 7
     assert [replace(spec, every_epochs=epochs).interval(231) for epochs in (4.0, 0.5, 0.001)] == [924, 116, 1]
@@ -25,7 +25,7 @@ def test_evaluations_come_every_n_steps_or_epochs():
         replace(spec, every_steps=7, every_epochs=4.0).interval(231)
 
 
-def test_the_probe_is_scikit_learns_and_one_that_fails_ends_no_run(run, labelled, monkeypatch, capsys):
+def test_evaluator_probe_equals_scikit_learn_and_may_fail(run, labelled, monkeypatch, capsys):
     config = small_config("unread")
     config.knn.train = config.knn.test = str(labelled)
     config.knn.every_steps, config.knn.k, config.knn.batch_size, config.knn.probe = 2, 3, 8, True
@@ -49,6 +49,6 @@ def test_the_probe_is_scikit_learns_and_one_that_fails_ends_no_run(run, labelled
     assert "no probe of this step: it did not end" in capsys.readouterr().err
 
 
-def test_no_evaluator_where_the_config_asks_for_none():
+def test_make_evaluator_returns_none_if_switched_off():
     config = small_config("unread")
     assert make_evaluator(config, make_plan(config, 24)) is None

@@ -41,7 +41,7 @@ def by_hand(train, labels, test, k, temperature, num_classes) -> list[int]:
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.07), (60, 0.5)])
-def test_predictions_are_numpy_s(k, temperature):
+def test_vote_equals_numpy(k, temperature):
     train, test = features(60, 0), features(300, 1)
     labels = np.random.default_rng(2).integers(0, 4, 60)
     found = predict(train, labels, test, k=k, temperature=temperature, num_classes=4)
@@ -53,7 +53,7 @@ def test_predictions_are_numpy_s(k, temperature):
 
 @pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (200, 1.0)])
 @pytest.mark.parametrize("rows", [(65_536, 1024), (64, 32)])
-def test_ties_go_to_the_earlier_photo(monkeypatch, k, temperature, rows):
+def test_find_neighbours_breaks_ties_by_the_earlier_photo(monkeypatch, k, temperature, rows):
     """Four of 8 numbers are 1 or -1: cosines are multiples of 1/4, without rounding, and most of 500 are equal."""
     monkeypatch.setattr(neighbours, "_TRAIN_ROWS", rows[0])
     monkeypatch.setattr(neighbours, "_TEST_ROWS", rows[1])
@@ -68,13 +68,13 @@ def test_ties_go_to_the_earlier_photo(monkeypatch, k, temperature, rows):
     assert backwards != expected  # the order of equals decides some
 
 
-def test_equal_votes_go_to_the_lower_class():
+def test_vote_breaks_ties_by_the_lower_class():
     train = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     found = predict(train, np.array([2, 1, 0]), train[:1], k=2, temperature=0.07, num_classes=3)
     assert found.tolist() == [1]
 
 
-def test_a_near_neighbour_outvotes_two_far_ones():
+def test_vote_of_a_near_neighbour_against_two_far_ones():
     """Cosines 1, 0.6, 0.6 at T = 0.07: exp(14.3) against 2 exp(8.6); at T = 10 two votes win."""
     train = np.array([[2.0, 0.0], [0.6, 0.8], [0.3, -0.4]], np.float32)
     options = {"labels": np.array([0, 1, 1]), "test": np.array([[5.0, 0.0]], np.float32), "k": 3, "num_classes": 2}
@@ -82,7 +82,7 @@ def test_a_near_neighbour_outvotes_two_far_ones():
     assert predict(train, temperature=10.0, **options).tolist() == [1]
 
 
-def test_a_tiny_temperature_does_not_overflow():
+def test_vote_with_a_tiny_temperature_does_not_overflow():
     """exp(1 / 0.001) is infinite; by then the nearest neighbour decides alone."""
     train, test = features(40, 3), features(50, 4)
     labels = np.random.default_rng(5).integers(0, 3, 40)
@@ -91,8 +91,8 @@ def test_a_tiny_temperature_does_not_overflow():
 
 
 @pytest.mark.parametrize("k", [0, 5])
-def test_k_that_cannot_be_had_is_refused(k):
-    with pytest.raises(UserError, match=f"k={k} neighbours cannot be had from 4 training photos"):
+def test_find_neighbours_refuses_k_out_of_range(k):
+    with pytest.raises(UserError, match=rf"k={k} must be in 1\.\.4, the number of training photos"):
         predict(features(4, 0), np.zeros(4, int), features(1, 1), k=k, temperature=0.07, num_classes=2)
 
 
@@ -103,7 +103,7 @@ def run_config(run, labelled):
     return config
 
 
-def test_results_are_numpy_s_votes_on_the_features_of_the_run(run, labelled, tmp_path):
+def test_knn_results_equal_numpy_votes_on_the_features_of_a_run(run, labelled, tmp_path):
     evaluate(run_config(run, labelled), tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     features, labels = extract(load_encoder(run), open_labelled(str(labelled)), 32, 8)
@@ -114,7 +114,7 @@ def test_results_are_numpy_s_votes_on_the_features_of_the_run(run, labelled, tmp
     assert (found["grid"], found["chosen"]) == ([{"k": 5, "held_out": None}, {"k": 24, "held_out": None}], {"k": 5})
 
 
-def test_fewer_photos_than_k_are_told_before_features_are_computed(run, labelled, tmp_path):
+def test_knn_refuses_k_above_the_photos_before_it_computes(run, labelled, tmp_path):
     config = run_config(run, labelled)
     config.k = (5, 25)
     with pytest.raises(UserError, match=r"k=25 is more than the 24 photos of .*; lower it: --config\.k=\(20,\)"):
@@ -123,7 +123,7 @@ def test_fewer_photos_than_k_are_told_before_features_are_computed(run, labelled
 
 
 @pytest.mark.parametrize(("field", "value"), [("backbone", "resnet18"), ("width", 0.25)])
-def test_a_run_whose_weights_are_of_another_backbone(run, labelled, tmp_path, field, value):
+def test_knn_refuses_weights_of_another_backbone(run, labelled, tmp_path, field, value):
     """More blocks than were saved, or wider ones."""
     copy = shutil.copytree(run, tmp_path / "run")
     written = json.loads((copy / "config.json").read_text())
@@ -135,7 +135,7 @@ def test_a_run_whose_weights_are_of_another_backbone(run, labelled, tmp_path, fi
         evaluate(run_config(copy, labelled), tmp_path / "knn")
 
 
-def test_weights_of_which_a_part_is_the_backbone_are_another_backbone(run):
+def test_restore_part_refuses_a_smaller_backbone(run):
     """Fewer blocks than were saved would give features, and wrong ones."""
     like = jax.eval_shape(lambda tree: tree, load_encoder(run).variables)
     del like["params"]["layer4_0"]
@@ -144,7 +144,7 @@ def test_weights_of_which_a_part_is_the_backbone_are_another_backbone(run):
         checkpoints.restore_part(4, part)
 
 
-def test_an_evaluations_folder_is_no_run(run, labelled, tmp_path):
+def test_knn_refuses_the_folder_of_an_evaluation_as_a_run(run, labelled, tmp_path):
     evaluate(run_config(run, labelled), tmp_path / "knn")
     with pytest.raises(UserError, match=r"knn is no run: it has no config\.json; name the --workdir of a"):
         evaluate(run_config(tmp_path / "knn", labelled), tmp_path / "again")

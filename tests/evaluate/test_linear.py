@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from configs import linear
 from tests.small import small_config
 from univip_jax.common.errors import UserError
-from univip_jax.data.labelled.sets import hold_out, open_labelled, training_batches
+from univip_jax.data.labelled.sets import hold_out, open_labelled
 from univip_jax.evaluate import features, logistic, sgd
 from univip_jax.evaluate.heads import ProbeSpec
 from univip_jax.evaluate.linear import evaluate, number_to_hold_out, train_heads
@@ -55,7 +55,7 @@ def reads(monkeypatch):
 
 
 @pytest.mark.parametrize(("protocol", "pretrained"), [("linear_orl", "random"), ("linear_moco", "run")])
-def test_classes_that_can_be_separated_are(run, labelled, tmp_path, protocol, pretrained):
+def test_linear_separates_separable_classes(run, labelled, tmp_path, protocol, pretrained):
     """By the shipped rates; photos of the training set, so that nothing but training is asked for."""
     config = small_probe(protocol, labelled)
     config.pretrained = "random" if pretrained == "random" else str(run)
@@ -70,7 +70,7 @@ def test_classes_that_can_be_separated_are(run, labelled, tmp_path, protocol, pr
     assert results["train"] == open_labelled(str(labelled)).describe()
 
 
-def test_byol_s_rate_is_chosen_on_held_out_photos_and_the_test_set_read_once(labelled, tmp_path, reads, capsys):
+def test_linear_byol_chooses_on_held_out_photos_and_reads_the_test_set_once(labelled, tmp_path, reads, capsys):
     """And a finished evaluation reads nothing, is not done with other settings, and says which differ."""
     config = small_probe("linear_byol", labelled)
     config.num_epochs = 80  # one step each, of the photos that are not held out
@@ -95,7 +95,7 @@ def test_byol_s_rate_is_chosen_on_held_out_photos_and_the_test_set_read_once(lab
         evaluate(config, tmp_path)
 
 
-def test_without_retraining_the_held_out_head_is_reported(labelled, tmp_path, reads):
+def test_linear_without_retraining_reports_the_chosen_head(labelled, tmp_path, reads):
     """An infinite rate is a point of the grid without a score, and is not chosen."""
     config = small_probe("linear_moco", labelled)
     config.num_epochs, config.retrain, config.lr, config.pooling = 4, False, (np.inf, RATE * 30.0), ("2x2", "gap")
@@ -107,7 +107,7 @@ def test_without_retraining_the_held_out_head_is_reported(labelled, tmp_path, re
     assert results["chosen_by"].endswith("trained without them")
 
 
-def test_an_interrupted_probe_goes_on_with_the_same_bits(labelled, tmp_path, monkeypatch, capsys):
+def test_train_heads_resumes_with_the_same_bits(labelled, tmp_path, monkeypatch, capsys):
     """linear_orl has everything: momentum, batch norm, random colours."""
     config = small_probe("linear_orl", labelled)
     config.num_epochs, config.checkpoint_every_epochs = 4, 1
@@ -132,26 +132,11 @@ def test_an_interrupted_probe_goes_on_with_the_same_bits(labelled, tmp_path, mon
     assert np.ptp(whole.statistics["2x2"]["mean"]) > 0
 
 
-def test_rows_and_epochs_of_the_batches(labelled):
-    """Two processes feed one process's batches; epochs differ, and begin anywhere with the same photos."""
-    train = open_labelled(str(labelled))._replace(num_images=23)  # 5 batches of 4
-
-    def batches(**options):
-        return [one.images for one in training_batches(train, 16, 4, seed=1, num_epochs=2, **options)]
-
-    whole = batches()
-    assert len(whole) == 10
-    for batch, even, odd in zip(whole, batches(rows=np.array([0, 2])), batches(rows=np.array([1, 3])), strict=True):
-        np.testing.assert_array_equal(batch, np.stack([even, odd], 1).reshape(batch.shape))
-    np.testing.assert_array_equal(batches(start_epoch=1), whole[5:])
-    assert not np.array_equal(whole[:5], whole[5:])
-
-
 @pytest.mark.parametrize(
     ("held_out", "images", "classes", "expected"),
     [(0, 1_281_167, 1000, 10_009), (0, 9469, 10, 946), (0, 12_811, 1000, 5000), (0, 24, 2, 10), (77, 9469, 10, 77)],
 )
-def test_how_many_photos_are_held_out(labelled, held_out, images, classes, expected):
+def test_number_to_hold_out(labelled, held_out, images, classes, expected):
     train = open_labelled(str(labelled))._replace(num_images=images, classes=("x",) * classes)
     assert number_to_hold_out(held_out, train) == expected
 
@@ -176,7 +161,7 @@ def cifar(tmp_path):
         yield
 
 
-def test_a_set_of_tfds(cifar, tmp_path):
+def test_linear_on_a_tfds_set(cifar, tmp_path):
     """Encoded photos rather than files. What is right of 20 random ones is a multiple of 5 %."""
     config = small_probe("linear_moco", "cifar10:train")
     config.data.test, config.num_epochs = "cifar10:test", 2
@@ -186,7 +171,7 @@ def test_a_set_of_tfds(cifar, tmp_path):
     assert results["top1"] in range(0, 101, 5) and results["top1"] <= results["top5"]
 
 
-def test_logistic_separates_and_keeps_its_features(labelled, tmp_path, reads):
+def test_logistic_separates_and_caches_its_features(labelled, tmp_path, reads):
     config = small_probe("logistic", labelled)
     config.inverse_l2 = (1e-6, 1.0)
     evaluate(config, tmp_path)
@@ -209,7 +194,7 @@ def three_classes(count: int, noise: float) -> Features:
     return Features(features.astype(np.float32), labels)
 
 
-def test_logistic_finds_the_feature_that_tells_the_class_whatever_its_scale():
+def test_fit_logistic_does_not_depend_on_scales():
     train, test = three_classes(400, noise=0.05), three_classes(200, noise=0.05)
     logits = fit_logistic(train, test.features, 100.0)
     assert logits.shape == (200, 3)
@@ -219,7 +204,7 @@ def test_logistic_finds_the_feature_that_tells_the_class_whatever_its_scale():
     np.testing.assert_array_equal(rescaled.argmax(1), logits.argmax(1))
 
 
-def test_logistic_with_two_classes_ranks_both():
+def test_fit_logistic_with_two_classes_ranks_both():
     train = three_classes(300, noise=0.05)
     train = Features(train.features[train.labels < 2], train.labels[train.labels < 2])
     logits = fit_logistic(train, train.features, 1.0)
@@ -227,7 +212,7 @@ def test_logistic_with_two_classes_ranks_both():
     assert accuracy(logits, train.labels, 1) > 97
 
 
-def test_logistic_never_predicts_a_class_that_it_was_not_shown():
+def test_fit_logistic_never_predicts_an_unseen_class():
     train = three_classes(300, noise=0.05)
     shown = train.labels != 1
     logits = fit_logistic(Features(train.features[shown], train.labels[shown]), train.features, 1.0)
@@ -235,13 +220,13 @@ def test_logistic_never_predicts_a_class_that_it_was_not_shown():
     assert np.isneginf(logits[:, 1]).all()
 
 
-def test_a_logistic_regression_that_does_not_end_says_so(monkeypatch):
+def test_fit_logistic_refuses_to_stop_before_it_converges(monkeypatch):
     monkeypatch.setattr(logistic, "_MAX_ITER", 1)
     with pytest.raises(UserError, match=r"did not converge in 1 iterations; lower inverse_l2=1\.0"):
         fit_logistic(three_classes(300, noise=1.0), np.zeros((1, 4)), 1.0)
 
 
-def test_the_protocol_is_no_field(labelled, tmp_path):
+def test_linear_refuses_another_protocol_as_a_field(labelled, tmp_path):
     config = small_probe("linear_moco", labelled)
     config.protocol = "logistic"
     with pytest.raises(UserError, match="is the config's argument, not a field"):

@@ -38,7 +38,7 @@ def test_average_precision_by_hand():
     assert average_precision(is_present, -scores) == pytest.approx((2 / 3 + 2 / 3 + 3 / 5) / 3)
 
 
-def test_average_precision_of_many():
+def test_average_precision_equals_the_definition():
     rng = np.random.default_rng(0)
     for _ in range(5):
         is_present, scores = rng.random(200) < 0.1, rng.normal(size=200)
@@ -46,13 +46,13 @@ def test_average_precision_of_many():
     assert np.isnan(average_precision(np.zeros(3), np.arange(3.0)))
 
 
-def test_rows_have_length_1_but_for_the_benchmark_s_epsilon():
+def test_normalized_rows_have_length_1_up_to_epsilon():
     found = normalized(np.array([[3, 4], [0, 0]], np.float32))
     np.testing.assert_allclose(found, [[3 / 5.00001, 4 / 5.00001], [0, 0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("cost", [0.01, 1.0])
-def test_three_folds_by_hand(cost):
+def test_cross_validate_equals_three_folds_by_hand(cost):
     """Each third, in order, of those with the class and of those without; what is difficult is without."""
     features, labels = problem(120, 0)
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == 1)[:24], np.flatnonzero(labels != 1)[:60]]))
@@ -68,7 +68,7 @@ def test_three_folds_by_hand(cost):
     assert cross_validate(features, labels, cost, seed=0) == pytest.approx(np.mean(scores), abs=1e-9)
 
 
-def test_difficult_photos_are_absent_in_training_and_left_out_of_the_test():
+def test_score_class_with_difficult_photos():
     (features, labels), (test, test_labels) = problem(120, 0), problem(80, 1)
     assert (labels == 0).any() and (test_labels == 0).any()
     fitted = svm(1.0).fit(features, np.where(labels == 1, 1, -1))
@@ -77,7 +77,7 @@ def test_difficult_photos_are_absent_in_training_and_left_out_of_the_test():
     assert score_class(features, labels, test, test_labels, 1.0, seed=0) == pytest.approx(expected, abs=1e-9)
 
 
-def test_draws_hold_k_with_and_k_for_each_other_class_without():
+def test_draw_counts_and_depends_on_its_key():
     _, labels = problem(200, 0)
     found = draw(labels, 7, 4, 0, 7, 2, 1)
     assert len(set(found)) == 28
@@ -87,7 +87,7 @@ def test_draws_hold_k_with_and_k_for_each_other_class_without():
     assert len({tuple(sorted(one)) for one in (found, *others)}) == 4
 
 
-def test_few_photos_are_judged_on_the_others():
+def test_fit_few_judges_on_the_other_photos():
     (features, labels), (test, _) = problem(100, 0), problem(30, 1)
     drawn = draw(labels, 5, 3, 0)
     few = fit_few(features, labels, test, drawn, (0.1, 10.0), seed=0)
@@ -99,7 +99,7 @@ def test_few_photos_are_judged_on_the_others():
         np.testing.assert_allclose(few.test[row], fitted.decision_function(test))
 
 
-def test_no_photo_left_to_judge_by():
+def test_fit_few_without_photos_to_judge_on():
     features, labels = problem(100, 0)
     drawn = draw(labels, (labels == 1).sum(), 2, 0)
     assert np.isnan(fit_few(features, labels, features, drawn, (1.0,), seed=0).held_out).all()

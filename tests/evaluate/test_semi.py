@@ -11,7 +11,6 @@ from PIL import Image
 
 from configs import semi as config_of
 from univip_jax.common.errors import UserError
-from univip_jax.data.labelled.sets import open_labelled, training_batches
 from univip_jax.evaluate import sgd
 from univip_jax.evaluate.finetune import Finetuning
 from univip_jax.evaluate.semi import evaluate
@@ -56,19 +55,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_processes_read_their_rows_of_the_batches_that_one_would_read(labelled):
-    """From the second epoch on, of which an interrupted fine-tuning reads nothing else."""
-    whole = open_labelled(str(labelled))
-    everything, second = (list(training_batches(whole, 8, 8, seed=0, num_epochs=2, start_epoch=e)) for e in (0, 1))
-    assert len(everything) == 6 and not np.array_equal(everything[0].images, everything[3].images)
-    split = [list(training_batches(whole, 8, 8, seed=0, num_epochs=2, start_epoch=1, rows=r)) for r in ([0, 1, 4], [7])]
-    for alone, again, first, last in zip(everything[3:], second, *split, strict=True):
-        np.testing.assert_array_equal(again.images, alone.images)
-        np.testing.assert_array_equal(first.images, alone.images[[0, 1, 4]])
-        np.testing.assert_array_equal(last.labels, alone.labels[[7]])
-
-
-def test_separable_classes_are_told_apart_and_results_say_how(finished, run, labelled, unseen):
+def test_semi_separates_separable_classes_and_records_how(finished, run, labelled, unseen):
     found = results(finished[0])
     assert found["top1"] > 99 and found["top5"] == 100
     assert found["grid"][0] == {"lr": DIVERGES, "head_multiplier": 1.0, "held_out": None}
@@ -81,7 +68,7 @@ def test_separable_classes_are_told_apart_and_results_say_how(finished, run, lab
     assert (found["train"]["images"], found["test"]["images"], found["classes"]) == (24, 60, 2)
 
 
-def test_the_test_set_is_read_once_at_the_end(finished, unseen):
+def test_semi_reads_the_test_set_once_at_the_end(finished, unseen):
     (held_out, number), last = finished[1]
     assert "held out" in held_out and number == 5  # the point that diverged is not scored
     assert last == (str(unseen), 60)
@@ -92,7 +79,7 @@ def digests(folder):
     return json.loads((folder / "final/checkpoints/4/meta/metadata").read_text())["digests"]
 
 
-def test_interrupted_fine_tuning_ends_with_the_same_bits(finished, run, labelled, unseen, tmp_path, monkeypatch):
+def test_semi_resumes_with_the_same_bits(finished, run, labelled, unseen, tmp_path, monkeypatch):
     """Stopped in the second point of the grid after three epochs, and again in the reported network."""
     save, saved = sgd.Checkpoints.save, []
 
@@ -114,7 +101,7 @@ def test_interrupted_fine_tuning_ends_with_the_same_bits(finished, run, labelled
     assert not list((tmp_path / "grid").glob("*/checkpoints"))
 
 
-def test_finished_fine_tunings_are_not_repeated(finished, run, labelled, unseen, tmp_path, monkeypatch):
+def test_semi_does_not_repeat_finished_fine_tunings(finished, run, labelled, unseen, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     (folder / "results.json").unlink()
     monkeypatch.setattr(Finetuning, "score", None)
@@ -123,7 +110,7 @@ def test_finished_fine_tunings_are_not_repeated(finished, run, labelled, unseen,
     assert results(folder) == results(finished[0])
 
 
-def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, unseen, tmp_path):
+def test_semi_refuses_another_config_or_subset_by_name(finished, run, labelled, unseen, tmp_path):
     config = small_config(run, labelled, unseen)
     config.lr = (0.1,)
     with pytest.raises(UserError, match=r"lr was \[1e\+30, 3\.2\] and is now \[0\.1\].*give the old value$"):
@@ -145,7 +132,7 @@ def test_another_config_or_subset_is_refused_by_name(finished, run, labelled, un
         ("lr", (), r"lr=\(\) and head_multiplier=\(1.0,\) must each hold a number"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_leaves_nothing(labelled, unseen, tmp_path, field, value, message):
+def test_semi_refuses_impossible_settings_and_writes_nothing(labelled, unseen, tmp_path, field, value, message):
     config = small_config("random", labelled, unseen)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
@@ -153,7 +140,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(labelled, unseen, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tfds_set(tmp_path):
+def test_semi_on_a_tfds_set_with_one_point(tmp_path):
     """Mocked: random photos of cats and dogs; where there is a single point, no photo is held out."""
     builder = tfds.builder("cats_vs_dogs", data_dir=tmp_path / "tfds")
     place = {"data_dir": builder.data_dir, "dataset_name": builder.name, "filetype_suffix": "tfrecord"}

@@ -38,7 +38,7 @@ def rows(folder, count: int) -> np.ndarray:
     return features / (np.linalg.norm(features, axis=1) + 1e-5)[:, None]
 
 
-def test_full_is_scikit_learn_s_grid_search(result, voc):
+def test_svm_full_equals_scikit_learn_grid_search(result, voc):
     _, folder, found = result
     train, test = rows(folder, 12), rows(folder, 10)
     (_, labels, classes), (_, test_labels, _) = read_voc(voc, "trainval"), read_voc(voc, "test")
@@ -62,7 +62,7 @@ def test_full_is_scikit_learn_s_grid_search(result, voc):
     assert 50 < found["map"] < 100  # otherwise nothing is compared
 
 
-def test_results_say_what_was_done(result, voc):
+def test_svm_results_record_settings_and_draws(result, voc):
     _, _, found = result
     assert (found["protocol"], found["classes"], found["image_size"], found["seed"]) == ("svm_voc07", 2, 32, 0)
     assert (found["train"]["images"], found["test"]["name"]) == (12, f"{voc}:test")
@@ -74,7 +74,7 @@ def test_results_say_what_was_done(result, voc):
         assert few["C"] == max(points, key=points.get) and set(points) == {1.0, 0.25}
 
 
-def test_again_by_several_processes_it_is_the_same(result, tmp_path):
+def test_svm_with_several_processes_is_the_same(result, tmp_path):
     """Workers are new processes, and the features are those that were kept."""
     config, folder, found = result
     shutil.copytree(folder / "features", tmp_path / "features")
@@ -83,7 +83,7 @@ def test_again_by_several_processes_it_is_the_same(result, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
 
-def test_one_class_each_is_one_against_the_rest(labelled, tmp_path):
+def test_svm_with_one_class_per_photo(labelled, tmp_path):
     config = small_config(str(labelled), str(labelled))
     config.low_shot = ()
     evaluate(config, tmp_path)
@@ -100,7 +100,7 @@ def test_one_class_each_is_one_against_the_rest(labelled, tmp_path):
         ({"costs": ()}, r"config\.costs and config\.low_shot_costs need a value each"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(result, tmp_path, change, message):
+def test_svm_refuses_impossible_settings(result, tmp_path, change, message):
     config, folder, _ = result
     config = config.copy_and_resolve_references()
     config.update(change)
@@ -109,7 +109,7 @@ def test_settings_that_cannot_be_are_refused(result, tmp_path, change, message):
         evaluate(config, tmp_path)
 
 
-def test_a_class_too_rare_for_the_folds_or_the_test_is_named(voc, tmp_path):
+def test_svm_names_a_class_too_rare_for_folds_or_test(voc, tmp_path):
     copy = shutil.copytree(voc, tmp_path / "copy")
     (copy / "ImageSets" / "Main" / "few.txt").write_text("000001\n000003\n000005\n000002\n000004\n")
     (copy / "ImageSets" / "Main" / "none.txt").write_text("000001\n000010\n")

@@ -42,7 +42,7 @@ class Scorer:
         write_results(workdir, {"protocol": "told", "top1": score, "pretrained": config.pretrained, "test": test})
 
 
-def test_k_nn_over_all_checkpoints_of_a_run(run, labelled, tmp_path, capsys):
+def test_sweep_knn_over_all_checkpoints(run, labelled, tmp_path, capsys):
     config = small_knn(run, labelled)
     sweep(evaluate, config, tmp_path / "sweep", steps=["all"], seeds=[])
     found = read(tmp_path / "sweep")
@@ -58,7 +58,7 @@ def test_k_nn_over_all_checkpoints_of_a_run(run, labelled, tmp_path, capsys):
     assert "        2      0" in capsys.readouterr().out
 
 
-def test_mean_and_deviation_over_seeds_of_each_step(run, labelled, tmp_path):
+def test_sweep_mean_and_std_over_seeds(run, labelled, tmp_path):
     sweep(scorer := Scorer(), small_knn(run, labelled), tmp_path, steps=["4", "2"], seeds=["7", "0", "2"])
     assert scorer.asked == [(2, 0), (2, 2), (2, 7), (4, 0), (4, 2), (4, 7)]
     found = read(tmp_path)
@@ -69,7 +69,7 @@ def test_mean_and_deviation_over_seeds_of_each_step(run, labelled, tmp_path):
     assert (found["mean"], found["seeds"]) == (34, [0, 2, 7])
 
 
-def test_an_interrupted_sweep_goes_on_and_a_longer_one_keeps_what_is_done(run, labelled, tmp_path):
+def test_sweep_resumes_and_may_be_extended(run, labelled, tmp_path):
     config = small_knn(run, labelled)
     with pytest.raises(KeyboardInterrupt):
         sweep(Scorer(stop_at=3), config, tmp_path, steps=["all"], seeds=["0", "1"])
@@ -81,7 +81,7 @@ def test_an_interrupted_sweep_goes_on_and_a_longer_one_keeps_what_is_done(run, l
     assert read(tmp_path)["mean"] == 14
 
 
-def test_each_seed_may_draw_its_own_labelled_part_of_one_set(run, labelled, tmp_path):
+def test_sweep_with_a_drawn_subset_per_seed(run, labelled, tmp_path):
     """As `semi` does with data.subset=drawn; the set that they are drawn from must stay the same."""
 
     def scorer(drawn_from: str):
@@ -124,14 +124,14 @@ def test_sweep_with_other_settings_or_photos_is_refused(run, labelled, tmp_path)
         ("random", ["all"], [], "pretrained=random has no checkpoints"),
     ],
 )
-def test_steps_and_seeds_that_cannot_be(run, labelled, tmp_path, pretrained, steps, seeds, message):
+def test_sweep_refuses_wrong_steps_and_seeds(run, labelled, tmp_path, pretrained, steps, seeds, message):
     config = small_knn(run if pretrained == "run" else pretrained, labelled)
     with pytest.raises(UserError, match=message):
         sweep(scorer := Scorer(), config, tmp_path, steps=steps, seeds=seeds)
     assert not scorer.asked
 
 
-def test_an_untrained_network_is_evaluated_by_seeds(labelled, tmp_path):
+def test_sweep_of_an_untrained_network(labelled, tmp_path):
     sweep(scorer := Scorer(), small_knn("random", labelled), tmp_path, steps=[], seeds=["1", "2"])
     assert scorer.asked == [(0, 1), (0, 2)]
     config = small_knn("random", labelled)

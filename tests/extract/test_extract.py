@@ -75,7 +75,7 @@ def crops(photos: Path, size: int) -> np.ndarray:
     return np.stack([centre_crop(np.asarray(Image.open(photos / name)), size).numpy() for name in PATHS])
 
 
-def test_rows_are_the_encoders_features_in_the_order_of_the_paths(run, photos):
+def test_extract_rows_are_features_in_the_order_of_paths(run, photos):
     """Five photos in batches of 4: the last is filled up."""
     closing = extract_folder(request(run, photos))
     out = request(run, photos).out
@@ -93,7 +93,7 @@ def test_rows_are_the_encoders_features_in_the_order_of_the_paths(run, photos):
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.parquet"]
 
 
-def test_features_of_an_earlier_stage_and_step(run, photos):
+def test_extract_an_earlier_stage_and_step(run, photos):
     """Crops of 40 px: 20, 10 and 5 px after the stem and two stages."""
     extract_folder(request(run, photos, stage=3, image_size=40, step=1))
     encoder = load_encoder(run, 1)
@@ -102,7 +102,7 @@ def test_features_of_an_earlier_stage_and_step(run, photos):
     np.testing.assert_allclose(rows(request(run, photos).out)[1], maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def test_crops_are_those_of_the_evaluations(photos):
+def test_load_crop_equals_the_crops_of_evaluations(photos):
     """Bit for bit, from pixels instead of files."""
     for name in ("one", "two"):
         (photos / name).mkdir()
@@ -114,7 +114,7 @@ def test_crops_are_those_of_the_evaluations(photos):
         np.testing.assert_array_equal(image, centre_crop(np.asarray(Image.open(photos / name)), 33))
 
 
-def test_bad_photos_are_named_and_left_out(run, photos):
+def test_extract_names_and_leaves_out_bad_photos(run, photos):
     (photos / "b" / "a.jpg").write_bytes(b"no photo")
     (photos / "m.jpg").symlink_to("nowhere.jpg")
     closing = extract_folder(request(run, photos))
@@ -128,7 +128,7 @@ def test_bad_photos_are_named_and_left_out(run, photos):
     assert "of each of 5 photos, without 2 that cannot be read: b/a.jpg (not an image), m.jpg" in closing
 
 
-def test_a_folder_in_which_nothing_can_be_read_is_an_error(run, tmp_path):
+def test_extract_refuses_a_folder_without_readable_photos(run, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of the 1 photos can be read, as a.jpg \(empty file\): see"):
@@ -136,7 +136,7 @@ def test_a_folder_in_which_nothing_can_be_read_is_an_error(run, tmp_path):
     assert [path.name for path in (tmp_path / "lr=2").iterdir()] == ["out.parquet.rejected.jsonl"]
 
 
-def test_interrupted_run_resumes_to_the_same_file(run, photos, monkeypatch):
+def test_extract_resumes_to_the_same_file(run, photos, monkeypatch):
     """The power goes after the first batch of two, in the second one, and while the file is written."""
     (photos / "b-1.png").write_bytes(b"no photo")
     undisturbed = request(run, photos, out=photos.parent / "undisturbed.parquet")
@@ -173,7 +173,7 @@ def interrupt(*_) -> None:
     raise InterruptedError("power")
 
 
-def test_finished_file_is_kept_and_other_settings_are_refused_by_name(run, photos):
+def test_extract_keeps_a_finished_file_and_refuses_other_settings(run, photos):
     out = request(run, photos).out
     extract_folder(request(run, photos))
     before = out.read_bytes()
@@ -191,7 +191,7 @@ def test_finished_file_is_kept_and_other_settings_are_refused_by_name(run, photo
     assert out.read_bytes() == before
 
 
-def test_a_file_of_something_else_is_not_overwritten(run, photos):
+def test_extract_does_not_overwrite_another_file(run, photos):
     out = request(run, photos).out
     out.parent.mkdir()
     out.write_text("mine")
@@ -204,7 +204,7 @@ def test_a_file_of_something_else_is_not_overwritten(run, photos):
     assert Path(f"{out}.cache").read_text() == "mine"
 
 
-def test_the_command_as_a_user_starts_it(run, photos):
+def test_extract_command_in_a_process(run, photos):
     out = request(run, photos).out
     command = [sys.executable, "-m", "univip_jax.extract", f"--run={run}", f"--images={photos}", f"--out={out}"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
@@ -240,7 +240,7 @@ def own_flags():
     ],
 )
 @pytest.mark.usefixtures("own_flags")
-def test_mistakes_are_one_line(run, photos, capsys, monkeypatch, arguments, code, message):
+def test_extract_command_mistakes_are_one_line(run, photos, capsys, monkeypatch, arguments, code, message):
     monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     out = request(run, photos).out
     with pytest.raises(SystemExit) as error:

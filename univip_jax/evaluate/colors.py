@@ -1,6 +1,6 @@
 """The colours of ORL's linear protocol, on the accelerator: torchvision's jitter and AlexNet's lighting.
 
-Apart from `augment`, whose jitter is BYOL's: there brightness is added, here it is a factor, and greys differ.
+BYOL's jitter, in `augment`, is another one: it adds brightness, which is a factor here, and computes greys differently.
 """
 
 import jax
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, of Pillow's grey
-# Of the RGB pixels in [0, 1] of ImageNet's training photos (Krizhevsky et al. 2012; the usual printed values).
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, Pillow's grey
+# Principal components of the RGB pixels in [0, 1] of ImageNet's training photos (Krizhevsky et al. 2012).
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
-EIGENVECTORS = np.array(  # one a column
+EIGENVECTORS = np.array(  # one per column
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
 )
 
@@ -39,9 +39,9 @@ def jitter(key: Key[Array, ""], image: Float[Array, "H W 3"], strength: float) -
     return image
 
 
-def light(key: Key[Array, ""], image: Float[Array, "H W 3"], deviation: float) -> Float[Array, "H W 3"]:
-    """One shift for all pixels: along each component by N(0, deviation) times its eigenvalue; not clipped."""
-    return image + EIGENVECTORS @ (deviation * jax.random.normal(key, (3,)) * EIGENVALUES)
+def light(key: Key[Array, ""], image: Float[Array, "H W 3"], std: float) -> Float[Array, "H W 3"]:
+    """One shift for all pixels: along each component by N(0, std^2) times its eigenvalue; not clipped."""
+    return image + EIGENVECTORS @ (std * jax.random.normal(key, (3,)) * EIGENVALUES)
 
 
 def augment_colors(

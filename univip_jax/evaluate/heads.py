@@ -35,7 +35,7 @@ class HeadSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """The fields of configs/linear.py that say how heads are trained; see there."""
+    """The fields of configs/linear.py; see there."""
 
     seed: int
     batch_size: int
@@ -73,7 +73,7 @@ class ProbeSpec:
 
     @property
     def points(self) -> list[HeadSpec]:
-        """The grid, in the order in which losses and scores of its heads are given."""
+        """The grid, in the order of losses and scores."""
         return [HeadSpec(*values) for values in product(self.pooling, self.lr, self.weight_decay)]
 
 
@@ -86,7 +86,7 @@ class Heads(NamedTuple):
 
 
 def make_schedule(spec: ProbeSpec, steps_per_epoch: int) -> optax.Schedule:
-    """What `lr` is multiplied by at a step, counted from 0."""
+    """The factor of `lr` at a step, counted from 0."""
     scale = spec.batch_size / 256
     if spec.schedule == "cosine":
         return optax.cosine_decay_schedule(scale, spec.num_epochs * steps_per_epoch)
@@ -94,7 +94,7 @@ def make_schedule(spec: ProbeSpec, steps_per_epoch: int) -> optax.Schedule:
 
 
 def features_fn(encoder: Encoder, spec: ProbeSpec) -> FeaturesFn:
-    """Frozen features by running statistics, of training crops with the colours of the protocol."""
+    """Frozen features by running statistics; training crops get the colours of the protocol."""
 
     def features(variables, images, key):
         if key is not None and (spec.color_jitter or spec.lighting):
@@ -128,7 +128,7 @@ def init_heads(spec: ProbeSpec, sizes: dict[str, int], num_classes: int) -> Head
 def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn):
     """(heads, step from 0, the backbone's variables, images, labels) to the heads after it and their losses [points].
 
-    A point's updates do not depend on which others are in the grid.
+    The updates of a point do not depend on the rest of the grid.
     """
     rates, decays = (jnp.array(values) for values in zip(*product(spec.lr, spec.weight_decay), strict=True))
 
@@ -177,7 +177,7 @@ def make_count(spec: ProbeSpec, features_of: FeaturesFn):
 
 
 def select(heads: Heads, spec: ProbeSpec, point: HeadSpec) -> Heads:
-    """The state of one head of the grid, as a grid of this point alone has it."""
+    """The state of one head, as if it were the only point of the grid."""
     index = list(product(spec.lr, spec.weight_decay)).index((point.lr, point.weight_decay))
     one = jax.tree.map(lambda x: x[index : index + 1], (heads.weights[point.pooling], heads.opt_state[point.pooling]))
     statistics = {point.pooling: heads.statistics[point.pooling]} if spec.batch_norm else {}

@@ -13,6 +13,7 @@ from univip_jax.evaluate.knn import open_for_knn
 from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.evaluate.scores import accuracy
+from univip_jax.evaluate.task import require_least
 from univip_jax.plan import Plan
 from univip_jax.run.health import backbone_variables, effective_rank
 from univip_jax.run.log import TOP1
@@ -23,7 +24,7 @@ _INVERSE_L2 = 1.0  # of the probe; scikit-learn's default
 
 
 @dataclass(frozen=True)
-class KnnSpec:
+class InTrainingSpec:
     """`config.knn` of a pre-training run."""
 
     every_steps: int
@@ -34,6 +35,10 @@ class KnnSpec:
     temperature: float
     batch_size: int
     probe: bool
+
+    def __post_init__(self):
+        require_least(0, **{"knn.every_steps": self.every_steps, "knn.every_epochs": self.every_epochs})
+        require_least(1, **{"knn.k": self.k, "knn.batch_size": self.batch_size})
 
     def interval(self, steps_per_epoch: int) -> int:
         """Steps from one evaluation to the next; 0: there is none."""
@@ -47,7 +52,7 @@ class KnnSpec:
 class KnnEvaluator:
     """State to metrics, on the devices of the first process; the others know only when it is due."""
 
-    def __init__(self, spec: KnnSpec, plan: Plan):
+    def __init__(self, spec: InTrainingSpec, plan: Plan):
         """Opens both labelled sets; UserError where that fails."""
         self.every = spec.interval(plan.steps_per_epoch)
         if jax.process_index():
@@ -82,5 +87,5 @@ class KnnEvaluator:
 
 def make_evaluator(config: ConfigDict, plan: Plan) -> KnnEvaluator | None:
     """The evaluator that `config.knn` asks for; None where it asks for none."""
-    spec = to_spec(KnnSpec, config, "knn")
+    spec = to_spec(InTrainingSpec, config, "knn")
     return KnnEvaluator(spec, plan) if spec.interval(plan.steps_per_epoch) else None

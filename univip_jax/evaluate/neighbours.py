@@ -32,21 +32,21 @@ class Neighbours(NamedTuple):
 
 @partial(jax.jit, static_argnames="k")
 def _nearer(nearest: Neighbours, train, first, test, k: int) -> Neighbours:
-    """The k nearest among those found before, and `train`, the features from number `first` on."""
+    """The k nearest of the earlier ones and of `train`, the features from number `first` on."""
     similarity = jnp.matmul(normalize(test), normalize(train).T, precision=jax.lax.Precision.HIGHEST)
     index = jnp.broadcast_to(first + jnp.arange(len(train)), similarity.shape)
-    # Of equals top_k takes the first: those found before come from earlier in the set.
+    # Of equals top_k takes the first: the earlier ones come first in the set too.
     similarity, place = jax.lax.top_k(jnp.concatenate([nearest.similarity, similarity], 1), k)
     return Neighbours(similarity, jnp.take_along_axis(jnp.concatenate([nearest.index, index], 1), place, 1))
 
 
 def find_neighbours(train: Float[np.ndarray, "N F"], test: Float[np.ndarray, "M F"], k: int) -> Neighbours:
-    """By cosine similarity, in float32, a part of the training set on the device at a time: it may be a file's map.
+    """The k nearest by cosine similarity, in float32. `train` may be a mapped file: a part at a time is on the device.
 
     Raises UserError where there are fewer than k training features.
     """
     if not 1 <= k <= len(train):
-        raise UserError(f"k={k} neighbours cannot be had from {len(train)} training photos; lower k")
+        raise UserError(f"k={k} must be in 1..{len(train)}, the number of training photos")
     parts = [slice(start, start + _TEST_ROWS) for start in range(0, len(test), _TEST_ROWS)]
     none = Neighbours(np.full((len(test), k), -np.inf, np.float32), np.zeros((len(test), k), np.int32))
     nearest = [Neighbours(none.similarity[part], none.index[part]) for part in parts]
@@ -60,7 +60,7 @@ def find_neighbours(train: Float[np.ndarray, "N F"], test: Float[np.ndarray, "M 
 def vote(
     nearest: Neighbours, labels: Int[np.ndarray, " N"], *, temperature: float, num_classes: int
 ) -> Int[np.ndarray, " M"]:
-    """The class of each test photo: each neighbour votes for its own with weight exp(similarity / temperature)."""
+    """The class of each test photo: each neighbour votes for its class with weight exp(similarity / temperature)."""
     # Relative to the nearest: exp(1 / 0.07) is far from overflow, but a smaller temperature is not.
     similarity = nearest.similarity.astype(np.float64)
     weights = np.exp((similarity - similarity[:, :1]) / temperature)
@@ -70,7 +70,7 @@ def vote(
 
 
 def knn_top1(train: Features, test: Features, k: int, temperature: float) -> float:
-    """Percent of the test features that their neighbours' vote gives the right class."""
+    """Percent of the test features whose class the vote of their neighbours gives."""
     return top1_of_each(train, test, [k], temperature)[k]
 
 

@@ -1,7 +1,7 @@
 """Linear SVMs, one class against the rest, and their average precision, by the benchmark of Goyal et al. (2019).
 
-Without JAX and TensorFlow: worker processes import this file. Labels are int8 as `data.voc` has them: 1 present, -1
-absent, 0 annotated as difficult alone. Features are float64 and normalised by `normalized`.
+Without JAX and TensorFlow: worker processes import this file. Labels are int8 as in `data.labelled.voc`: 1 present, -1
+absent, 0 only difficult objects. Features are float64, from `normalized`.
 """
 
 import warnings
@@ -20,13 +20,13 @@ NUM_FOLDS = 3
 
 
 def normalized(features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N F"]:
-    """Rows of length 1, but for the benchmark's 1e-5."""
+    """Rows of length 1, up to the benchmark's 1e-5."""
     features = features.astype(np.float64)
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
 
 
 def make_svm(cost: float, seed: int) -> LinearSVC:
-    """`seed` orders the coordinates of the solver, which is the benchmark's: the dual of the squared hinge."""
+    """The benchmark's solver: the dual of the squared hinge. `seed` orders its coordinates."""
     return LinearSVC(
         C=cost,
         class_weight={1: 2, -1: 1},
@@ -41,12 +41,12 @@ def make_svm(cost: float, seed: int) -> LinearSVC:
 
 def _fit(features: Float[np.ndarray, "N F"], is_present: np.ndarray, cost: float, seed: int) -> LinearSVC:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at large costs; the benchmark takes what 2000 steps give
+        warnings.simplefilter("ignore", ConvergenceWarning)  # at large costs; the benchmark stops at 2000 steps too
         return make_svm(cost, seed).fit(features, np.where(is_present, 1, -1))
 
 
 def cross_validate(features: Float[np.ndarray, "N F"], labels: Int8[np.ndarray, " N"], cost: float, seed: int) -> float:
-    """Mean over 3 folds of scikit-learn's average precision of one class; what is difficult counts as absent."""
+    """Mean over 3 folds of scikit-learn's average precision of one class; difficult counts as absent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         y = np.where(labels == 1, 1, -1)
@@ -62,14 +62,14 @@ def score_class(
     cost: float,
     seed: int,
 ) -> float:
-    """Average precision of one class on test photos, those left out where it is difficult; in training it is absent."""
+    """Average precision of one class on test photos. Difficult is absent in training, and left out of the test."""
     scores = _fit(train, labels == 1, cost, seed).decision_function(test)
     counts = test_labels != 0
     return average_precision(test_labels[counts] == 1, scores[counts])
 
 
 def draw(labels: Int8[np.ndarray, " N"], k: int, num_classes: int, *key: int) -> Int[np.ndarray, " n"]:
-    """k photos with the class and k (num_classes - 1) without, none where it is difficult, by `key` alone."""
+    """k photos with the class and k (num_classes - 1) without it, none of them difficult; drawn by `key` alone."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
     wanted = ((1, k), (-1, k * (num_classes - 1)))
     return np.concatenate([rng.permutation(np.flatnonzero(labels == kind))[:count] for kind, count in wanted])

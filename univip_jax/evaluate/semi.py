@@ -45,7 +45,7 @@ def open_sets(config: ConfigDict, spec: SemiSpec) -> tuple[Labelled, Labelled]:
 
 
 def split(train: Labelled, spec: SemiSpec) -> tuple[Labelled, Labelled]:
-    """Photos for the grid to train on, and to be judged by; all of them twice where there is nothing to choose."""
+    """Photos to train the points of the grid on, and photos to judge them by; all of them where there is one point."""
     if len(spec.points) == 1:
         return train, train
     return hold_out(train, round(spec.held_out * train.num_images), spec.seed)

@@ -51,7 +51,7 @@ class SvmSpec:
 
 
 def each_class(labels: np.ndarray, num_classes: int) -> Int8[np.ndarray, "N C"]:
-    """Class numbers [N], or labels of several classes, as labels of `data.voc`: 1, -1, or 0: difficult."""
+    """Class numbers [N], or labels of several classes, as labels of `voc`: 1, -1, or 0: difficult."""
     if labels.ndim == 2:
         return labels
     return np.where(labels[:, None] == np.arange(num_classes), 1, -1).astype(np.int8)

@@ -36,7 +36,7 @@ def by_list(folder, tmp_path, *lines):
     return named_subset(open_labelled(str(folder)), tmp_path / "list.txt")
 
 
-def test_a_list_of_file_names_and_paths(folder, tmp_path):
+def test_named_subset_by_file_names_and_paths(folder, tmp_path):
     subset = by_list(folder, tmp_path, "n03_1.JPEG", "n01_10.JPEG\r", "", "n01/same.JPEG", "n02_0.JPEG")
     expected = [("n01/n01_10.JPEG", 0), ("n01/same.JPEG", 0), ("n02/n02_0.JPEG", 1), ("n03/n03_1.JPEG", 2)]
     assert sorted(photos(subset)) == expected
@@ -53,14 +53,14 @@ def test_a_list_of_file_names_and_paths(folder, tmp_path):
         (["n01_0.JPEG", "n01_1.JPEG"], r"names no photo of 2 of the classes .* \(n02, n03\)"),
     ],
 )  # fmt: skip
-def test_a_list_that_does_not_fit_is_refused_with_names(folder, tmp_path, lines, message):
+def test_named_subset_refuses_a_list_that_does_not_fit(folder, tmp_path, lines, message):
     with pytest.raises(UserError, match=message) as error:
         by_list(folder, tmp_path, *lines)
     assert "\n" not in str(error.value)
 
 
-def test_a_list_that_is_not_there_or_for_a_set_without_names(folder, tmp_path):
-    with pytest.raises(UserError, match=r"data.subset=nowhere.txt is no text file"):
+def test_named_subset_refuses_a_missing_list_or_encoded_photos(folder, tmp_path):
+    with pytest.raises(UserError, match=r"data.subset=nowhere.txt must be a text file"):
         named_subset(open_labelled(str(folder)), tmp_path.__class__("nowhere.txt"))
     encoded = open_labelled(str(folder))._replace(is_encoded=True)
     with pytest.raises(UserError, match="its photos have no names"):
@@ -68,7 +68,7 @@ def test_a_list_that_is_not_there_or_for_a_set_without_names(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("percent", "counts"), [(10, {0: 3, 1: 1, 2: 1}), (50, {0: 16, 1: 6, 2: 1})])
-def test_a_share_of_each_class_is_drawn(folder, percent, counts):
+def test_drawn_subset_has_a_share_of_each_class(folder, percent, counts):
     """Of 31, 11 and 2 photos: round(3.1), round(1.1), at least 1; round(15.5) is 16, of 5.5 it is 6."""
     whole = open_labelled(str(folder))
     subset = drawn_subset(whole, percent, seed=0)
@@ -78,7 +78,7 @@ def test_a_share_of_each_class_is_drawn(folder, percent, counts):
     assert subset.fingerprint == drawn_subset(whole, percent, seed=0).fingerprint != whole.fingerprint
 
 
-def test_a_draw_is_the_same_of_encoded_photos(folder):
+def test_drawn_subset_of_encoded_photos_is_the_same(folder):
     """As a TFDS set of the same order would hold them."""
     whole = open_labelled(str(folder))
     encoded = Labelled(

@@ -59,7 +59,7 @@ def by_number(name: str) -> dict[int, object]:
     return {int(image[0, 0, 0]): label.tolist() for image, label in zip(*batch, strict=True)}
 
 
-def test_objects_become_a_label_for_each_class(real):
+def test_open_tfds_with_objects(real):
     opened = open_labelled("painted/objects:train+validation")
     assert (opened.classes, opened.num_images, opened.is_multi_label) == (("cat", "dog", "hen"), 6, True)
     assert by_number("painted/objects:train+validation") == {
@@ -72,7 +72,7 @@ def test_objects_become_a_label_for_each_class(real):
     }
 
 
-def test_a_class_each(real):
+def test_open_tfds_with_one_class_per_photo(real):
     assert by_number("painted/one:train") == {0: 0, 1: 1, 2: 2, 3: 0}
     assert by_number("painted/one:validation") == {4: 1, 5: 2}
     assert not open_labelled("painted/one:train").is_multi_label
@@ -88,12 +88,12 @@ def test_a_class_each(real):
         (":train", r"labelled set ':train' is neither a folder nor a TFDS name with its split"),
     ],
 )
-def test_names_that_open_nothing(real, name, message):
+def test_open_labelled_refuses_unknown_names(real, name, message):
     with pytest.raises(UserError, match=message):
         open_labelled(name)
 
 
-def test_classes_in_a_photo():
+def test_classes_in_photo_by_hand():
     """Of classes 0..3: twice 0, once difficult; 1 difficult alone; 3 clear."""
     found = classes_in_photo(np.array([0, 1, 0, 3]), np.array([True, True, False, False]), 4)
     np.testing.assert_array_equal(found, [1, 0, -1, 1])

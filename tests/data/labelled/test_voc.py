@@ -22,7 +22,7 @@ def copy(voc, tmp_path):
     return shutil.copytree(voc, tmp_path / "VOC2007")
 
 
-def test_labels_are_the_objects(voc):
+def test_read_voc_labels_by_hand(voc):
     """A class is difficult where each object of it is; a part of an object, as a head, is none."""
     paths, labels, classes = read_voc(voc, "test")
     assert classes == ("cat", "dog")
@@ -32,19 +32,19 @@ def test_labels_are_the_objects(voc):
     )
 
 
-def test_labels_are_part_of_the_fingerprint(copy):
+def test_fingerprint_of_voc_includes_labels(copy):
     before = open_labelled(f"{copy}:test").fingerprint
     annotation = copy / "Annotations" / "000016.xml"
     annotation.write_text(annotation.read_text().replace("<difficult>1", "<difficult>0"))
     assert open_labelled(f"{copy}:test").fingerprint != before
 
 
-def test_a_split_without_a_list_is_named(voc):
+def test_open_labelled_names_a_split_without_a_list(voc):
     with pytest.raises(UserError, match=r"Main/val\.txt, the list of a VOC split.*found: test, trainval$"):
         open_labelled(f"{voc}:val")
 
 
-def test_all_bad_photos_are_counted_and_named(copy):
+def test_open_labelled_names_all_bad_photos(copy):
     (copy / "JPEGImages" / "000013.jpg").unlink()
     (copy / "Annotations" / "000014.xml").unlink()
     (copy / "Annotations" / "000015.xml").write_text("<annotation><object>")
@@ -56,7 +56,7 @@ def test_all_bad_photos_are_counted_and_named(copy):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_entities_are_not_expanded(copy, encoding):
+def test_read_annotation_does_not_expand_entities(copy, encoding):
     """They would take 10^12 times two letters."""
     (copy / "Annotations" / "000014.xml").write_text(BOMB, encoding)
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which photos of a set cannot be decoded: all of them, once one was met."""
+"""Finds all photos of a set that cannot be decoded, once one of them failed."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from univip_jax.data.host import tf
 def unreadable_positions(
     examples: tf.data.Dataset, decode: Callable[[tf.Tensor], tf.Tensor], num_images: int, name: str
 ) -> list[int]:
-    """Reads every photo of `examples`, (photo, label), once; the positions of those that `decode` fails on."""
+    """The positions of the photos in `examples`, (photo, label), on which `decode` fails; reads all of them."""
 
     def load(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return position, tf.shape(decode(example[0]))  # what is not part of a result is not computed
+        return position, tf.shape(decode(example[0]))  # TensorFlow computes only what a result needs
 
     decoded = examples.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
     bad = set(range(num_images))

@@ -25,16 +25,16 @@ _SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they a
 class Labelled(NamedTuple):
     """A labelled set; `examples` yields (encoded photo, label) in a fixed order.
 
-    A label is a class's number, int64; or, where a photo may show several, int8 [classes] as `voc.VocSplit` has them.
+    A label is the number of a class, int64; or int8 [classes], as in `voc.VocSplit`, where a photo may show several.
     """
 
     name: str
     num_images: int
     classes: tuple[str, ...]
     examples: tf.data.Dataset
-    is_encoded: bool  # whether `examples` yields encoded photos rather than their paths
-    fingerprint: str  # of what is in it: names and sizes of files in their classes, or TFDS's version and split
-    drawn_from: dict | None = None  # `describe()` of the set of which it is a random part
+    is_encoded: bool  # False: `examples` yields paths instead of encoded photos
+    fingerprint: str  # of the contents: names and sizes of files in their classes, or TFDS's version and split
+    drawn_from: dict | None = None  # `describe()` of the whole set, if this is a random part
 
     @property
     def is_multi_label(self) -> bool:
@@ -42,12 +42,12 @@ class Labelled(NamedTuple):
         return self.examples.element_spec[1].shape.rank == 1
 
     def describe(self) -> dict:
-        """What `results.json` says of it."""
+        """The entry in `results.json`."""
         return {"name": self.name, "images": self.num_images, "fingerprint": self.fingerprint}
 
 
 class LabelledBatch(NamedTuple):
-    """uint8 crops [n, size, size, 3] and labels as `Labelled` has them, [n] or [n, classes]."""
+    """uint8 crops [n, size, size, 3] and labels as in `Labelled`, [n] or [n, classes]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -93,7 +93,7 @@ def open_pair(train: str, test: str, *, allow_multi_label: bool = False) -> tupl
 
 
 def hold_out(labelled: Labelled, number: int, seed: int) -> tuple[Labelled, Labelled]:
-    """The set without `number` of its photos, which `seed` draws evenly, and these: to choose by, never to report.
+    """The rest of the set, and `number` photos that `seed` draws evenly: to choose by, never to report.
 
     Raises UserError where a part would be empty.
     """
@@ -114,7 +114,7 @@ def choose(labelled: Labelled, chosen: np.ndarray, name: str) -> Labelled:
 
 
 def _digest(parts: list[str]) -> str:
-    """One that no other list of parts has: parts hold no NUL."""
+    """A digest that no other list of parts has: parts hold no NUL."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -153,17 +153,17 @@ def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
-    """Each photo once, in order, as `centre_crop` cuts it."""
+    """Centre crops of all photos, in order."""
     return view_batches(labelled, centre_crop, size, batch_size)
 
 
 def view_batches(
     labelled: Labelled, view: View, size: int, batch_size: int, *, start: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Iterator[LabelledBatch]:
-    """Each photo from `start` on once, in order, as `view` shows it.
+    """Views of the photos from `start` on, in order.
 
     Args:
-      part: (index, count): of each `count` batches only the one of this index, which may be missing at the end.
+      part: (index, count): every `count`-th batch, from `index` on; the last one may be missing.
     """
 
     def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
@@ -189,11 +189,11 @@ def training_batches(
 ) -> Iterator[LabelledBatch]:
     """Shuffled whole batches of random resized crops (area 0.08..1, aspect 3/4..4/3), flipped half of the time.
 
-    Those of an epoch are a function of the set, `batch_size`, `seed` and the epoch.
+    The batches of an epoch depend on the set, `batch_size`, `seed` and the epoch alone.
 
     Args:
-      start_epoch: the first; they end with `num_epochs - 1`.
-      rows: of each batch, ascending, that this process feeds; all of them by default. The others are not decoded.
+      start_epoch: the first epoch; the last is `num_epochs - 1`.
+      rows: the rows of each batch that this process feeds, ascending; all by default. Other rows are not decoded.
     """
     mine = np.isin(np.arange(batch_size), np.arange(batch_size) if rows is None else rows)
     photos = labelled.num_images // batch_size * batch_size  # an epoch is whole batches

@@ -1,4 +1,4 @@
-"""The labelled part of a training set in semi-supervised learning: named by a list, as SimCLR's, or drawn."""
+"""The labelled part of a training set in semi-supervised learning: from a list, as SimCLR's, or drawn."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,19 +14,19 @@ _READ = 16_384  # paths read at once
 
 
 def named_subset(labelled: Labelled, file: Path) -> Labelled:
-    """The photos of class folders that a text file names, one a line: by file name, or by path within the folder.
+    """The photos of class folders that a text file names, one per line: by file name, or by path within the folder.
 
     SimCLR's `1percent.txt` and `10percent.txt` hold lines such as `n01440764_10026.JPEG`.
 
-    Raises UserError where the file cannot be read, names a photo twice or one that is not there, gives a file name that
-    several photos have, or leaves a class without photos; and where the set is no folder.
+    Raises UserError where the set is no folder, or the file cannot be read, names a photo twice, names one that is
+    missing, gives a file name that several photos have, or leaves a class without photos.
     """
     if labelled.is_encoded:
         raise UserError(f"{labelled.name} is no folder: its photos have no names for {file} to list; use its splits")
     try:
         names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.subset={file} is no text file with a name a line: {error}") from error
+        raise UserError(f"data.subset={file} must be a text file with one name per line: {error}") from error
     paths, labels = _listing(labelled)
     positions = _positions(labelled, paths)
     unknown = [name for name in names if name not in positions]
@@ -45,9 +45,9 @@ def named_subset(labelled: Labelled, file: Path) -> Labelled:
 
 
 def drawn_subset(labelled: Labelled, percent: float, seed: int) -> Labelled:
-    """`percent` of each class, rounded, and at least one photo; which ones, `seed` decides.
+    """`percent` of each class, rounded, and at least one photo; `seed` draws them.
 
-    A TFDS set is read once for its labels, and in each epoch.
+    A TFDS set is read once for its labels, and whole in each epoch.
     """
     labels = _listing(labelled)[1] if not labelled.is_encoded else _labels(labelled)
     order = permutation(labelled.num_images, seed, epoch=0)
@@ -61,7 +61,7 @@ def drawn_subset(labelled: Labelled, percent: float, seed: int) -> Labelled:
 
 
 def _labels(labelled: Labelled) -> np.ndarray:
-    """[num_images] of a set that holds encoded photos, which are read past."""
+    """Labels [num_images] of a set of encoded photos."""
     batches = labelled.examples.map(lambda _, label: label).batch(_READ)
     return np.concatenate(list(batches.as_numpy_iterator()))
 
@@ -73,12 +73,12 @@ def _listing(labelled: Labelled) -> tuple[list[str], np.ndarray]:
 
 
 def _listed(subset: Labelled) -> Labelled:
-    """The same, without a pass over the whole folder's listing in each epoch."""
+    """The same set, without a pass over the whole listing of the folder in each epoch."""
     return subset._replace(examples=tf.data.Dataset.from_tensor_slices(_listing(subset)))
 
 
 def _positions(labelled: Labelled, paths: list[str]) -> dict[str, list[int]]:
-    """Where in the set the photos are that have a file name, or a path within the folder."""
+    """Positions in the set by file name, and by path within the folder."""
     positions = {}
     for position, path in enumerate(map(Path, paths)):
         for name in {path.name, path.relative_to(labelled.name).as_posix()}:
@@ -87,6 +87,6 @@ def _positions(labelled: Labelled, paths: list[str]) -> dict[str, list[int]]:
 
 
 def _refuse(names: list[str], subject: str, predicate: str) -> None:
-    """Raises UserError with the number of names, and the first few, unless there is none."""
+    """Raises UserError with the number of names and the first few, if there are any."""
     if names:
         raise UserError(f"{subject} {len(names)} {predicate} ({shorten(names)})")

@@ -17,7 +17,7 @@ class TfdsSplit(NamedTuple):
 
 
 def open_tfds(name: str, split: str) -> TfdsSplit:
-    """Prepares a data set of TFDS if need be, and opens a split of it, as `train` or `train+validation`.
+    """Opens a split of a TFDS data set, as `train` or `train+validation`; prepares the data set first if need be.
 
     Raises UserError where it cannot be opened, or its photos have neither a label nor objects.
     """

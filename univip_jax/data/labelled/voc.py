@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from univip_jax.common.errors import UserError, shorten
 
-PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as VOC's own lists of each class have them
+PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as in VOC's own lists of each class
 _MAX_BYTES = 4_000_000  # of an annotation; VOC's have a few thousand
 
 
@@ -20,7 +20,7 @@ class VocSplit(NamedTuple):
     """Photos of a split in the order of its list, with a label for each class."""
 
     paths: list[str]
-    labels: np.ndarray  # int8 [N, C]: PRESENT, ABSENT, or DIFFICULT: annotated, but each time as hard to recognise
+    labels: np.ndarray  # int8 [N, C]: PRESENT, ABSENT, or DIFFICULT: each object of the class is annotated as difficult
     classes: tuple[str, ...]  # sorted: the names of all objects of the split
 
 

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.labelled.sets import centre_batches, hold_out, open_labelled, open_pair, view_batches
+from univip_jax.data.labelled.sets import (
+    centre_batches,
+    hold_out,
+    open_labelled,
+    open_pair,
+    training_batches,
+    view_batches,
+)
 from univip_jax.data.labelled.views import squash
 
 
@@ -15,7 +22,7 @@ def examples(labelled):
     return [(path.decode(), int(label)) for path, label in labelled.examples.as_numpy_iterator()]
 
 
-def test_parts_are_the_set_once(labelled):
+def test_hold_out_parts_make_up_the_set(labelled):
     whole = open_labelled(str(labelled))
     rest, held_out = hold_out(whole, 5, seed=3)
     assert (rest.num_images, held_out.num_images) == (19, 5)
@@ -23,19 +30,19 @@ def test_parts_are_the_set_once(labelled):
     assert sorted(examples(rest) + examples(held_out)) == sorted(examples(whole))
 
 
-def test_seed_decides_the_part(labelled):
+def test_hold_out_depends_on_the_seed(labelled):
     whole = open_labelled(str(labelled))
     first, again, other = (examples(hold_out(whole, 5, seed=seed)[1]) for seed in (0, 0, 1))
     assert first == again != other
 
 
 @pytest.mark.parametrize("number", [0, 24, 25])
-def test_no_part_is_empty(labelled, number):
+def test_hold_out_refuses_an_empty_part(labelled, number):
     with pytest.raises(UserError, match=f"{number} photos cannot be held out of the 24"):
         hold_out(open_labelled(str(labelled)), number, seed=0)
 
 
-def test_fingerprint_tells_content_not_place(labelled, tmp_path):
+def test_fingerprint_depends_on_contents_alone(labelled, tmp_path):
     copy = shutil.copytree(labelled, tmp_path / "copy")
     before = open_labelled(str(labelled)).fingerprint
     assert open_labelled(str(copy)).fingerprint == before
@@ -47,7 +54,7 @@ def test_fingerprint_tells_content_not_place(labelled, tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 91), (120, 64)])
-def test_squash_is_pil_s_resize_to_256_and_then_to_the_square(height, width):
+def test_squash_equals_two_resizes_by_pillow(height, width):
     """PIL rounds its coefficients to 8 bits: one level."""
     photo = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     photo = Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC)
@@ -60,7 +67,7 @@ def test_squash_is_pil_s_resize_to_256_and_then_to_the_square(height, width):
     assert np.abs(found - expected).mean() < 0.3
 
 
-def test_parts_of_processes_are_each_photo_once(labelled):
+def test_view_batches_of_two_processes_cover_the_set_once(labelled):
     """22 photos from the third on, 5 at once in each of 2 processes: the first has batches 0, 2 and 4."""
     whole = open_labelled(str(labelled))
     expected = next(view_batches(whole, squash, 8, 24)).images[2:]
@@ -70,18 +77,35 @@ def test_parts_of_processes_are_each_photo_once(labelled):
         np.testing.assert_array_equal(np.concatenate([b.labels for b in found]), (np.array(rows) + 2) // 12)
 
 
+def test_training_batches_by_rows_and_epochs(labelled):
+    """Two processes feed the batches of one; epochs differ, and any may be the first."""
+    train = open_labelled(str(labelled))._replace(num_images=23)  # 5 batches of 4
+
+    def batches(**options):
+        return list(training_batches(train, 16, 4, seed=1, num_epochs=2, **options))
+
+    whole, second = batches(), batches(start_epoch=1)
+    assert len(whole) == 10 and not np.array_equal(whole[0].images, whole[5].images)
+    for batch, again in zip(whole[5:], second, strict=True):
+        np.testing.assert_array_equal(again.images, batch.images)
+    for rows in ([0, 1, 3], [2]):
+        for batch, part in zip(whole, batches(rows=np.array(rows)), strict=True):
+            np.testing.assert_array_equal(part.images, batch.images[rows])
+            np.testing.assert_array_equal(part.labels, batch.labels[rows])
+
+
 @pytest.fixture
 def copy(labelled, tmp_path):
     return shutil.copytree(labelled, tmp_path / "copy")
 
 
-def test_one_class_is_refused(copy):
+def test_open_labelled_refuses_one_class(copy):
     shutil.rmtree(copy / "dark")
     with pytest.raises(UserError, match="copy has 1 classes; an evaluation needs at least 2"):
         open_labelled(str(copy))
 
 
-def test_empty_class_folders_are_counted_and_named(copy):
+def test_open_labelled_names_empty_class_folders(copy):
     for name in ("empty", "void"):
         (copy / name).mkdir()
     (copy / "void" / "notes.txt").write_text("no photo")
@@ -91,7 +115,7 @@ def test_empty_class_folders_are_counted_and_named(copy):
         open_labelled(str(copy))
 
 
-def test_all_photos_that_cannot_be_decoded_are_counted_and_named(copy):
+def test_centre_batches_name_all_undecodable_photos(copy):
     for name in ("dark/3.png", "light/0.png", "light/11.png", "light/5.png"):
         (copy / name).write_bytes((copy / name).read_bytes()[:100] if name == "dark/3.png" else b"no photo")
     message = r"4 of the 24 .* cannot be read or decoded: .*dark/3\.png, .*light/0\.png, .*light/11\.png and 1 more;"
@@ -99,20 +123,20 @@ def test_all_photos_that_cannot_be_decoded_are_counted_and_named(copy):
         list(centre_batches(open_labelled(str(copy)), 8, 4))
 
 
-def test_a_photo_that_is_gone_is_named(copy):
+def test_centre_batches_name_a_missing_photo(copy):
     opened = open_labelled(str(copy))
     (copy / "light" / "7.png").unlink()
     with pytest.raises(UserError, match=r"1 of the 24 photos .*light/7\.png; remove or replace"):
         list(centre_batches(opened, 8, 4))
 
 
-def test_classes_that_differ_are_named(labelled, copy):
+def test_open_pair_names_classes_that_differ(labelled, copy):
     (copy / "dark").rename(copy / "dim")
     with pytest.raises(UserError, match=r"different classes: 'dark' is only in .*, 'dim' is only in .*copy$"):
         open_pair(str(labelled), str(copy))
 
 
-def test_photos_of_several_classes_are_for_svms(voc):
+def test_open_pair_refuses_photos_of_several_classes(voc):
     with pytest.raises(UserError, match=r"trainval show several classes; this is for configs/svm\.py"):
         open_pair(f"{voc}:trainval", f"{voc}:test")
     assert open_pair(f"{voc}:trainval", f"{voc}:test", allow_multi_label=True)[0].is_multi_label
