@@ -1,9 +1,9 @@
-# `make demo` and `make test` set up all they need in .venv; nothing but Python >= 3.11 must be there.
+# `make demo` and `make test` set up what they need in .venv; only Python 3.11 to 3.13 must be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-export test-beam soak lint
+.PHONY: demo test test-fast test-export test-beam soak lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -14,39 +14,47 @@ PYTEST := -m pytest --numprocesses=2 --dist=worksteal
 test: $(VENV)/installed-test
 	$(BIN)/python $(PYTEST)
 
+test-fast: $(VENV)/installed-test
+	$(BIN)/python $(PYTEST) -m "not slow"
+
 test-export: $(VENV)/installed-export
 	$(BIN)/python $(PYTEST) tests/export
 
 test-beam: $(VENV)-beam/installed
 	$(VENV)-beam/bin/python -m pytest tests/beam
 
+# All trials take hours. MINUTES is the length of the trial `faults`.
+MINUTES ?= 10
+soak: $(VENV)/installed
+	$(BIN)/python -m tests.soak --minutes=$(MINUTES)
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+# TensorFlow has no wheels for Python 3.14, JAX none for 3.10.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  way="install Python 3.12, then: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+	  for name in python3.11 python3.13 python3.12; do \
+	    $$name -c "" 2>/dev/null && way="make PYTHON=$$name $(MAKECMDGOALS)"; done; \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); the pinned packages need 3.11 to 3.13: $$way"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# An environment of its own: Beam wants older versions than requirements.txt has.
-$(VENV)-beam/installed: requirements-beam.txt
-	$(PYTHON) -m venv $(VENV)-beam
-	$(VENV)-beam/bin/python -m pip install --quiet -r requirements-beam.txt $$(grep ^pytest== requirements-test.txt)
-	touch $@
-
-$(VENV)/installed: requirements.txt $(VENV)/bin/python
+$(VENV)/installed: requirements.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
+
+$(VENV)/installed-test: requirements-test.txt requirements.txt $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@ $(VENV)/installed
 
 $(VENV)/installed-export: requirements-export.txt $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet -r requirements-export.txt
 	touch $@
 
-$(VENV)/installed-test: requirements-test.txt requirements.txt $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -r requirements-test.txt
-	touch $@ $(VENV)/installed
-
-# All trials: hours. MINUTES is of the trial `faults`.
-MINUTES ?= 10
-soak: $(VENV)/installed
-	$(BIN)/python -m tests.soak --minutes=$(MINUTES)
+# An environment of its own: Beam needs older versions than requirements.txt.
+$(VENV)-beam/installed: requirements-beam.txt
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet -r requirements-beam.txt $$(grep ^pytest== requirements-test.txt)
+	touch $@

@@ -23,7 +23,7 @@ HOMES = {
     "safetensors": ("univip_jax/weights/", "univip_jax/export/"),
     "torch": ("univip_jax/weights/", "univip_jax/export/"),
     "yaml": ("univip_jax/export/detectron2/",),
-    "matplotlib": ("univip_jax/report/", "data_prep/page.py"),
+    "matplotlib": ("univip_jax/report/", "data_prep/page.py", "demo/picture.py"),
     "dm_pix": ("univip_jax/augment.py",),
 }
 FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]

@@ -1,0 +1,168 @@
+"""UniVIP in one picture, the README's: a photo, its views, and the transport plan of a trained network.
+
+    python -m demo                                                      # trains the network
+    python -m demo.picture --run=runs/demo/run --out=docs/univip.jpg
+
+The photo is scikit-learn's china.jpg (danielbuechele, CC BY 2.0). Proposals, views and plan are the functions that
+`data_prep` and the training step call. The seed was chosen for a clear picture.
+"""
+
+import io
+from importlib.resources import files
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from configs import coco
+from data_prep import filters
+from data_prep.selective_search import photo_generator, selective_search
+from univip_jax.augment import normalize_pixels
+from univip_jax.config import to_spec
+from univip_jax.data.crops import crop
+from univip_jax.data.host import tf
+from univip_jax.data.pipeline import Geometry, Preview, choose_views
+from univip_jax.losses import instance_loss
+from univip_jax.models.univip import Encoder, Online
+from univip_jax.plan import make_plan
+from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.folder import read_config
+from univip_jax.sharding import make_mesh, replicated
+from univip_jax.types import Batch, TargetOutputs
+from univip_jax.views import ViewSpec
+
+_RUN = flags.DEFINE_string("run", "runs/demo/run", "Folder of the run whose newest checkpoint gives the plan.")
+_OUT = flags.DEFINE_string("out", "docs/univip.jpg", "The picture: .jpg or .png.")
+_SEED = flags.DEFINE_integer("seed", 2138, "Of the views.")
+_DPI = flags.DEFINE_integer("dpi", 150, "Pixels per inch; the picture is 10 inches wide.")
+
+_SCENES, _INSTANCES = ("#d7263d", "#2f6fed"), "#ffc400"
+
+
+def draw_views(seed: int) -> Preview:
+    """The views of china.jpg as `configs/coco.py` draws them: selective search, Algorithm 1, crops."""
+    encoded = files("sklearn.datasets.images").joinpath("china.jpg").read_bytes()
+    image = np.asarray(Image.open(io.BytesIO(encoded)))
+    height, width = image.shape[:2]
+    boxes = selective_search(image, 256, photo_generator(encoded))
+    proposals = filters.keep(boxes, min_side=64, max_boxes=100) / [height, width, height, width]
+    record = {"height": height, "width": width, "proposals": tf.constant(proposals, tf.float32)}
+    spec = to_spec(ViewSpec, coco.get_config(), "views")
+    geometry = choose_views(record, tf.constant([seed, 0]), spec)
+    views = Batch(crop(image, geometry.scenes, spec.scene_size), crop(image, geometry.instances, spec.instance_size))
+    return Preview(image, *tf.nest.map_structure(lambda tensor: tensor.numpy(), (geometry, views)))
+
+
+def plan_of(run: Path, views: Batch) -> Float[np.ndarray, "K K"]:
+    """The transport plan of the instances by a run's newest checkpoint, with running statistics and no augmentation."""
+    config = read_config(run)
+    plan = make_plan(config, num_images=config.batch_size)  # the number of photos shapes schedules alone
+    with Checkpoints(run) as checkpoints:
+        like = jax.eval_shape(plan.init_state)
+        state, _ = checkpoints.restore(checkpoints.steps()[-1], like, replicated(make_mesh(jax.devices()[:1])))
+    scenes, instances = (normalize_pixels(jnp.asarray(images[None])) for images in views)
+    online = Online(plan.model, merge=False).apply(
+        {"params": state.params, "batch_stats": state.batch_stats}, scenes, instances, train=False
+    )
+
+    def target(images: Float[jax.Array, "n H W 3"]) -> Float[jax.Array, "1 n D"]:
+        variables = {"params": state.target_params, "batch_stats": state.target_batch_stats}
+        return Encoder(plan.model).apply(variables, images, train=False)[None]
+
+    outputs = TargetOutputs(target(scenes[0]), target(instances[0]))
+    return np.asarray(instance_loss(online, outputs, plan.transport)[1][0])
+
+
+def _show(axes: Axes, image: UInt8[np.ndarray, "H W 3"], color: str, text: str = "") -> None:
+    """An image in a coloured frame, with a number or a word in its corner."""
+    axes.imshow(image, interpolation="lanczos")
+    axes.set(xticks=[], yticks=[])
+    for side in axes.spines.values():
+        side.set(color=color, linewidth=2)
+    if text:
+        axes.text(0.04, 0.94, text, transform=axes.transAxes, va="top", fontsize=8, weight="bold", bbox=_label(color))
+
+
+def _label(color: str) -> dict:
+    return {"boxstyle": "round,pad=0.15", "facecolor": color, "edgecolor": "none"}
+
+
+def _draw_photo(axes: Axes, image: UInt8[np.ndarray, "H W 3"], geometry: Geometry) -> None:
+    axes.imshow(image)
+    axes.set_axis_off()
+    height, width = image.shape[:2]
+
+    def outline(box: Float[np.ndarray, "4"], **style: object) -> None:
+        y0, x0, y1, x1 = box * [height, width, height, width]
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **{"fill": False, "linewidth": 2.2, **style}))
+
+    outline(geometry.region, fill=True, facecolor="white", alpha=0.22)
+    for box, color in zip(geometry.scenes, _SCENES, strict=True):
+        outline(box, edgecolor=color)
+    for number, box in enumerate(geometry.instances, start=1):
+        outline(box, edgecolor=_INSTANCES, linewidth=1.8)
+        y, x = box[:2] * [height, width] + 6
+        axes.text(x, y, number, va="top", fontsize=8, weight="bold", bbox=_label(_INSTANCES))
+
+
+def _draw_plan(part: SubFigure, instances: UInt8[np.ndarray, "K I I 3"], plan: Float[np.ndarray, "K K"]) -> None:
+    """The plan as a heat map, the instances at the head of its rows and columns."""
+    count = len(plan)
+    cells = part.subplots(count + 1, count + 1, gridspec_kw={"hspace": 0.06, "wspace": 0.06})
+    cells[0, 0].set_axis_off()
+    cells[0, 0].text(1.0, 0.62, "target \N{RIGHTWARDS ARROW}", ha="right", fontsize=7, color="#444444")
+    cells[0, 0].text(0.5, 0.1, "online \N{DOWNWARDS ARROW}", ha="center", fontsize=7, color="#444444")
+    for number in range(count):
+        _show(cells[0, number + 1], instances[number], _INSTANCES, str(number + 1))
+        _show(cells[number + 1, 0], instances[number], _INSTANCES, str(number + 1))
+    for (row, column), mass in np.ndenumerate(plan):
+        axes, share = cells[row + 1, column + 1], mass / plan.max()
+        axes.set(xticks=[], yticks=[], facecolor=colormaps["Blues"](0.05 + 0.9 * share), box_aspect=1)
+        for side in axes.spines.values():
+            side.set_visible(False)
+        axes.text(
+            0.5, 0.5, f"{mass:.2f}", ha="center", va="center", fontsize=9, color="white" if share > 0.5 else "#333"
+        )
+
+
+def draw(preview: Preview, plan: Float[np.ndarray, "K K"], path: Path, dpi: int) -> None:
+    """Three columns: the photo with its boxes, the crops, the plan."""
+    count = len(plan)
+    figure = Figure(figsize=(10, 3.35), facecolor="white", layout="constrained")
+    photo, crops, transport = figure.subfigures(1, 3, width_ratios=[4.55, 2.35, 3.1])
+    for part, title in (
+        (photo, f"Two scenes whose overlap holds K = {count} proposals"),
+        (crops, "Crops for the networks"),
+        (transport, "Transport plan of the instances (Eq. 7)"),
+    ):
+        part.suptitle(title, fontsize=9.5, weight="bold")
+    _draw_photo(photo.subplots(), preview.image, preview.geometry)
+    cells = crops.subplots(1 + (count + 1) // 2, 2, squeeze=False, height_ratios=[1.6] + [1] * ((count + 1) // 2))
+    frames = [*_SCENES, *[_INSTANCES] * count]
+    images = [*preview.views.scenes, *preview.views.instances]
+    for axes in cells.flat[len(images) :]:
+        axes.set_axis_off()
+    for place, (image, color) in enumerate(zip(images, frames, strict=True)):
+        _show(cells.flat[place], image, color, str(place - 1) if place > 1 else "")
+    _draw_plan(transport, preview.views.instances, plan)
+    figure.savefig(path, dpi=dpi)
+
+
+def main(_: list[str]) -> None:
+    """Draws the picture."""
+    preview = draw_views(_SEED.value)
+    plan = plan_of(Path(_RUN.value), preview.views)
+    print(plan.round(3))
+    draw(preview, plan, Path(_OUT.value), _DPI.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
