@@ -92,7 +92,8 @@ def draw_sheet(photos: list[dict[str, np.ndarray]]) -> Image.Image:
 
 def _draw_photo(photo: dict[str, np.ndarray]) -> Image.Image:
     picture = Image.open(io.BytesIO(photo["encoded"])).convert("RGB")
-    picture.thumbnail((_CELL, _CELL), Image.Resampling.BICUBIC)
+    scale = _CELL / max(picture.size)
+    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     size = np.array([picture.height, picture.width] * 2) - 1
 
