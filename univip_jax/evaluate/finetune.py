@@ -65,6 +65,9 @@ class Point(NamedTuple):
     lr: float
     head_multiplier: float
 
+    def __str__(self) -> str:
+        return f"lr={self.lr},head={self.head_multiplier}".replace(".0,", ",").removesuffix(".0")
+
 
 class Rates(NamedTuple):
     """Learning rates of the two groups of parameters."""

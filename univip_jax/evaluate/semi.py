@@ -53,30 +53,26 @@ def split(train: Labelled, spec: SemiSpec) -> tuple[Labelled, Labelled]:
 
 def fine_tune(
     tuning: Finetuning, train: Labelled, test: Labelled, point: Point, folder: Path, label: str
-) -> tuple[float, float]:
-    """Top-1 and top-5 in percent on `test`, kept in `folder/score.json`. Raises DivergedError."""
+) -> tuple[float, float] | None:
+    """Top-1 and top-5 in percent on `test`, or None where the loss diverges; kept in `folder/score.json`."""
     if (folder / SCORE).exists():
-        scores = json.loads((folder / SCORE).read_text())
-        if scores is None:
-            raise DivergedError(f"{label}: the loss is not finite; lower --config.lr")
-        return tuple(scores)
-    scores, diverged = None, None
+        return json.loads((folder / SCORE).read_text())
+    primary, scores = jax.process_index() == 0, None
     try:
         scores = tuning.score(tuning.fit(train, point, folder, label), test)
     except DivergedError as error:
-        diverged = error
-    if jax.process_index() == 0:
+        if primary:
+            print(error, flush=True)
+    if primary:
         write_whole(folder / SCORE, json.dumps(scores) + "\n")
     multihost_utils.sync_global_devices(f"fine-tuned {label}")
-    if diverged:
-        raise diverged
     return scores
 
 
 def judge(task: Task, spec: SemiSpec) -> dict:
     """Top-1 and top-5 in percent after fine-tuning at the best point of the grid."""
-    points, talks = spec.points, jax.process_index() == 0
-    if talks:
+    points, primary = spec.points, jax.process_index() == 0
+    if primary:
         photos = f"{task.train.num_images} labelled photos of {len(task.train.classes)} classes"
         print(f"fine-tuning {spec.num_epochs} epochs, {len(points)} points of a grid, on {photos}", flush=True)
     tuning = Finetuning(task.encoder, len(task.train.classes), spec, task.image_size)
@@ -84,25 +80,22 @@ def judge(task: Task, spec: SemiSpec) -> dict:
     rest, part = split(task.train, spec)
     if len(points) > 1:
         for index, point in enumerate(points):
-            name = f"lr={point.lr:g},head={point.head_multiplier:g}"
-            folder = task.workdir / FIT_GRID / name
-            try:
-                held_out[index], _ = fine_tune(tuning, rest, part, point, folder, name)
-            except DivergedError as error:
-                if talks:
-                    print(error, flush=True)
-            if talks:
+            folder = task.workdir / FIT_GRID / str(point)
+            scores = fine_tune(tuning, rest, part, point, folder, str(point))
+            held_out[index] = scores and scores[0]
+            if primary:
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # its score is all that is needed
         chosen = choose_best([point._asdict() for point in points], held_out)
     best = points[chosen]
-    label = f"lr={best.lr:g},head={best.head_multiplier:g} on the whole subset"
-    top1, top5 = fine_tune(tuning, task.train, task.test, best, task.workdir / FIT_FINAL, label)
+    scores = fine_tune(tuning, task.train, task.test, best, task.workdir / FIT_FINAL, f"{best} on the whole subset")
+    if scores is None:
+        raise UserError(f"on the whole subset the loss of {best} is not finite; lower --config.lr")
     return {
         "protocol": "semi_orl",
         "labels": spec.labels,
         "images_used": task.train.num_images,
-        "top1": top1,
-        "top5": top5,
+        "top1": scores[0],
+        "top5": scores[1],
         "epochs": spec.num_epochs,
         "batch_size": spec.batch_size,
         "grid": [point._asdict() | {"held_out": score} for point, score in zip(points, held_out, strict=True)],
