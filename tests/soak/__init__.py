@@ -1,1 +1,1 @@
-"""Training under faults: `python -m tests.soak`."""
+"""Fault injection: `python -m tests.soak`."""

@@ -1,8 +1,13 @@
-"""Files that are damaged at random, and whether whoever reads them notices."""
+"""Damages files at random, and counts whether their readers notice."""
 
 import itertools
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +44,8 @@ def damage_one(folder: Path, rng: random.Random) -> str:
     return f"{kind} {path.relative_to(folder)}"
 
 
-def damage_again_and_again(run: Path, data: Path, scratch: Path, count: int, rng: random.Random) -> Counter:
-    """Half of `count` damages to the newest checkpoint of `run`, half to the files of the data set."""
+def damage(run: Path, data: Path, scratch: Path, count: int, rng: random.Random) -> Counter:
+    """Damages the newest checkpoint of `run`, then the files of the data set, `count` / 2 times each."""
     seen = Counter({"SILENTLY WRONG": 0})
     newest = max(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal())
     state = make_plan(read_config(run), open_dataset(data).num_records).init_state
@@ -80,3 +85,40 @@ def _outcome(
         return "without effect"
     print(f"silently wrong: {what}", flush=True)
     return "SILENTLY WRONG"
+
+
+def kill_preparation(command: list[str], out: Path, expected: Path, count: int, rng: random.Random) -> Counter:
+    """Kills `python -m data_prep --out=OUT ...` and its workers `count` times, then compares with the undisturbed set.
+
+    Each kill comes up to 2 s after the command has begun to write; the same command then resumes.
+    """
+    seen = Counter({"SETS THAT DIFFER": 0, "SETS THAT FAIL --check": 0})
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+    def names() -> set[str]:
+        return set(os.listdir(out)) if out.exists() else set()
+
+    def compare() -> None:
+        bytes_of = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (out, expected)]
+        seen["SETS THAT DIFFER"] += bytes_of[0] != bytes_of[1]
+        check = [sys.executable, "-m", "data_prep", f"--check={out}"]
+        seen["SETS THAT FAIL --check"] += subprocess.run(check, **quiet).returncode != 0
+        seen["sets finished"] += 1
+        shutil.rmtree(out)
+
+    while seen["kills"] < count:
+        before, moment = names(), rng.uniform(0.0, 2.0)
+        process = subprocess.Popen(command, start_new_session=True, **quiet)
+        while process.poll() is None and names() == before:  # it imports
+            time.sleep(0.01)
+        time.sleep(moment)
+        if process.poll() is not None:
+            compare()
+            continue
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        seen["kills"] += 1
+        seen["kills that left half-written files"] += any(name.endswith(".tmp") for name in names())
+    subprocess.run(command, check=True, **quiet)
+    compare()
+    return seen

@@ -1,242 +1,200 @@
-"""Trials: each hurts a training in one way, again and again, and compares it with one that was left alone."""
+"""Trials: each hurts a training in one way and compares it with one that was left alone.
 
-import contextlib
+A trial returns its figures by name. Those in capitals must be 0.
+"""
+
 import os
 import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from tests.soak.damage import damage_one
-from tests.soak.moments import Moment, at_random, while_it_trains
 from tests.soak.training import COMPILED, Training
+
+Wait = Callable[[Training], bool]  # until the training is hurt; False if it has ended before
 
 
 def compare(training: Training, reference: Training, seen: Counter) -> None:
-    """Whether the newest checkpoint that both have and all losses are bit for bit those of the undisturbed training."""
+    """Compares the newest checkpoint that both have, and all losses, bit for bit."""
     if common := set(training.saved()) & set(reference.saved()):
         same = training.digests(max(common)) == reference.digests(max(common))
         seen["states identical" if same else "STATES THAT DIFFER"] += 1
     expected = reference.losses()
-    differing = [step for step, loss in training.losses().items() if loss != expected[step]]
-    seen["LOSSES THAT DIFFER"] += len(differing)
+    seen["LOSSES THAT DIFFER"] += sum(loss != expected[step] for step, loss in training.losses().items())
 
 
 def compare_ends(training: Training, reference: Training, seen: Counter) -> None:
-    """As `compare`, of two trainings that should be at their end."""
+    """As `compare`, for trainings that should be at their end."""
     compare(training, reference, seen)
     final = max(reference.saved())
     same = final in training.saved() and training.digests(final) == reference.digests(final)
     seen["FINAL STATES THAT DIFFER"] += not same
 
 
-def kill_again_and_again(training: Training, reference: Training, count: int, wait: Moment) -> Counter:
-    """`count` times: starts it, waits for the moment, `kill -9`; then lets it end."""
+def at_random(rng: random.Random, longest: float) -> Wait:
+    """Waits up to `longest` seconds from the start: imports, restoring, compiling, steps and saves."""
+    return lambda training: training.wait_until(training.started + rng.uniform(0.0, longest))
+
+
+def inside_a_save(rng: random.Random) -> Wait:
+    """Waits until a checkpoint is being written: one of the next three."""
+
+    def wait(training: Training) -> bool:
+        for _ in range(rng.randrange(1, 4)):
+            for saving in (False, True):
+                if not training.wait_for(lambda saving=saving: training.is_saving() == saving, every=0.002):
+                    return False
+        time.sleep(rng.uniform(0.0, 0.05))
+        return not training.has_ended()
+
+    return wait
+
+
+def kill(training: Training, reference: Training, count: int, wait: Wait) -> Counter:
+    """`count` times: starts the training, waits, kills all its processes; then lets it end."""
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "UNREADABLE NEWEST": 0, "ACKNOWLEDGED LOST": 0})
     while seen["kills"] < count:
         before, step = training.saved(), training.newest_step()
-        output = len(training.output())
         training.start()
         if not wait(training):
+            compare_ends(training, reference, seen)
             seen["ended before the kill"] += 1
-            if training.process.returncode:
-                raise RuntimeError(training.output()[-2000:])
-            compare(training, reference, seen)
             training.begin_anew()
             continue
         acknowledged = training.saved()
         training.kill()
         seen["kills"] += 1
-        printed = training.output()[output:]
-        if "resuming from step" in printed:
-            resumed = int(printed.split("resuming from step ")[1].split()[0])
+        if "resuming from step" in training.output():
+            resumed = int(training.output().split("resuming from step ")[1].split()[0])
             seen["most steps lost"] = max(seen["most steps lost"], step - resumed)
             seen["UNREADABLE NEWEST"] += before[-1] != resumed
         seen["ACKNOWLEDGED LOST"] += not set(acknowledged) <= set(training.saved())
         compare(training, reference, seen)
-        if training.newest_step() > step and "compiling" in printed:
-            seen["went on"] += 1
+        seen["kills after new steps"] += training.newest_step() > step
     training.finish()
     compare_ends(training, reference, seen)
     return seen
 
 
-def sigterm(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
+def sigterm(training: Training, reference: Training, count: int, wait: Wait) -> Counter:
     """SIGTERM at random moments: exit code 0 once it listens, and no step is done twice."""
     seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0, "STEPS LOST": 0})
     slowest = 0.0
     while seen["signals"] < count:
-        output = len(training.output())
         training.start()
-        if not at_random(rng, longest)(training):
-            compare(training, reference, seen)
+        if not wait(training):
+            compare_ends(training, reference, seen)
             training.begin_anew()
             continue
         begun = time.monotonic()
         code = training.stop()
         slowest = max(slowest, time.monotonic() - begun)
         seen["signals"] += 1
-        seen["exit code 0" if code == 0 else f"before it listened (code {code})"] += 1
-        step = training.newest_step()
-        seen["STEPS LOST"] += step - max(training.saved(), default=0)
-        printed = training.output()[output:]
-        phase = "saving a step" if "SIGTERM: saving" in printed else "before the first step" if code == 0 else "imports"
-        seen[f"while {phase}"] += 1
+        seen["EXIT CODE NEITHER 0 NOR SIGTERM"] += code not in (0, -signal.SIGTERM)
+        seen["STEPS LOST"] += training.newest_step() - max(training.saved(), default=0)
+        saving = "SIGTERM: saving" in training.output()
+        seen["in training" if saving else "before the first step" if code == 0 else "in imports"] += 1
         compare(training, reference, seen)
     seen["seconds from signal to exit, at most"] = round(slowest, 1)
     return seen
 
 
-def kill_ranks(training: Training, reference: Training, count: int, rng: random.Random, longest: float) -> Counter:
-    """`kill -9` of a random rank under the supervisor, which ends the others and starts all again.
-
-    Every other kill waits for a new step: a start takes many times the seconds of all steps.
-    """
-    moments = (while_it_trains(rng, longest / 4), at_random(rng, longest))
-    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
-    stopping: list[float] = []
-    training.start()
-    while seen["kills"] < count:
-        ended = not training.wait_for(lambda: len(training.rank_ids()) == training.ranks, "ranks")
-        if not ended:
-            ended = not moments[seen["kills"] % 2](training)
-        if ended:
-            if training.process.returncode:
-                raise RuntimeError(training.output()[-3000:])
-            compare(training, reference, seen)
-            training.begin_anew()
-            training.start()
-            continue
-        ranks = training.rank_ids()
-        if len(ranks) < training.ranks:
-            continue
-        os.kill(rng.choice(ranks), signal.SIGKILL)
-        begun = time.monotonic()
-        training.wait_for(lambda old=set(ranks): not old & set(training.rank_ids()), "end of the other ranks")
-        stopping.append(time.monotonic() - begun)
-        seen["kills"] += 1
-        compare(training, reference, seen)
-        training.started = time.monotonic()
-    training.process.wait()
-    compare_ends(training, reference, seen)
-    seen["seconds until the others stopped, median"] = round(sorted(stopping)[len(stopping) // 2], 2)
-    seen["seconds until the others stopped, at most"] = round(max(stopping), 2)
-    return seen
-
-
-def stalls(training: Training, data: Path, count: int) -> Counter:
-    """Seconds from a stall to the end of the process, which then goes on: stopped, or with a stuck loader."""
-    seen: Counter = Counter()
-    for kind in ("stopped", "stuck loader"):
-        found = []
-        for _ in range(count):
-            training.start()
-            begun_at = training.newest_step()
-            training.wait_for(lambda old=begun_at: training.newest_step() > old + 2, "steps")
-            if kind == "stopped":
-                begun = time.monotonic()
-                training.process.send_signal(signal.SIGSTOP)
-                training.process.wait()
-            else:
-                begun = _starve(training, data)
-            found.append(time.monotonic() - begun)
-        seen[f"{kind}: seconds until it was ended"] = " ".join(f"{seconds:.1f}" for seconds in sorted(found))
-    seen["stacks written"] = training.output().count("Current thread")
-    return seen
-
-
-def _starve(training: Training, data: Path) -> float:
-    """Puts pipes that nobody writes to in place of the shards, until the process is ended; when that began."""
+def stall(training: Training, reference: Training, data: Path, count: int) -> Counter:
+    """Replaces the shards by pipes to which nobody writes, until the alarm ends the process."""
+    seen, found = Counter({"ENDED OTHERWISE": 0}), []
     shards = sorted(data.glob("*.tfrecord"))
-    for shard in shards:
-        aside = shard.with_suffix(".aside")
-        shard.rename(aside)
-        os.mkfifo(shard)
-    begun = time.monotonic()
-    try:
-        training.process.wait()
-    finally:
+    for _ in range(count):
+        training.start()
+        training.wait_for_step(3)
         for shard in shards:
-            shard.unlink()
-            shard.with_suffix(".aside").rename(shard)
-    return begun
+            shard.rename(shard.with_suffix(".aside"))
+            os.mkfifo(shard)
+        begun = time.monotonic()
+        try:
+            seen["ENDED OTHERWISE"] += training.wait() != -signal.SIGALRM
+        finally:
+            for shard in shards:
+                shard.unlink()
+                shard.with_suffix(".aside").rename(shard)
+        found.append(time.monotonic() - begun)
+        seen["stacks written"] += "most recent call first" in training.output()
+        compare(training, reference, seen)
+    seen["seconds until it was ended"] = " ".join(f"{seconds:.1f}" for seconds in sorted(found))
+    return seen
 
 
-def faults(training: Training, reference: Training, minutes: float, rng: random.Random) -> Counter:
-    """All of it at random for some minutes, under the supervisor; then it is left to end."""
-    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
-    end = time.monotonic() + 60 * minutes
+def full_disk(training: Training, reference: Training) -> Counter:
+    """No file may grow beyond 64 KiB from some checkpoint on; later it may again."""
+    seen: Counter = Counter()
     training.start()
-    while time.monotonic() < end:
-        kind = rng.choice(["kill", "stop", "sigterm", "damaged checkpoint", "damaged program"])
-        moment = time.monotonic() + rng.uniform(2.0, 30.0)
-        ended = not training.wait_for(lambda m=moment: time.monotonic() > m and bool(training.rank_ids()), "moment")
-        if ended:
-            if training.process.returncode:
-                raise RuntimeError(training.output()[-3000:])
-            compare(training, reference, seen)
-            seen["trainings that ended"] += 1
-            training.begin_anew()
-            training.start()
-            continue
-        victim = rng.choice(training.rank_ids() or [0])
-        if not victim or (kind == "stop" and not training.is_watched(victim)):
-            continue
-        seen[f"faults: {kind}"] += 1
-        if kind == "sigterm":
-            seen[f"exit code {training.stop()} after sigterm"] += 1
-            compare(training, reference, seen)
-            training.start()
-            continue
-        if kind == "damaged checkpoint" and (saved := training.saved()):
-            damage_one(training.folder / "checkpoints" / str(saved[-1]), rng)
-        if kind == "damaged program" and list((training.folder / COMPILED).glob("*-cache")):
-            damage_one(training.folder / COMPILED, rng)
-        os.kill(victim, signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
-        training.wait_for(lambda v=victim: v not in training.rank_ids(), "end of the rank")
-        expected = reference.losses()
-        seen["LOSSES THAT DIFFER"] += sum(loss != expected[step] for step, loss in training.losses().items())
-    if training.process.wait():
-        raise RuntimeError(training.output()[-3000:])
+    training.wait_for(lambda: len(training.saved()) >= 2)
+    training.kill()
+    good = training.saved()
+    code = training.finish(file_size_limit=64)
+    seen["EXIT CODE NOT 1"], seen["NOT SAID"] = int(code != 1), int("cannot be written" not in training.output())
+    seen["steps until it said so"] = training.newest_step() - good[-1]
+    seen["GOOD CHECKPOINTS LOST"] = len(set(good) - set(training.saved()))
+    training.finish()
     compare_ends(training, reference, seen)
-    seen["checkpoints set aside"] = training.output().count("quarantined as")
-    seen["restarts by the supervisor"] = training.output().count("restart")
     return seen
 
 
 def elastic(stages: list[Training], reference: Training) -> Counter:
-    """One training, each stage of it on other devices, killed after its share of the checkpoints."""
-    seen: Counter = Counter()
+    """One training, each stage on other devices, stopped after its share of the checkpoints."""
     total = max(reference.saved())
     for number, stage in enumerate(stages, start=1):
-        stage.start()
         goal = total * number // len(stages)
-        if number < len(stages) and stage.wait_for(lambda s=stage, g=goal: s.saved()[-1:] >= [g], "checkpoint"):
+        stage.start()
+        if number < len(stages) and stage.wait_for(lambda s=stage, g=goal: s.saved()[-1:] >= [g]):
             stage.stop()
-        elif stage.process.wait():
+        elif stage.wait():
             raise RuntimeError(stage.output()[-3000:])
     expected, found = reference.losses(), stages[-1].losses()
-    seen["STEPS THAT ONLY ONE HAS"] = len(expected.keys() ^ found.keys())
-    differences = [abs(found[step][0] - expected[step][0]) for step in sorted(expected)]
-    seen["largest difference of a loss"] = float(f"{max(differences):.2g}")
-    seen["median"] = float(f"{sorted(differences)[len(differences) // 2]:.2g}")
-    return seen
-
-
-def memory(training: Training) -> Counter:
-    """What resident memory grows by over the second half of an undisturbed training."""
-    samples = []
-    training.start()
-    while training.process.poll() is None:
-        time.sleep(1.0)
-        with contextlib.suppress(OSError, IndexError):  # it has just ended
-            status = Path(f"/proc/{training.process.pid}/status").read_text()
-            samples.append((training.newest_step(), int(status.split("VmRSS:")[1].split()[0]) / 1024))
-    half = [sample for sample in samples if sample[0] > samples[-1][0] / 2]
-    slope = np.polyfit(*np.array(half).T, 1)[0]
+    differences = sorted(abs(found[step][0] - expected[step][0]) for step in expected.keys() & found.keys())
     return Counter(
-        {"steps": samples[-1][0], "MB in the end": round(half[-1][1]), "MB per 1000 steps": round(1000 * slope, 2)}
+        {
+            "STEPS THAT ONLY ONE HAS": len(expected.keys() ^ found.keys()),
+            "largest difference of a loss": float(f"{differences[-1]:.2g}"),
+            "median": float(f"{differences[len(differences) // 2]:.2g}"),
+        }
     )
+
+
+def faults(training: Training, reference: Training, minutes: float, rng: random.Random) -> Counter:
+    """All faults at random for some minutes, under the supervisor; then the training is left to end."""
+    seen = Counter({"STATES THAT DIFFER": 0, "LOSSES THAT DIFFER": 0})
+    end = time.monotonic() + 60 * minutes
+    training.start()
+    while time.monotonic() < end:
+        if not training.wait_until(time.monotonic() + rng.uniform(2.0, 30.0)):
+            compare_ends(training, reference, seen)
+            seen["trainings that ended"] += 1
+            training.begin_anew()
+            training.start()
+            continue
+        fault = rng.choice(["kill", "sigterm", "damaged checkpoint", "damaged program"])
+        seen[f"faults: {fault}"] += 1
+        if fault == "sigterm":
+            seen[f"exit code {training.stop()} after sigterm"] += 1
+            compare(training, reference, seen)
+            training.start()
+            continue
+        if fault == "damaged checkpoint" and (saved := training.saved()):
+            damage_one(training.folder / "checkpoints" / str(saved[-1]), rng)
+        if fault == "damaged program" and list((training.folder / COMPILED).glob("*-cache")):
+            damage_one(training.folder / COMPILED, rng)
+        victims = training.supervised_ids()
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        training.wait_for(lambda old=set(victims): not old & set(training.supervised_ids()))
+        expected = reference.losses()
+        seen["LOSSES THAT DIFFER"] += sum(loss != expected[step] for step, loss in training.losses().items())
+        seen["restarts by the supervisor"] += 1
+    if training.wait():
+        raise RuntimeError(training.output()[-3000:])
+    compare_ends(training, reference, seen)
+    seen["checkpoints quarantined"] = len(list((training.folder / "checkpoints").glob("damaged-*")))
+    return seen
