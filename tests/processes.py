@@ -6,6 +6,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# At their first step together, JAX's collectives for CPUs wait 30 s for the slowest process, and no option changes
+# that. On a machine under load it may need longer; then all are started again, as a scheduler does.
+TOO_SLOW = "Gloo context initialization failed"
+
 
 def start_processes(
     command: Sequence[str], count: int, environment: Mapping[str, str], log: Path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.processes import start_processes
+from tests.processes import TOO_SLOW, start_processes
 from tests.small import long_config
 from univip_jax.evaluate.features import extract
 from univip_jax.evaluate.knn import open_for_knn
@@ -59,28 +59,33 @@ def test_two_processes_resume_after_a_kill_and_one_process_resumes_theirs(data, 
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "main.py"), f"--config={config}", f"--workdir={run}"]
     command += ["--preempted_exit_code=143"]
-    processes = start_processes(command, 2, environment, log)
+    processes = []
 
-    def wait_for_step(step: int) -> None:
-        end = time.monotonic() + TIMEOUT
-        while not any(line["step"] >= step for line in metrics(run)):
-            alive = all(process.poll() is None for process in processes)
-            assert alive and time.monotonic() < end, log.read_text()[-3000:]
-            time.sleep(0.1)
-
-    try:
-        wait_for_step(4)  # the second checkpoint may be under way
+    def kill() -> None:
         for process in reversed(processes):  # without process 1, process 0 waits 100 s before it aborts
             process.kill()
             process.wait()
+
+    def start_until_step(step: int) -> None:
+        end = time.monotonic() + TIMEOUT
+        processes[:] = start_processes(command, 2, environment, log)
+        while not any(line["step"] >= step for line in metrics(run)):
+            if any(process.poll() is not None for process in processes):
+                kill()
+                assert TOO_SLOW in log.read_text()[-10000:] and time.monotonic() < end, log.read_text()[-5000:]
+                processes[:] = start_processes(command, 2, environment, log)
+            assert time.monotonic() < end, log.read_text()[-5000:]
+            time.sleep(0.1)
+
+    try:
+        start_until_step(4)  # the second checkpoint may be under way
+        kill()
         before = metrics(run)
-        processes = start_processes(command, 2, environment, log)
-        wait_for_step(before[-1]["step"] + 1)
+        start_until_step(before[-1]["step"] + 1)
         processes[1].send_signal(signal.SIGTERM)  # all agree on the step
-        assert [process.wait(TIMEOUT) for process in processes] == [143, 143], log.read_text()[-3000:]
+        assert [process.wait(TIMEOUT) for process in processes] == [143, 143], log.read_text()[-5000:]
     finally:
-        for process in processes:
-            process.kill()
+        kill()
 
     printed, found = log.read_text(), metrics(run)
     last = found[-1]["step"]
