@@ -2,7 +2,7 @@
 
     python -m demo      # makes the data, prepares it, trains by this config, evaluates
 
-docs/benchmarks.md: the linear probe on held-out digits before and after training, and what else was tried.
+demo/notes.md: the linear probe on held-out digits before and after training, and what else was tried.
 """
 
 from ml_collections import ConfigDict

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 _SMALLEST_SIDE_PX = 4  # below, there are no regions to merge
 
 # OpenCV's `base_k`, `inc_k` (scales of the segmentation) and `sigma` (its blur, px of the copy). Its defaults, 150, 150
-# and 0.8, suit full size: on a small copy they lose small objects, as measured on COCO.
+# and 0.8, suit full size: on a small copy they lose small objects (docs/results.md).
 SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.4}
 
 

@@ -25,7 +25,7 @@ _SCENES = 1000
 _CONFIG = config.get_config()
 _MARK = ".made_by_demo"
 # On a CPU this pass turns 3x3 convolutions of 2x2 pixels into a form that runs 25 times as long; such small images
-# need the flag, real ones do not (docs/benchmarks.md).
+# need the flag, real ones do not (demo/notes.md).
 _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 
 

@@ -2,7 +2,7 @@
 
 Real handwriting (UCI, 1,797 digits of 8x8 px), each written with a dark pen in a size and place of its own on the same
 paper. Over photos, or grounds and inks of any colour, colour is what most tells two small views apart; a short run
-learns it, or nothing, and not the digits (docs/benchmarks.md).
+learns it, or nothing, and not the digits (demo/notes.md).
 The last 500 digits are held out: no scene shows them.
 """
 

@@ -85,7 +85,7 @@ def gaussian_blur(image: Float[Array, "S S 3"], sigma: Float[Array, ""]) -> Floa
     """Gaussian blur that repeats the edge pixels, as Pillow does; the kernel is a tenth of the side, made odd (BYOL).
 
     Two products with a banded matrix rather than dm-pix's convolution: with one sigma a sample, `vmap` makes that one
-    convolution group a sample, which took 15 to 18 times as long (docs/benchmarks.md).
+    convolution group a sample, which took 15 to 18 times as long (benchmarks/notes.md).
     """
     side, radius = image.shape[0], image.shape[0] // 20
     offsets = jnp.arange(-radius, radius + 1)

@@ -8,7 +8,7 @@ from ml_collections.config_flags import config_path
 from configs import common
 from univip_jax.common.errors import UserError
 
-# Two augmentations per instance: with one, each instance is matched with itself (docs/benchmarks.md, "Ablation").
+# Two augmentations per instance: with one, each instance is matched with itself (notes.md).
 _SHARED = {
     "views.min_box_side": 16,
     "augment.instances": "independent",

@@ -14,7 +14,7 @@ from univip_jax.reproduce.rows import PHOTOS
 
 PASSES = 3  # scene 1, scene 2, instances
 IMAGES_PER_SECOND = 1000.0  # of one H200: a goal, not measured
-INPUT_SECONDS = 11.0e-3  # to decode and crop one image on one core, measured (docs/benchmarks.md)
+INPUT_SECONDS = 11.0e-3  # to decode and crop one image on one core, measured (docs/results.md)
 
 
 @dataclass(frozen=True)
