@@ -3,16 +3,15 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from univip_jax.common.errors import TransientError, UserError, shorten
 from univip_jax.data.crops import crop, random_crops
 from univip_jax.data.host import tf
-from univip_jax.data.labelled.damage import unreadable_positions
 from univip_jax.data.labelled.tfds_labels import open_tfds
 from univip_jax.data.labelled.views import View, centre_crop
 from univip_jax.data.labelled.voc import read_voc
@@ -147,11 +146,6 @@ def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:
     return decode_image(example if labelled.is_encoded else tf.io.read_file(example))
 
 
-def _shape(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    shape = tf.cast(tf.shape(image), tf.float32)
-    return shape[0], shape[1]
-
-
 def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
     """Centre crops of all photos, in order."""
     return view_batches(labelled, centre_crop, size, batch_size)
@@ -208,7 +202,8 @@ def training_batches(
     def load(key: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
         image = _decode(labelled, example[0])
         seeds = tf.random.split(key, 2)
-        box = random_crops(seeds[0], *_shape(image), 1, (0.08, 1.0), (3 / 4, 4 / 3))
+        sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+        box = random_crops(seeds[0], *sides, 1, (0.08, 1.0), (3 / 4, 4 / 3))
         view = crop(image, box, size)[0]
         return LabelledBatch(tf.image.stateless_random_flip_left_right(view, seeds[1]), example[1])
 
@@ -231,7 +226,15 @@ def _numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator[LabelledBat
 
 
 def _unreadable(labelled: Labelled) -> UserError:
-    bad = unreadable_positions(labelled.examples, partial(_decode, labelled), labelled.num_images, labelled.name)
+    """Names all photos that cannot be decoded, once one of them failed; reads the whole set."""
+
+    def load(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return position, tf.shape(_decode(labelled, example[0]))  # TensorFlow computes only what a result needs
+
+    decoded = labelled.examples.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    what = f"looking for unreadable photos of {labelled.name}"
+    good = {int(position) for position, _ in tqdm(decoded.as_numpy_iterator(), what, labelled.num_images, unit="photo")}
+    bad = sorted(set(range(labelled.num_images)) - good)
     if not bad:
         return TransientError(f"a photo of {labelled.name} could not be read, and now all can: run the command again")
     names = [f"photo {position}" for position in bad]
