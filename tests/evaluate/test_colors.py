@@ -22,7 +22,7 @@ def test_adjust_equals_pillow(kind, enhance, factor):
 
 
 def test_jitter_draws_one_factor_per_image():
-    """An even grey has no contrast and no saturation: what is left is brightness, U(0.6, 1.4)."""
+    """An even grey has no contrast and no saturation, only brightness, U(0.6, 1.4)."""
     grey = np.full((1, 1, 3), 0.5, np.float32)
     keys = jax.random.split(jax.random.key(0), 2000)
     factors = np.asarray(jax.jit(jax.vmap(lambda key: jitter(key, grey, 0.4)))(keys))[:, 0, 0, 0] / 0.5

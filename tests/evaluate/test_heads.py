@@ -46,7 +46,7 @@ def as_they_are(**sizes: int):
     ],
 )
 def test_make_schedule_of_each_protocol(protocol, batch_size, epochs, expected):
-    """The first rate of the grid, at steps of 5004 an epoch; a cosine is at (1 + cos(pi / 4)) / 2 after a quarter."""
+    """The first rate of the grid, with 5004 steps per epoch; a cosine is at (1 + cos(pi / 4)) / 2 after a quarter."""
     spec = make_spec(protocol, batch_size=batch_size)
     schedule = make_schedule(spec, steps_per_epoch=5004)
     found = [spec.lr[0] * float(schedule(round(epoch * 5004))) for epoch in epochs]

@@ -120,7 +120,7 @@ def test_train_heads_resumes_with_the_same_bits(labelled, tmp_path, monkeypatch,
     whole, put, count = trained("whole"), sgd.put_batch, iter(range(100))
 
     def interrupted(mesh, batch):
-        if next(count) == 7:  # of 3 an epoch: in the third
+        if next(count) == 7:  # of 3 per epoch: in the third epoch
             raise KeyboardInterrupt
         return put(mesh, batch)
 

@@ -53,7 +53,7 @@ def test_normalized_rows_have_length_1_up_to_epsilon():
 
 @pytest.mark.parametrize("cost", [0.01, 1.0])
 def test_cross_validate_equals_three_folds_by_hand(cost):
-    """Each third, in order, of those with the class and of those without; what is difficult is without."""
+    """Thirds, in order, of the photos with the class and of the others; difficult counts as without."""
     features, labels = problem(120, 0)
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == 1)[:24], np.flatnonzero(labels != 1)[:60]]))
     features, labels = features[chosen], labels[chosen]

@@ -1,4 +1,4 @@
-"""The whole evaluation on two classes told apart by brightness: what it reads, what it survives, what it refuses."""
+"""The whole evaluation on two classes that differ in brightness: reads, interruptions and refusals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The whole protocol on VOC's layout, against scikit-learn on the features that it kept; and sets too small for it."""
+"""The whole protocol on VOC's layout, against scikit-learn on the cached features; and sets too small for it."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def result(voc, tmp_path_factory):
 
 
 def rows(folder, count: int) -> np.ndarray:
-    """The kept features of the set of so many photos, of length 1: 4 windows of 64 channels, then two int8 labels."""
+    """Cached features of the set with so many photos, of length 1: 4 windows of 64 channels, then two int8 labels."""
     (path,) = (p for p in folder.glob("features/*.rows") if p.stat().st_size == count * (4 * 256 + 2))
     features = np.fromfile(path, [("features", "<f4", 256), ("label", "i1", 2)])["features"].astype(np.float64)
     return features / (np.linalg.norm(features, axis=1) + 1e-5)[:, None]
@@ -69,13 +69,13 @@ def test_svm_results_record_settings_and_draws(result, voc):
     assert list(found["low_shot"]) == ["1", "2"]
     for k, few in found["low_shot"].items():
         assert few["mean"] == pytest.approx(np.mean(few["draws"])) and len(few["draws"]) == 2
-        assert few["deviation"] == pytest.approx(np.std(few["draws"]))
+        assert few["std"] == pytest.approx(np.std(few["draws"]))
         points = {point["C"]: point["held_out"] for point in found["grid"] if point.get("low_shot") == int(k)}
         assert few["C"] == max(points, key=points.get) and set(points) == {1.0, 0.25}
 
 
 def test_svm_with_several_processes_is_the_same(result, tmp_path):
-    """Workers are new processes, and the features are those that were kept."""
+    """Workers are new processes; the features come from the cache."""
     config, folder, found = result
     shutil.copytree(folder / "features", tmp_path / "features")
     config.num_workers = 2

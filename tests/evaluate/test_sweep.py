@@ -1,4 +1,4 @@
-"""One evaluation over checkpoints and seeds: what is done, kept and refused, and the figures at the end."""
+"""Sweeps over checkpoints and seeds: work that is skipped or refused, and the figures at the end."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ class Scorer:
         self.asked.append((config.step, config.seed))
         test = {"name": config.data.test, "images": 24, "fingerprint": self._fingerprint}
         score = 10.0 * config.seed + config.step
-        write_results(workdir, {"protocol": "told", "top1": score, "pretrained": config.pretrained, "test": test})
+        write_results(workdir, {"protocol": "scored", "top1": score, "pretrained": config.pretrained, "test": test})
 
 
 def test_sweep_knn_over_all_checkpoints(run, labelled, tmp_path, capsys):
@@ -54,7 +54,7 @@ def test_sweep_knn_over_all_checkpoints(run, labelled, tmp_path, capsys):
     assert [(each["step"], each["seed"]) for each in found["runs"]] == [(2, 0), (4, 0)]
     assert found["runs"][0]["top1"] == alone["top1"]
     assert found["top1"] == found["runs"][1]["top1"] == read(tmp_path / "sweep/step_4_seed_0")["top1"]
-    assert (found["step"], found["deviation"], found["test"]) == (4, None, alone["test"])
+    assert (found["step"], found["std"], found["test"]) == (4, None, alone["test"])
     assert "        2      0" in capsys.readouterr().out
 
 
@@ -65,7 +65,7 @@ def test_sweep_mean_and_std_over_seeds(run, labelled, tmp_path):
     for entry, step in zip(found["steps"], (2, 4), strict=True):
         scores = np.array([0, 20, 70]) + step
         assert entry["step"] == step
-        np.testing.assert_allclose([entry["mean"], entry["deviation"]], [scores.mean(), scores.std(ddof=1)])
+        np.testing.assert_allclose([entry["mean"], entry["std"]], [scores.mean(), scores.std(ddof=1)])
     assert (found["mean"], found["seeds"]) == (34, [0, 2, 7])
 
 

@@ -9,7 +9,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.evaluate import knn as knn_task
 from univip_jax.evaluate import svm as svm_task
 from univip_jax.evaluate.task import choose_best
-from univip_jax.run.folder import write_config
+from univip_jax.run.folder import keep_config
 
 
 def small(config, labelled):
@@ -56,7 +56,7 @@ def test_folder_of_an_older_version_is_recognised_or_refused(labelled, tmp_path,
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(UserError, match=r"holds an evaluation of an older version: no settings\.json; choose another"):
         knn_task.evaluate(config, tmp_path)
-    write_config(tmp_path, config)
+    keep_config(tmp_path, config)
     capsys.readouterr()
     knn_task.evaluate(config, tmp_path)
     assert "results.json is there already" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_features_alone_bind_no_workdir(labelled, tmp_path):
     [
         ("seed", -1, "seed=-1 must be at least 0"),
         ("batch_size", 0, "batch_size=0 must"),
-        ("k", (3, 0), "k=(3, 0) must"),
+        ("k", (3, 0), "k=[3, 0] must"),
     ],
 )
 def test_numbers_that_are_too_small_are_refused(labelled, tmp_path, field, value, message):

@@ -216,7 +216,7 @@ def test_extract_command_in_a_process(run, photos):
 
 @pytest.fixture
 def own_flags():
-    """The command's flags, in place of those of the same names that other commands have in this process."""
+    """The command's flags, in place of flags of the same names that other commands defined in this process."""
     others = {name: flags.FLAGS[name] for name in Request._fields if name in flags.FLAGS}
     for name in others:
         delattr(flags.FLAGS, name)

@@ -13,8 +13,8 @@ Rows = TypeVar("Rows")  # NumPy's or JAX's, host or traced
 def count_right(logits: Rows, labels: Rows, ks: Sequence[int] = (1, 5)) -> Rows:
     """For each k, how many labels [N] are among the k largest of their logits [N, C]; of equals the lower class counts.
 
-    Never right are labels of no class (-1 fills up a batch), and those of rows with NaN or infinity. Minus infinity
-    stands for a class that is never predicted.
+    A label of no class (-1 fills up a batch) is never right, nor is a row with NaN or infinity. Minus infinity stands
+    for a class that is never predicted.
     """
     xp = logits.__array_namespace__()
     classes = logits.shape[1]

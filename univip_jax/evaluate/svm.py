@@ -114,7 +114,7 @@ def low_shot(spec: SvmSpec, k: int, train: Side, test: Side) -> tuple[dict, list
     for number, index in itertools.product(range(spec.num_draws), range(num_classes)):
         drawn = one_vs_rest.draw(y[:, index], k, num_classes, spec.seed, k, number, index)
         calls.append((x, y[:, index], test_x, drawn, costs, spec.seed))
-    what = f"{k} photos a class, {spec.num_draws} draws"
+    what = f"{k} photos per class, {spec.num_draws} draws"
     shots = _parallel(one_vs_rest.fit_few, calls, spec.num_workers, what)
     held_out = np.nanmean([shot.held_out for shot in shots], axis=0)
     best = int(held_out.argmax())
@@ -123,7 +123,7 @@ def low_shot(spec: SvmSpec, k: int, train: Side, test: Side) -> tuple[dict, list
         counts = test_y[:, index] != 0
         precision.append(average_precision(test_y[counts, index] == 1, shot.test[best, counts]))
     draws = 100 * np.reshape(precision, (spec.num_draws, num_classes)).mean(1)
-    result = {"mean": float(draws.mean()), "deviation": float(draws.std()), "draws": draws.tolist(), "C": costs[best]}
+    result = {"mean": float(draws.mean()), "std": float(draws.std()), "draws": draws.tolist(), "C": costs[best]}
     return result, [
         {"low_shot": k, "C": cost, "held_out": 100 * float(value)} for cost, value in zip(costs, held_out, strict=True)
     ]

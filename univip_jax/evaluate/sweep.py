@@ -28,8 +28,8 @@ def sweep(
 ) -> None:
     """Runs the evaluations that are not done; prints a table and writes `results.json`.
 
-    `mean` and `deviation` (of the sample; null for one seed) in `results.json` are of the newest step: to take the best
-    one would be to choose by the test set. `steps` has them for each step, `runs` the score of each evaluation.
+    `mean` and `std` (of the sample; null for one seed) in `results.json` are for the newest step: to take the best one
+    would be to choose by the test set. `steps` has them for each step, `runs` the score of each evaluation.
 
     Args:
       evaluate: a task of `main.py`, as `knn.evaluate`. It skips what is finished, and refuses other settings or data.
@@ -96,10 +96,10 @@ def _summarize(results: dict[tuple[int, int], dict], workdir: Path) -> None:
         print(f"{step:>9} {seed:>6} {result[score]:>7.2f}")
     steps = []
     for step, values in scores.items():
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        steps.append({"step": step, "mean": statistics.mean(values), "deviation": deviation})
-        if deviation is not None:
-            print(f"{step:>9} {'mean':>6} {steps[-1]['mean']:>7.2f} +- {deviation:.2f}")
+        std = statistics.stdev(values) if len(values) > 1 else None
+        steps.append({"step": step, "mean": statistics.mean(values), "std": std})
+        if std is not None:
+            print(f"{step:>9} {'mean':>6} {steps[-1]['mean']:>7.2f} +- {std:.2f}")
     write_results(
         workdir,
         {name: newest[name] for name in _SHARED if name in newest and (name != "train" or "drawn_from" not in newest)}

@@ -126,7 +126,7 @@ def require_least(least: float, **fields: float | Sequence[float]) -> None:
     """Raises UserError that names the first field with a number below `least`."""
     for name, value in fields.items():
         if np.size(value) and np.min(value) < least:
-            raise UserError(f"{name}={value} must be at least {least}")
+            raise UserError(f"{name}={list(value) if np.ndim(value) else value} must be at least {least}")
 
 
 def choose_best(points: Sequence[dict], scores: Sequence[float | None]) -> int:
