@@ -125,7 +125,7 @@ def init_heads(spec: ProbeSpec, sizes: dict[str, int], num_classes: int) -> Head
     return Heads(weights, opt_state, statistics if spec.batch_norm else {})
 
 
-def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn):
+def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn) -> Callable[..., tuple[Heads, Array]]:
     """(heads, step from 0, the backbone's variables, images, labels) to the heads after it and their losses [points].
 
     The updates of a point do not depend on the rest of the grid.
@@ -160,7 +160,7 @@ def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn
     return jax.jit(step_fn, donate_argnums=0)
 
 
-def make_count(spec: ProbeSpec, features_of: FeaturesFn):
+def make_count(spec: ProbeSpec, features_of: FeaturesFn) -> Callable[..., Int[Array, "P 2"]]:
     """(heads, the backbone's variables, images [N], labels [N]) to `count_right` of each head, [points, 2]."""
 
     def count(heads: Heads, variables: Any, images: Array, labels: Array) -> Int[Array, "P 2"]:
@@ -184,7 +184,7 @@ def select(heads: Heads, spec: ProbeSpec, point: HeadSpec) -> Heads:
     return Heads({point.pooling: one[0]}, {point.pooling: one[1]}, statistics)
 
 
-def _norm(train: bool):
+def _norm(train: bool) -> Any:
     return batch_norm(train, jnp.float32, use_bias=False, use_scale=False)()
 
 
