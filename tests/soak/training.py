@@ -81,10 +81,10 @@ class Training:
         codes = [process.wait(_TIMEOUT) for process in self._processes]
         return min(codes) if min(codes) < 0 else max(codes)
 
-    def finish(self, **options: int) -> int:
-        """Starts it and waits for its end; the exit code."""
-        self.start(**options)
-        return self.wait()
+    def finish(self) -> None:
+        """Starts it and waits for its end; raises if it fails or hangs."""
+        self.start()
+        self.wait_for(lambda: False)
 
     def kill(self) -> None:
         """SIGKILL for one process, then for the others, as a scheduler does."""

@@ -133,7 +133,8 @@ def full_disk(training: Training, reference: Training) -> Counter:
     training.wait_for(lambda: len(training.saved()) >= 2)
     training.kill()
     good = training.saved()
-    code = training.finish(file_size_limit=64)
+    training.start(file_size_limit=64)
+    code = training.wait()
     seen["EXIT CODE NOT 1"], seen["NOT SAID"] = int(code != 1), int("cannot be written" not in training.output())
     seen["steps until it said so"] = training.newest_step() - good[-1]
     seen["GOOD CHECKPOINTS LOST"] = len(set(good) - set(training.saved()))
