@@ -17,13 +17,17 @@ import pytest
 from jaxtyping import install_import_hook
 from PIL import Image
 
+import tests.typechecker  # noqa: F401 (the hook finds it as an attribute)
+
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# Not `univip_jax.data`: TensorFlow's symbolic tensors are no arrays that jaxtyping knows.
-_HOOK = install_import_hook(
-    [f"univip_jax.{room}" for room in ("models", "augment", "transport", "losses", "train_step")],
-    "beartype.beartype",
+# Shapes are checked where arrays are handed on, but not where TensorFlow traces tensors, which jaxtyping does not know.
+_CHECKED = ("augment", "losses", "models", "plan", "sharding", "train_step", "transport", "data.boxes", "run.health")
+_CHECKED += (
+    "run.integrity",
+    *(f"evaluate.{name}" for name in ("features", "finetune", "heads", "neighbours", "scores")),
 )
+_HOOK = install_import_hook([f"univip_jax.{module}" for module in _CHECKED], "tests.typechecker.check")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ class Given(nn.Module):
 def test_count_by_hand(classes, expected):
     """Logits are the class's pixel, so that class 0 is first; -1 fills up."""
     images = jnp.zeros((6, 1, classes, 3), jnp.uint8).at[:, 0, :, 0].set(jnp.arange(classes, dtype=jnp.uint8)[::-1])
-    labels = np.array([0, min(4, classes - 1), 5 if classes > 5 else -1, -1, 0, 1])
+    labels = jnp.array([0, min(4, classes - 1), 5 if classes > 5 else -1, -1, 0, 1])
     head = {"kernel": jnp.eye(classes), "bias": jnp.zeros(classes)}
     found = count({"backbone": {}, "head": head}, {}, images, labels, backbone=Given())
     assert found.tolist() == expected
