@@ -12,7 +12,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import flatten, to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.plan import make_plan
-from univip_jax.run.folder import FREE_FIELDS, read_config, write_config
+from univip_jax.run.folder import FREE_FIELDS, check_config, read_config, write_config
 
 
 @dataclass(frozen=True)
@@ -59,51 +59,57 @@ def test_fewer_proposals_in_the_overlap_leave_k_as_it_is():
     assert config.views.num_instances == 4
 
 
-def test_write_config_refuses_another_run_by_the_field_s_name(tmp_path):
+def claim(folder, config):
+    """As a training does it."""
+    check_config(folder, config)
+    write_config(folder, config)
+
+
+def test_check_config_refuses_another_run_by_the_field_s_name(tmp_path):
     config = coco.get_config()
-    write_config(tmp_path, config)
-    write_config(tmp_path, config)  # the same run goes on
+    claim(tmp_path, config)
+    claim(tmp_path, config)  # the same run goes on
     before = (tmp_path / "config.json").read_text()
     config.loss.scale = 1.0
     with pytest.raises(UserError, match=r"loss\.scale was 2\.0 and is now 1\.0"):
-        write_config(tmp_path, config)
+        claim(tmp_path, config)
     assert (tmp_path / "config.json").read_text() == before
 
 
 def test_a_field_may_be_changed_on_purpose_by_its_name_and_no_other_with_it(tmp_path, capsys):
     config = coco.get_config()
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     config.loss.scale, config.allow_changes = 1.0, "optimizer.lr, loss.scale"
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     assert "changed on purpose: loss.scale was 2.0 and is now 1.0" in capsys.readouterr().out
     assert read_config(tmp_path).loss.scale == 1.0
     config.seed = 1
     with pytest.raises(UserError, match=r"seed was 0 and is now 1.*--config\.allow_changes=seed"):
-        write_config(tmp_path, config)
+        claim(tmp_path, config)
 
 
 def test_the_labelled_set_of_a_running_k_nn_may_change(tmp_path):
     config = coco.get_config()
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     config.knn.every_steps, config.knn.train = 10, "elsewhere"
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     assert read_config(tmp_path).knn.train == "elsewhere"
 
 
 @pytest.mark.parametrize("name", FREE_FIELDS)
-def test_write_config_accepts_another_value_of_a_free_field(tmp_path, name):
+def test_check_config_accepts_another_value_of_a_free_field(tmp_path, name):
     config = coco.get_config()
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     old = flatten(config)[name]
     new = "elsewhere" if isinstance(old, str) else type(old)(77)
     config.update_from_flattened_dict({name: new})
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     assert flatten(read_config(tmp_path))[name] == new
 
 
 def test_config_json_is_the_resolved_config(tmp_path):
     config = coco.get_config("table8=k2")
-    write_config(tmp_path, config)
+    claim(tmp_path, config)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["views"]["num_instances"] == stored["views"]["min_proposals"] == 2
     assert flatten(read_config(tmp_path)) == flatten(config)

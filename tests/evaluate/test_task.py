@@ -9,7 +9,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.evaluate import knn as knn_task
 from univip_jax.evaluate import svm as svm_task
 from univip_jax.evaluate.task import choose_best
-from univip_jax.run.folder import keep_config
+from univip_jax.run.folder import write_config
 
 
 def small(config, labelled):
@@ -56,7 +56,7 @@ def test_folder_of_an_older_version_is_recognised_or_refused(labelled, tmp_path,
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(UserError, match=r"holds an evaluation of an older version: no settings\.json; choose another"):
         knn_task.evaluate(config, tmp_path)
-    keep_config(tmp_path, config)
+    write_config(tmp_path, config)
     capsys.readouterr()
     knn_task.evaluate(config, tmp_path)
     assert "results.json is there already" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The folder of a run or an evaluation: it belongs to one config, which `config.json` holds."""
+"""The folder of a run: it belongs to one config, which `config.json` holds."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
 
 CONFIG = "config.json"
-# Fields that may change when a run goes on: they do not enter its weights. A data set is told by its fingerprint.
+# Fields that may change when a run resumes: they do not enter its weights. A data set has a fingerprint.
 FREE_FIELDS = (
     "row",
     "log_every_steps",
@@ -31,41 +31,27 @@ def allowed_changes(config: ConfigDict) -> set[str]:
     return {name.strip() for name in config.allow_changes.split(",")}
 
 
-def write_config(run: Path, config: ConfigDict) -> None:
-    """Writes `config.json`; raises UserError as `check_config` does."""
-    check_config(run, config)
-    keep_config(run, config)
-
-
 def check_config(run: Path, config: ConfigDict) -> None:
-    """Checks that a `config.json` in the folder, if any, belongs to the same run, or the same evaluation.
+    """Checks that the folder has no `config.json`, or that of the same run.
 
-    Raises UserError that names the first field whose value differs and that `allow_changes` does not name. All fields
-    of an evaluation enter its result, so it has no `allow_changes`.
+    Raises UserError that names the first field whose value differs and that `allow_changes` does not name.
     """
-    path = run / CONFIG
-    if path.exists():
-        old, new = flatten(read_config(run)), flatten(config)
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) == new.get(name):
-                continue
-            change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-            if "allow_changes" not in config:
-                raise UserError(
-                    f"{run} is an evaluation of another config: {change}; choose another --workdir, or give the old "
-                    "value"
-                )
-            if name in FREE_FIELDS or name.startswith(_FREE_SECTION):
-                continue
-            if name not in allowed_changes(config):
-                raise UserError(
-                    f"{run} is a run of another config: {change}; choose another --workdir, give the old value to go "
-                    f"on with this run, or change it on purpose by --config.allow_changes={name}"
-                )
-            print(f"changed on purpose: {change}")
+    if not (run / CONFIG).exists():
+        return
+    old, new = flatten(read_config(run)), flatten(config)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTION):
+            continue
+        change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        if name not in allowed_changes(config):
+            raise UserError(
+                f"{run} is a run of another config: {change}; choose another --workdir, give the old value to resume "
+                f"this run, or change it on purpose by --config.allow_changes={name}"
+            )
+        print(f"changed on purpose: {change}")
 
 
-def keep_config(run: Path, config: ConfigDict) -> None:
+def write_config(run: Path, config: ConfigDict) -> None:
     """Writes `config.json`."""
     write_whole(run / CONFIG, json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n")
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from univip_jax.data.pipeline import photo_ids
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.clock import Clock
-from univip_jax.run.folder import keep_config
+from univip_jax.run.folder import write_config
 from univip_jax.run.health import BadSteps, make_spread
 from univip_jax.run.log import RunLog
 from univip_jax.run.setup import MakeEvaluator, Run, compile_run, open_run, run_batches, start_or_resume
@@ -40,7 +40,7 @@ def train(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | None
             with clock.spend("restore" if checkpoints.steps() else "compile"):
                 start, state = start_or_resume(run, checkpoints)
             if first:
-                keep_config(folder, config)  # not before a checkpoint fits it
+                write_config(folder, config)  # not before a checkpoint fits it
             with contextlib.closing(RunLog(folder if first else None, start, run.plan, clock)) as log:
                 evaluate = partial(_evaluate, run, log, keep, clock)
                 keep.best, evaluated = of_first_process([log.best() or 0, log.is_evaluated(start)])
