@@ -1,8 +1,8 @@
-"""The whole way in a few minutes: data, preparation, pre-training, evaluation.
+"""Data, preparation, pre-training and evaluation in a few minutes.
 
     python -m demo [--workdir=runs/demo] [--seed=0]
 
-Every step is one of the README's commands, printed before it runs.
+Each step is a command of the README or of docs/running.md, printed before it runs.
 """
 
 import json
@@ -19,18 +19,17 @@ from absl import app, flags
 from configs import demo as config
 from demo.scenes import write_photos
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder for all that the demo makes; an old one is replaced.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the photos, the networks and the order.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of photos, networks and order.")
 _SCENES = 1000
 _CONFIG = config.get_config()
 _MARK = ".made_by_demo"
-# On a CPU this pass turns 3x3 convolutions of 2x2 pixels into a form that runs 25 times as long; such small images
-# need the flag, real ones do not (demo/notes.md).
+# On a CPU this pass makes 3x3 convolutions of 2x2 pixels 25 times slower; larger images need no flag (demo/notes.md).
 _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 
 
 def _command(*words: str) -> None:
-    """Runs a command of the README; ends the demo with its exit code where it fails."""
+    """Runs a command; if it fails, the demo ends with its exit code."""
     print(f"\n$ python {shlex.join(words)}", flush=True)
     code = subprocess.run([sys.executable, *words], env={"XLA_FLAGS": _XLA_FLAGS, **os.environ}).returncode
     if code:
@@ -38,7 +37,7 @@ def _command(*words: str) -> None:
 
 
 def _evaluate(name: str, pretrained: str, root: Path) -> float:
-    """Top-1 (percent) on held-out digits of a linear probe on the features of `pretrained`."""
+    """Top-1 in percent of a linear probe on the features of `pretrained`, on held-out digits."""
     _command(
         "main.py",
         "--config=configs/linear.py:protocol=logistic",
@@ -53,9 +52,9 @@ def _evaluate(name: str, pretrained: str, root: Path) -> float:
     return json.loads((root / name / "results.json").read_text())["top1"]
 
 
-def _make_room(root: Path) -> None:
+def _ensure_folder(root: Path) -> None:
     if root.exists() and not (root / _MARK).exists():
-        sys.exit(f"error: --workdir={root} exists and no demo made it: name another folder")
+        sys.exit(f"error: --workdir={root} was not made by a demo and is not replaced: choose another --workdir")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / _MARK).touch()
@@ -64,7 +63,7 @@ def _make_room(root: Path) -> None:
 def main(_: list[str]) -> None:
     """Runs the demo."""
     began, root = time.monotonic(), Path(_WORKDIR.value)
-    _make_room(root)
+    _ensure_folder(root)
     print(f"writing {_SCENES} scenes of handwritten digits to {root / 'photos'}")
     write_photos(root / "photos", _SCENES, _SEED.value)
     _command(

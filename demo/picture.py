@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ from configs import coco
 from data_prep import filters
 from data_prep.selective_search import photo_generator, selective_search
 from univip_jax.augment import normalize_pixels
+from univip_jax.common.cli import run
 from univip_jax.config import to_spec
 from univip_jax.data.crops import crop
 from univip_jax.data.host import tf
@@ -38,11 +39,6 @@ from univip_jax.run.folder import read_config
 from univip_jax.sharding import make_mesh, replicated
 from univip_jax.types import Batch, TargetOutputs
 from univip_jax.views import ViewSpec
-
-_RUN = flags.DEFINE_string("run", "runs/demo/run", "Folder of the run whose newest checkpoint gives the plan.")
-_OUT = flags.DEFINE_string("out", "docs/univip.jpg", "The picture: .jpg or .png.")
-_SEED = flags.DEFINE_integer("seed", 2138, "Of the views.")
-_DPI = flags.DEFINE_integer("dpi", 150, "Pixels per inch; the picture is 10 inches wide.")
 
 _SCENES, _INSTANCES = ("#d7263d", "#2f6fed"), "#ffc400"
 
@@ -61,11 +57,11 @@ def draw_views(seed: int) -> Preview:
     return Preview(image, *tf.nest.map_structure(lambda tensor: tensor.numpy(), (geometry, views)))
 
 
-def plan_of(run: Path, views: Batch) -> Float[np.ndarray, "K K"]:
+def plan_of(folder: Path, views: Batch) -> Float[np.ndarray, "K K"]:
     """The transport plan of the instances by a run's newest checkpoint, with running statistics and no augmentation."""
-    config = read_config(run)
+    config = read_config(folder)
     plan = make_plan(config, num_images=config.batch_size)  # the number of photos shapes schedules alone
-    with Checkpoints(run) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         like = jax.eval_shape(plan.init_state)
         state, _ = checkpoints.restore(checkpoints.steps()[-1], like, replicated(make_mesh(jax.devices()[:1])))
     scenes, instances = (normalize_pixels(jnp.asarray(images[None])) for images in views)
@@ -156,13 +152,20 @@ def draw(preview: Preview, plan: Float[np.ndarray, "K K"], path: Path, dpi: int)
     figure.savefig(path, dpi=dpi)
 
 
-def main(_: list[str]) -> None:
-    """Draws the picture."""
-    preview = draw_views(_SEED.value)
-    plan = plan_of(Path(_RUN.value), preview.views)
-    print(plan.round(3))
-    draw(preview, plan, Path(_OUT.value), _DPI.value)
+def _define_flags() -> None:
+    flags.DEFINE_string("run", "runs/demo/run", "Folder of the run whose newest checkpoint gives the plan.")
+    flags.DEFINE_string("out", "docs/univip.jpg", "The picture: .jpg or .png.")
+    flags.DEFINE_integer("seed", 2138, "Seed of the views.")
+    flags.DEFINE_integer("dpi", 150, "Pixels per inch; the picture is 10 inches wide.")
+
+
+def _work() -> None:
+    given = flags.FLAGS
+    preview = draw_views(given.seed)
+    plan = plan_of(Path(given.run), preview.views)
+    draw(preview, plan, Path(given.out), given.dpi)
+    print(f"{given.out}; the plan:\n{plan.round(3)}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run("demo.picture", _define_flags, (), _work, interrupted="nothing was written")

@@ -1,9 +1,8 @@
 """Scenes of several handwritten digits, and single digits to evaluate on, from scikit-learn's `load_digits`.
 
-Real handwriting (UCI, 1,797 digits of 8x8 px), each written with a dark pen in a size and place of its own on the same
-paper. Over photos, or grounds and inks of any colour, colour is what most tells two small views apart; a short run
-learns it, or nothing, and not the digits (demo/notes.md).
-The last 500 digits are held out: no scene shows them.
+Real handwriting (UCI, 1,797 digits of 8x8 px), each with a dark pen and its own size and place on the same paper. With
+photos or colours behind the digits, colour distinguishes two small views best, and a short run learns colour or
+nothing instead of digits (demo/notes.md). The last 500 digits are held out: no scene shows them.
 """
 
 from pathlib import Path
@@ -38,12 +37,12 @@ def _paint(canvas: np.ndarray, digit: np.ndarray, ink: np.ndarray, corner: tuple
 
 
 def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """2 to 4 of `digits` [N, 8, 8], of 20 to 32 px, hardly overlapping: uint8 [SCENE_SIDE, SCENE_SIDE, 3]."""
+    """2 to 4 of `digits` [N, 8, 8], of 20 to 32 px, with little overlap: uint8 [SCENE_SIDE, SCENE_SIDE, 3]."""
     canvas = _paper(SCENE_SIDE)
     taken = np.zeros((SCENE_SIDE, SCENE_SIDE), bool)
     wanted, painted = rng.integers(2, 5), 0
     for attempt in range(50):
-        # Where a large first digit lies in the middle, only small ones find room.
+        # A large first digit in the middle leaves room for small ones only.
         side = int(rng.integers(20, 33)) if attempt < 25 else 20
         y, x = rng.integers(0, SCENE_SIDE - side + 1, 2)
         if painted < wanted and taken[y : y + side, x : x + side].mean() <= 0.1:
@@ -65,7 +64,7 @@ def make_single(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def write_photos(root: Path, num_scenes: int, seed: int) -> None:
     """Writes `scenes/*.png`, and single digits in class folders: `labelled/train/<digit>/`, `labelled/test/<digit>/`.
 
-    The labelled training digits are those of the scenes, the test digits the held-out ones.
+    Scenes and labelled training photos show the same digits, test photos the held-out ones.
     """
     data = load_digits()
     known, labels = data.images[:-HELD_OUT], data.target[:-HELD_OUT]
