@@ -10,7 +10,8 @@ import yaml
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2 import configs
 from univip_jax.export.detectron2.check import DEFAULTS, check_config
-from univip_jax.weights.names import Architecture, to_detectron2, to_torch
+from univip_jax.models.resnet import ResNet
+from univip_jax.weights.names import shapes_of, to_detectron2, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
 
@@ -37,7 +38,7 @@ def check(folder: Path, config: dict | str, weights: Path | None = None) -> dict
 
 def weights(folder: Path, *architecture) -> Path:
     """An exported file of ones."""
-    shapes = Architecture(*architecture).shapes()
+    shapes = shapes_of(ResNet(*architecture))
     state = to_torch(jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes))
     write_pkl(folder / "r50.pkl", to_detectron2(state))
     return folder / "r50.pkl"

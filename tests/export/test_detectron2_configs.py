@@ -17,11 +17,12 @@ import yaml
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2 import check, configs
 from univip_jax.export.detectron2.configs import FILES, resnet_keys, write_configs
-from univip_jax.weights.names import Architecture, to_detectron2, to_torch
+from univip_jax.models.resnet import ResNet
+from univip_jax.weights.names import shapes_of, to_detectron2, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
 ROOT = Path(__file__).parents[2]
-R50 = Architecture("resnet50", 1.0, "imagenet")
+R50 = ResNet("resnet50", 1.0, "imagenet")
 # Detectron2's defaults of the keys that our configs set; the types count, as a config may not change them.
 DEFAULTS = {
     "VERSION": 2,
@@ -137,7 +138,7 @@ def test_configs_are_package_data():
 )
 def test_write_configs_fills_in_the_backbone_and_the_weights(tmp_path, backbone, width, values):
     weights = 'C:\\a "b".pkl'
-    assert write_configs(tmp_path, weights, Architecture(backbone, width, "imagenet")) == [tmp_path / f for f in FILES]
+    assert write_configs(tmp_path, weights, ResNet(backbone, width, "imagenet")) == [tmp_path / f for f in FILES]
     config, shipped = load(tmp_path / "2x.yaml"), load(Path(configs.__file__).with_name("2x.yaml"))
     keys = [f"MODEL.RESNETS.{key}" for key in ("DEPTH", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS", "WIDTH_PER_GROUP")]
     changed = dict(zip(keys, values, strict=True)) | {"MODEL.WEIGHTS": weights}
@@ -161,7 +162,7 @@ def test_write_configs_fills_in_the_backbone_and_the_weights(tmp_path, backbone,
 )
 def test_resnet_keys_refuses_what_detectron2_cannot_build(backbone, message):
     with pytest.raises(UserError, match=f"Detectron2 cannot build a {message}"):
-        resnet_keys(Architecture(*backbone))
+        resnet_keys(ResNet(*backbone))
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -171,7 +172,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_command_writes_configs_and_checks_one(tmp_path):
-    shapes = Architecture("resnet18", 1.0, "imagenet").shapes()
+    shapes = shapes_of(ResNet("resnet18"))
     state = to_torch(jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes))
     write_pkl(tmp_path / "w.pkl", to_detectron2(state))
     code, out, err = run(f"--write={tmp_path / 'c'}", f"--weights={tmp_path / 'w.pkl'}")

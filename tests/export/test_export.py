@@ -21,8 +21,9 @@ from univip_jax.export import formats, parity
 from univip_jax.export.card import describe, write_card
 from univip_jax.export.detectron2.check import check_config
 from univip_jax.export.parity import photos, summary
+from univip_jax.models.resnet import ResNet
 from univip_jax.weights.imported import import_weights
-from univip_jax.weights.names import Architecture, to_flat, to_torch
+from univip_jax.weights.names import to_flat, to_torch
 from univip_jax.weights.pickle_file import read_pkl
 
 VARIABLES = variables_of(SMALL)
@@ -68,7 +69,7 @@ def test_export_to_a_file_and_back_is_bit_identical(run, kind, tmp_path, small_p
 
 
 def test_export_for_detectron2_has_its_names_and_configs_that_check_clean(tmp_path, small_photos):
-    wide = variables_of(Architecture("resnet50", 0.125, "imagenet"))
+    wide = variables_of(ResNet("resnet50", 0.125, "imagenet"))
     save_file(to_torch(wide), tmp_path / "net.safetensors")
     out = tmp_path / "r50.pkl"
     assert export(tmp_path / "net.safetensors", "detectron2", out)["arrays_are_bit_identical"]
@@ -161,7 +162,7 @@ def test_export_overwrites_nothing(run, tmp_path, name):
 
 def test_export_refuses_what_does_not_fit_by_name(run, tmp_path):
     (tmp_path / "there.safetensors").write_bytes(b"")
-    save_file(to_flat(variables_of(Architecture("resnet10", 0.125, "small"))), tmp_path / "small.safetensors")
+    save_file(to_flat(variables_of(ResNet("resnet10", 0.125, "small"))), tmp_path / "small.safetensors")
     write_results(tmp_path / "knn", {"pretrained": "another", "step": 0})
     before = set(tmp_path.iterdir())
     for source, kind, out, options, message in (
@@ -188,7 +189,7 @@ def test_export_refuses_what_does_not_fit_by_name(run, tmp_path):
 
 
 def test_export_takes_the_small_stem_under_our_names(tmp_path, small_photos):
-    small = variables_of(Architecture("resnet10", 0.125, "small"))
+    small = variables_of(ResNet("resnet10", 0.125, "small"))
     save_file(to_flat(small), tmp_path / "small.safetensors")
     assert export(tmp_path / "small.safetensors", "safetensors", tmp_path / "r10.safetensors")[
         "arrays_are_bit_identical"

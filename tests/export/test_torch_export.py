@@ -151,9 +151,7 @@ def test_compare_outputs_refuses_a_file_that_computes_something_else(
     save_file(state, tmp_path / "net.safetensors")
     encoder = load_encoder(tmp_path / "net.safetensors")
     changed = to_torch(encoder.variables)
-    model = formats.consumers.transformers_model(
-        formats.architecture_of(encoder), changed | {leaf: change(changed[leaf])}
-    )
+    model = formats.consumers.transformers_model(encoder.backbone, changed | {leaf: change(changed[leaf])})
     outputs = formats.consumers.torch_outputs(model, 255 * MEAN.numpy(), 255 * STD.numpy())
     file_format = formats.FORMATS["torchvision"]._replace(outputs=lambda path: outputs)
     monkeypatch.setitem(formats.FORMATS, "torchvision", file_format)

@@ -46,8 +46,8 @@ def head(prefix: str) -> dict:
 )  # fmt: skip
 def test_read_backbone_reads_the_online_backbone_of_a_checkpoint(contents, tmp_path):
     torch.save(contents, tmp_path / "checkpoint.pth")
-    architecture, variables, _ = read_backbone(tmp_path / "checkpoint.pth")
-    assert (architecture.backbone, architecture.width) == ("resnet18", 0.125)
+    net, variables, _ = read_backbone(tmp_path / "checkpoint.pth")
+    assert (net.variant, net.width) == ("resnet18", 0.125)
     for name, value in to_torch(variables).items():
         np.testing.assert_array_equal(value, NET.state_dict()[name].numpy(), err_msg=name)
 

@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 
-from univip_jax.weights.names import Architecture
+from univip_jax.models.resnet import ResNet
+from univip_jax.weights.names import shapes_of
 
-SMALL = Architecture("resnet18", 0.125, "imagenet")
+SMALL = ResNet("resnet18", 0.125, "imagenet")
 
 
-def variables_of(architecture: Architecture, seed: int = 0) -> dict:
+def variables_of(net: ResNet, seed: int = 0) -> dict:
     """Random parameters and batch statistics."""
     rng = np.random.default_rng(seed)
 
@@ -18,7 +19,7 @@ def variables_of(architecture: Architecture, seed: int = 0) -> dict:
         )
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, architecture.shapes())
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(net))
 
 
 def assert_equal(one: dict, other: dict) -> None:

@@ -3,14 +3,14 @@
 Sources: detectron2/modeling/backbone/resnet.py, detectron2/checkpoint/c2_model_loading.py.
 """
 
-import re
-
 import jax
 import numpy as np
 import pytest
 
+from tests.weights.random_weights import SMALL, variables_of
 from univip_jax.common.errors import UserError
-from univip_jax.weights.names import Architecture, from_detectron2, to_detectron2, to_torch
+from univip_jax.models.resnet import ResNet
+from univip_jax.weights.names import from_detectron2, from_torch, shapes_of, to_detectron2, to_torch
 
 # By MoCo's convert-pretrain-to-detectron2.py, followed by hand.
 NAMES = {
@@ -29,7 +29,7 @@ NAMES = {
 
 def backbone(name: str) -> dict[str, np.ndarray]:
     """Zeros of a backbone of width 1 under torchvision's names."""
-    shapes = Architecture(name, 1.0, "imagenet").shapes()
+    shapes = shapes_of(ResNet(name))
     return to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes))
 
 
@@ -38,7 +38,7 @@ def test_detectron2_names_by_hand_and_back():
     renamed = to_detectron2(arrays)
     assert list(renamed) == list(NAMES.values())
     assert all(renamed[theirs] is arrays[ours] for ours, theirs in NAMES.items())
-    back = from_detectron2(renamed, "file")
+    back = from_detectron2(renamed)
     assert list(back) == list(arrays)
     assert all(back[name] is arrays[name] for name in arrays)
 
@@ -52,7 +52,7 @@ def test_to_detectron2_names_every_array_of_every_depth(depth, convs, shortcuts)
     theirs = to_detectron2(ours)
     assert len(theirs) == len(ours) == 5 * (convs + shortcuts)
     assert sum(".shortcut." in name for name in theirs) == 5 * shortcuts
-    assert list(from_detectron2(theirs, "file")) == list(ours)
+    assert list(from_detectron2(theirs)) == list(ours)
 
 
 def test_to_detectron2_of_depth_50_has_the_known_size():
@@ -63,10 +63,16 @@ def test_to_detectron2_of_depth_50_has_the_known_size():
     assert state["res5.2.conv2.weight"].shape == (512, 512, 3, 3)
 
 
-@pytest.mark.parametrize("name", ["fc.weight", "res6.0.conv1.weight", "stem.conv2.weight", "layer1.0.conv1.weight"])
-def test_from_detectron2_refuses_an_unknown_name(name):
-    with pytest.raises(UserError, match="file: " + re.escape(repr(name))):
-        from_detectron2({name: np.zeros(1)}, "file")
+@pytest.mark.parametrize("name", ["res6.0.conv1.weight", "stem.conv2.weight", "res2.0.conv4.norm.bias"])
+def test_from_torch_refuses_an_unknown_name_of_detectron2(name):
+    state = to_detectron2(to_torch(variables_of(SMALL))) | {name: np.zeros(1)}
+    with pytest.raises(UserError, match=r"file looks like resnet18 .*, but also holds "):
+        from_torch(from_detectron2(state), "file")
+
+
+def test_from_detectron2_takes_no_names_of_torchvision():
+    """Detectron2 would match none of them and train from scratch."""
+    assert from_detectron2(to_torch(variables_of(SMALL))) == {}
 
 
 def test_each_array_matches_one_parameter_of_detectron2():

@@ -119,14 +119,14 @@ def test_read_pkl_refuses_all_but_arrays_of_numbers(tmp_path, value, named, prot
     ("content", "named"),
     [
         (b"\x80\x04" + b"]" * 1000 + b"a" * 999 + b".", "no Detectron2 weights file"),
-        (b"\x80\x04}X\x05\x00\x00\x00model})" + b"\x85" * 90_000 + b"K\x01ss.", "lacks '__author__'"),
+        (b"\x80\x04}X\x05\x00\x00\x00model})" + b"\x85" * 90_000 + b"K\x01ss.", "lacks .*'__author__'"),
         (b"\x80\x04})" + b"\x85" * 1_000_000 + b"K\x01s.", "more than 100000 instructions"),  # its hash would overflow
         (b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"A.", "damaged or no pickle"),  # bytes of a huge size
         (pickle.dumps([]), "no Detectron2 weights file"),
         (pickle.dumps({"stem.conv1.weight": np.zeros(1)}), "no Detectron2 weights file"),
-        (pickle.dumps({"model": {}, "matching_heuristics": True}), "lacks '__author__'"),
+        (pickle.dumps({"model": {}, "matching_heuristics": True}), "lacks .*'__author__'"),
         (pickle.dumps({"model": {}, "__author__": "x"}), "matching_heuristics=True"),
-        ({3: np.zeros(1)}, "a name in 'model' that is no text but int"),
+        ({3: np.zeros(1)}, "<class 'int'> in 'model', which is no array by name"),
     ],
 )
 def test_read_pkl_refuses_other_forms_and_nesting(tmp_path, content, named):
@@ -149,7 +149,7 @@ def test_read_pkl_of_a_cut_or_changed_file_gives_arrays_or_one_error(tmp_path):
         else:
             assert all(type(array) is np.ndarray for array in found.values())
     assert refused > len(whole) // 2
-    with pytest.raises(UserError, match=r"cannot read .*nothing\.pkl"):
+    with pytest.raises(UserError, match=r"nothing\.pkl is missing, damaged or no pickle"):
         read_pkl(tmp_path / "nothing.pkl")
 
 

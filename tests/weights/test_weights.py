@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 from tests.weights.random_weights import SMALL, assert_equal, variables_of
 from univip_jax import load_encoder
 from univip_jax.common.errors import UserError
-from univip_jax.models.resnet import DEPTHS
+from univip_jax.models.resnet import DEPTHS, ResNet
 from univip_jax.weights.files import read_backbone
 from univip_jax.weights.imported import import_weights
-from univip_jax.weights.names import Architecture, from_torch, to_detectron2, to_flat, to_torch
+from univip_jax.weights.names import from_torch, to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
 VARIABLES = variables_of(SMALL)
@@ -51,10 +51,10 @@ def test_to_torch_transposes_kernels_and_nothing_else():
 @pytest.mark.parametrize("backbone", DEPTHS)
 @pytest.mark.parametrize(("width", "stem"), [(0.0625, "imagenet"), (0.125, "small")])
 def test_from_torch_recognises_every_architecture_bit_for_bit(backbone, width, stem):
-    architecture = Architecture(backbone, width, stem)
-    variables = variables_of(architecture)
+    net = ResNet(backbone, width, stem)
+    variables = variables_of(net)
     found, back = from_torch(to_torch(variables), "weights")
-    assert found == architecture
+    assert found == net
     assert_equal(back, variables)
 
 
@@ -62,8 +62,8 @@ def test_from_torch_leaves_out_heads_and_counters_and_widens_halves():
     state = {name: value.astype(np.float16) for name, value in to_torch(VARIABLES).items()}
     state |= {"fc.weight": np.zeros((1000, 64)), "fc.bias": np.zeros(1000), "bn1.num_batches_tracked": np.array(7)}
     state |= {"projection_head.0.weight": np.zeros((8, 64)), "prototypes.weight": np.zeros((9, 8))}
-    architecture, back = from_torch(state, "weights")
-    assert architecture == SMALL
+    net, back = from_torch(state, "weights")
+    assert net == SMALL
     assert {leaf.dtype for leaf in jax.tree.leaves(back)} == {np.dtype(np.float32)}
     kernel = VARIABLES["params"]["conv1"]["kernel"].astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(back["params"]["conv1"]["kernel"], kernel)
@@ -87,10 +87,16 @@ def spoil(**changes) -> dict:
         ),
         (spoil(**{"layer1.0.se.fc1.weight": np.zeros(3)}), r"also holds layer1\.0\.se\.fc1\.weight"),
         (spoil(**{"layer1.0.conv1.weight": np.zeros((8, 4, 3, 3))}), r"layer1\.0\.conv1\.weight is \[8, 4, 3, 3\]"),
-        (spoil(**{"bn1.bias": np.full(8, np.nan)}), r"weights: bn1\.bias holds values that are not finite"),
+        (
+            spoil(**{"bn1.bias": np.full(8, np.nan)}),
+            r"weights: bn1\.bias holds values that .*not finite",
+        ),
         (spoil(**{"conv1.weight": np.zeros((8, 3, 5, 5))}), r"conv1\.weight is \[8, 3, 5, 5\]; only a 7x7"),
-        (spoil(**{"bn1.running_var": np.full(8, -1.0)}), r"bn1\.running_var holds negative variances"),
-        (spoil(**{"bn1.bias": np.full(8, 1j)}), r"bn1\.bias holds complex numbers"),
+        (
+            spoil(**{"bn1.running_var": np.full(8, -1.0)}),
+            r"bn1\.running_var holds .*negative variances",
+        ),
+        (spoil(**{"bn1.bias": np.full(8, 1j)}), r"bn1\.bias holds values that are complex"),
         (spoil(**{"conv1.weight": np.zeros((0, 3, 7, 7))}), r"holds no ResNet: no conv1\.weight"),
         (spoil(**{"conv1.weight": None}), r"holds no ResNet: no conv1\.weight"),
         ({}, r"holds no ResNet: no conv1\.weight \[out, 3, h, w\] among no names"),
@@ -109,8 +115,8 @@ def test_from_torch_refuses_another_architecture_by_name(state, message):
 def test_read_backbone_reads_torchvisions_and_our_names(tmp_path, write):
     path = tmp_path / "weights.safetensors"
     save_file(write(VARIABLES), path, {"image_size": "96", "step": "7"})
-    architecture, back, metadata = read_backbone(path)
-    assert architecture == SMALL and metadata["image_size"] == "96"
+    net, back, metadata = read_backbone(path)
+    assert net == SMALL and metadata["image_size"] == "96"
     assert_equal(back, VARIABLES)
     encoder = load_encoder(path)
     assert (encoder.image_size, encoder.step, encoder.source) == (96, 7, str(path))
@@ -155,8 +161,8 @@ def test_read_backbone_names_damaged_and_missing_files(tmp_path):
     other.write_bytes(b"")
     for path, message in (
         (cut, r"b\.safetensors is no readable safetensors file"),
-        (other, r"c\.npz: a file of weights ends in \.safetensors"),
-        (tmp_path / "none.pth", r"none\.pth: no such file; give a file of weights"),
+        (other, r"c\.npz is no file of weights; give a file whose name ends in \.safetensors"),
+        (tmp_path / "none.pth", r"none\.pth does not exist; give a file whose name ends in"),
     ):
         with pytest.raises(UserError, match=message):
             read_backbone(path)
@@ -207,7 +213,7 @@ def test_read_backbone_leaves_out_classifiers_of_detectron2s_converters(tmp_path
     write_pkl(tmp_path / "weights.pkl", state | {head: np.zeros((3, 64), np.float32)})
     assert_equal(read_backbone(tmp_path / "weights.pkl")[1], VARIABLES)
     write_pkl(tmp_path / "other.pkl", state | {"res9.weight": np.zeros(3, np.float32)})
-    with pytest.raises(UserError, match=r"other\.pkl: 'res9\.weight' is no name"):
+    with pytest.raises(UserError, match=r"other\.pkl .* also holds res9\.weight"):
         read_backbone(tmp_path / "other.pkl")
 
 

@@ -20,7 +20,7 @@ from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
 from univip_jax.export.card import describe, write_card
 from univip_jax.export.detectron2.configs import write_configs
-from univip_jax.export.formats import FORMATS, architecture_of, check_format
+from univip_jax.export.formats import FORMATS, check_format
 from univip_jax.export.parity import prove, summary
 from univip_jax.weights.encoder import load_encoder
 
@@ -50,7 +50,7 @@ def export(run: Path, kind: str, out: Path, *, step: int | None, results: list[s
             text = json.dumps(report, indent=2, allow_nan=False)
             path.with_name(f"{out.name}.parity.json").write_text(text + "\n")
             if kind == "detectron2":
-                write_configs(path.with_name(configs.name), str(out.resolve()), architecture_of(encoder))
+                write_configs(path.with_name(configs.name), str(out.resolve()), encoder.backbone)
             for file in sorted(Path(made).iterdir(), key=lambda file: file == path):
                 file.rename(out.parent / file.name)
     except OSError as error:

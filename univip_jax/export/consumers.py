@@ -17,10 +17,10 @@ import numpy as np
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2.check import PIXEL_MEAN, PIXEL_STD
-from univip_jax.models.resnet import DEPTHS
+from univip_jax.models.resnet import DEPTHS, ResNet
 from univip_jax.weights.encoder import Encoder, load_encoder
 from univip_jax.weights.files import read_backbone
-from univip_jax.weights.names import Architecture, State, to_torch
+from univip_jax.weights.names import State, to_torch
 
 PROCESSOR = "preprocessor_config.json"
 # uint8 [N, H, W, 3] to the maps after each stage [N, h, w, C], where the consumer shows them, and the features [N, F].
@@ -49,11 +49,11 @@ def transformers_name(name: str) -> str:
     return re.sub(r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{part[m[1]]}.", name)
 
 
-def transformers_model(architecture: Architecture, state: State) -> Any:
-    """transformers' `ResNetModel` of this architecture, with the weights of `state` (torchvision's names)."""
+def transformers_model(net: ResNet, state: State) -> Any:
+    """transformers' `ResNetModel` of this size, with the weights of `state` (torchvision's names)."""
     torch, transformers = extra("torch"), extra("transformers")
-    blocks, bottleneck = DEPTHS[architecture.backbone]
-    base = int(64 * architecture.width)
+    blocks, bottleneck = DEPTHS[net.variant]
+    base = int(64 * net.width)
     config = transformers.ResNetConfig(
         embedding_size=base,
         hidden_sizes=[base * (4 if bottleneck else 1) * 2**stage for stage in range(4)],
@@ -102,8 +102,8 @@ def torch_outputs(model: Any, mean: Any, std: Any) -> Outputs:
 
 def torchvision_outputs(path: Path, mean: Any = 255 * IMAGENET_MEAN, std: Any = 255 * IMAGENET_STD) -> Outputs:
     """A file of arrays, in PyTorch."""
-    architecture, variables, _ = read_backbone(path)
-    return torch_outputs(transformers_model(architecture, to_torch(variables)), mean, std)
+    net, variables, _ = read_backbone(path)
+    return torch_outputs(transformers_model(net, to_torch(variables)), mean, std)
 
 
 def detectron2_outputs(path: Path) -> Outputs:

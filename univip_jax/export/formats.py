@@ -17,7 +17,7 @@ from univip_jax.export import consumers
 from univip_jax.export.consumers import Outputs, extra
 from univip_jax.export.detectron2.configs import NOT_BUILT, resnet_keys
 from univip_jax.weights.encoder import Encoder
-from univip_jax.weights.names import Architecture, to_detectron2, to_flat, to_torch
+from univip_jax.weights.names import to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
 Metadata = dict[str, str]
@@ -40,7 +40,7 @@ def write_detectron2(encoder: Encoder, out: Path, metadata: Metadata) -> None:
 
 def write_transformers(encoder: Encoder, out: Path, metadata: Metadata) -> None:
     """A folder for `from_pretrained`: config, safetensors, and how to prepare images."""
-    model = consumers.transformers_model(architecture_of(encoder), to_torch(encoder.variables))
+    model = consumers.transformers_model(encoder.backbone, to_torch(encoder.variables))
     model.config.update({"univip_jax": metadata})
     model.save_pretrained(out)
     processor = {
@@ -64,7 +64,7 @@ def write_transformers(encoder: Encoder, out: Path, metadata: Metadata) -> None:
 def write_onnx(encoder: Encoder, out: Path, metadata: Metadata) -> None:
     """The encoder as a function, uint8 [N, H, W, 3] to float32 [N, F], for any N, H and W."""
     torch, onnx = extra("torch"), extra("onnx")
-    model = consumers.transformers_model(architecture_of(encoder), to_torch(encoder.variables))
+    model = consumers.transformers_model(encoder.backbone, to_torch(encoder.variables))
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     free = {0: torch.export.Dim("N"), 1: torch.export.Dim("H", min=32), 2: torch.export.Dim("W", min=32)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it logs its steps and optional operators
@@ -108,11 +108,6 @@ FORMATS = {
 }
 
 
-def architecture_of(encoder: Encoder) -> Architecture:
-    """The encoder's ResNet."""
-    return Architecture(encoder.backbone.variant, encoder.backbone.width, encoder.backbone.stem)
-
-
 def has_class(library: str, encoder: Encoder) -> bool:
     """Whether torchvision or timm builds this ResNet by its own name."""
     missing = {"torchvision": NOT_BUILT, "timm": ("resnet10",)}[library]
@@ -134,6 +129,6 @@ def check_format(name: str, encoder: Encoder, out: Path) -> None:
             "--format=transformers has a model of any depth and width"
         )
     if name == "detectron2":
-        resnet_keys(architecture_of(encoder))
+        resnet_keys(encoder.backbone)
     if out.suffix != FORMATS[name].suffix and FORMATS[name].suffix:
         raise UserError(f"--out={out}: a file of --format={name} ends in {FORMATS[name].suffix}")

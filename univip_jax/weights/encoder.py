@@ -23,6 +23,7 @@ from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.files import image_size_of, number_of, read_backbone
+from univip_jax.weights.names import shapes_of
 
 RANDOM = "random"
 
@@ -67,10 +68,6 @@ def float32_backbone(spec: ModelSpec) -> ResNet:
     return make_backbone(replace(spec, dtype="float32"))
 
 
-def _initial_variables(backbone: ResNet, seed: int) -> Any:
-    return jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(seed))
-
-
 def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     """The online backbone of a run after `step` steps (default: its newest checkpoint), or of a weights file.
 
@@ -79,9 +76,9 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     if Path(run).is_file():
         if step is not None:
             raise UserError(f"{run} is a weights file, and a file has no steps: leave out step={step}")
-        architecture, variables, metadata = read_backbone(Path(run))
-        size, step = image_size_of(metadata), number_of(metadata, "step")
-        return Encoder(architecture.make(), variables, image_size=size, source=str(run), step=step)
+        backbone, variables, metadata = read_backbone(Path(run))
+        size, step = image_size_of(metadata), number_of(metadata, "step", 0, 10**15)
+        return Encoder(backbone, variables, image_size=size, source=str(run), step=step)
     config = read_config(Path(run))
     if "model" not in config or "views" not in config:
         raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
@@ -91,9 +88,8 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         if not steps or (step is not None and step not in steps):
             raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")
         step = steps[-1] if step is None else step
-        like = jax.eval_shape(lambda: _initial_variables(backbone, 0))
-        part = {kind: {"encoder": {"backbone": tree}} for kind, tree in like.items()}
-        part = checkpoints.restore_part(step, part)
+        like = {kind: {"encoder": {"backbone": tree}} for kind, tree in shapes_of(backbone).items()}
+        part = checkpoints.restore_part(step, like)
     variables = {kind: part[kind]["encoder"]["backbone"] for kind in like}
     return Encoder(backbone, variables, image_size=config.views.scene_size, source=str(run), step=step)
 
@@ -108,5 +104,6 @@ def open_encoder(config: ConfigDict) -> Encoder:
     if config.step:
         raise UserError(f"pretrained={RANDOM} has no checkpoints, but step={config.step}: leave step at 0")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
-    variables = _initial_variables(backbone, config.seed)
+    start = jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
+    variables = start(jax.random.key(config.seed))
     return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)

@@ -3,24 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from univip_jax.common.errors import UserError
-from univip_jax.weights.names import Architecture, State, from_detectron2, from_flat, from_torch
+from univip_jax.models.resnet import ResNet
+from univip_jax.weights.names import State, from_detectron2, from_flat, from_torch
 from univip_jax.weights.pickle_file import read_pkl
 
-TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", ".pkl", *TORCH_SUFFIXES)
+SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".tar", ".bin", ".ckpt")  # from the third on PyTorch's
 # In a checkpoint of two networks, one of these words names the one that gradients train.
 _ONLINE = ("encoder_q", "base_encoder", "online", "student")
 _STEM = "conv1.weight"
 _DEEPEST = 8  # nested dicts of a PyTorch checkpoint
-_LARGEST_IMAGE = 4096  # px
 
 
-def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, dict, dict[str, str]]:
-    """The architecture and variables of a file's backbone, and the file's text metadata.
+def read_backbone(path: Path, prefix: str | None = None) -> tuple[ResNet, dict, dict[str, str]]:
+    """The network and variables of a file's backbone, and the file's text metadata.
 
     Reads safetensors (torchvision's names, or our own names of `--format=safetensors`), Detectron2's `.pkl` and
     PyTorch's checkpoints. The name that ends in `conv1.weight` shows where the ResNet is.
@@ -31,18 +29,14 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, 
     Raises:
       UserError: the file is missing or damaged, holds code, or holds no plain ResNet.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; give a file of weights ({', '.join(SUFFIXES)})")
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        what = "is no file of weights" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}; give a file whose name ends in {', '.join(SUFFIXES)}")
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
-    elif path.suffix == ".pkl":
-        state = from_detectron2(read_pkl(path), str(path))
-    elif path.suffix in TORCH_SUFFIXES:
-        state = _read_torch(path)
     else:
-        raise UserError(f"{path}: a file of weights ends in {', '.join(SUFFIXES)}")
+        state = from_detectron2(read_pkl(path)) if path.suffix == ".pkl" else _read_torch(path)
     if not state:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
     if any("/" in name for name in state):
@@ -50,16 +44,15 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[Architecture, 
     return *from_torch(_strip(state, prefix, path), str(path)), metadata
 
 
-def number_of(metadata: dict[str, str], name: str) -> int:
-    """A whole number of a file's metadata; 0 where they hold none."""
+def number_of(metadata: dict[str, str], name: str, default: int, largest: int) -> int:
+    """A positive whole number of a file's metadata; the default where they hold none up to the largest."""
     text = metadata.get(name, "")
-    return int(text) if text.isdecimal() and len(text) < 16 else 0
+    return int(text) if text.isdecimal() and len(text) < 16 and 0 < int(text) <= largest else default
 
 
 def image_size_of(metadata: dict[str, str]) -> int:
     """Side of the crops that the network was trained on, px; 224 where the metadata hold no sensible number."""
-    size = number_of(metadata, "image_size")
-    return size if 0 < size <= _LARGEST_IMAGE else 224
+    return number_of(metadata, "image_size", 224, 4096)
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -99,23 +92,17 @@ def _read_torch(path: Path) -> State:
 
 
 def _strip(state: State, prefix: str | None, path: Path) -> State:
-    """The arrays below the ResNet's prefix, without the prefix."""
+    """The ResNet's arrays without their prefix: the given one, or that of the only or of the online network."""
     if prefix is None:
-        prefix = _find_prefix(state, path)
+        stems = [name for name in state if name.endswith(_STEM) and state[name].ndim == 4]
+        found = [name.removesuffix(_STEM) for name in stems if state[name].shape[1] == 3]
+        online = [name for name in found if any(word in name for word in _ONLINE)]
+        found = online if len(online) == 1 else found
+        if len(found) > 1:
+            choices = " or ".join(f"--prefix={name}" for name in found)
+            raise UserError(f"{path} holds {len(found)} networks: choose by {choices}")
+        prefix = found[0] if found else ""
     below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if not below:
         raise UserError(f"{path} has no name that begins with --prefix={prefix}; it has {min(state)}, ...")
     return below
-
-
-def _find_prefix(state: State, path: Path) -> str:
-    """The prefix of the only network, or of the online one; UserError where a choice is left."""
-    stems = [name for name, value in state.items() if name.endswith(_STEM) and np.ndim(value) == 4]
-    prefixes = [name.removesuffix(_STEM) for name in stems if state[name].shape[1] == 3]
-    if len(prefixes) > 1:
-        online = [prefix for prefix in prefixes if any(word in prefix for word in _ONLINE)]
-        prefixes = online if len(online) == 1 else prefixes
-    if len(prefixes) > 1:
-        choices = " or ".join(f"--prefix={prefix}" for prefix in prefixes)
-        raise UserError(f"{path} holds {len(prefixes)} networks: choose by {choices}")
-    return prefixes[0] if prefixes else ""

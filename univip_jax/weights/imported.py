@@ -24,7 +24,7 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
     """
     if run.exists():
         raise UserError(f"--workdir={run} exists; choose another folder, or remove it")
-    architecture, variables, metadata = read_backbone(path, prefix)
+    net, variables, metadata = read_backbone(path, prefix)
     size = image_size or image_size_of(metadata)
     config = ConfigDict(
         {
@@ -35,9 +35,9 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
                 "metadata": {name: metadata[name] for name in ORIGIN if name in metadata},
             },
             "model": {
-                "backbone": architecture.backbone,
-                "width": architecture.width,
-                "stem": architecture.stem,
+                "backbone": net.variant,
+                "width": net.width,
+                "stem": net.stem,
                 "zero_init_residual": False,
                 "hidden": 1,  # there are no heads
                 "projection": 1,
@@ -60,8 +60,5 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
             folder.rename(run)
     except OSError as error:
         raise UserError(f"--workdir={run} cannot be written: {error.strerror}") from error
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return (
-        f"{architecture.backbone} of width {architecture.width:g}, {parameters / 1e6:.1f} million parameters, "
-        f"evaluated at {size} px"
-    )
+    millions = sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6
+    return f"{net.variant} of width {net.width:g}, {millions:.1f} million parameters, evaluated at {size} px"

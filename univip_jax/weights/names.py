@@ -6,74 +6,73 @@ Nothing else differs: our networks pad and stride as PyTorch does.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from univip_jax.common.errors import UserError, shorten
 from univip_jax.models.resnet import DEPTHS, ResNet
 
 State = dict[str, np.ndarray]  # a PyTorch state dict, as arrays
+Rules = tuple[tuple[str, str], ...]  # regular expressions and their replacements, in order
 
-_NORM = {
-    "scale": ("params", "weight"),
-    "bias": ("params", "bias"),
-    "mean": ("batch_stats", "running_mean"),
-    "var": ("batch_stats", "running_var"),
-}
+_TORCH: Rules = (
+    ("^(params|batch_stats)/", ""),
+    (r"^layer(\d)_", r"layer\1."),
+    ("downsample_conv", "downsample.0"),
+    ("downsample_bn", "downsample.1"),
+    ("/(kernel|scale)$", ".weight"),
+    ("/(mean|var)$", r".running_\1"),
+    ("/", "."),
+)
+_DETECTRON2: Rules = (
+    ("^(conv|bn)", r"stem.\1"),
+    *((f"^layer{stage}", f"res{stage + 1}") for stage in (1, 2, 3, 4)),
+    (r"downsample\.0", "shortcut"),
+    (r"downsample\.1", "shortcut.norm"),
+    (r"bn(\d)", r"conv\1.norm"),
+)
+_FROM_DETECTRON2: Rules = (
+    (r"^stem\.", ""),
+    *((f"^res{stage + 1}", f"layer{stage}") for stage in (1, 2, 3, 4)),
+    (r"shortcut\.norm", "downsample.1"),
+    ("shortcut", "downsample.0"),
+    (r"conv(\d)\.norm", r"bn\1"),
+)
 # An unknown name inside a backbone means another architecture; elsewhere it is a head.
-_INSIDE = re.compile(r"(conv|bn|layer)\d")
+_INSIDE = re.compile(r"(conv|bn|layer|res)\d")
 _COUNTER = "num_batches_tracked"
-_DETECTRON2 = re.compile(r"(stem\.conv1|res[2-5]\.\d+\.(conv[123]|shortcut))(\.norm)?\.\w+")
-_DETECTRON2_HEADS = ("stem.fc.", "linear.")  # the converters of Detectron2 and MoCo leave the classifier in
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """The ResNet that a file's names and shapes describe: `model.backbone`, `model.width`, `model.stem`."""
-
-    backbone: str
-    width: float
-    stem: str
-
-    def make(self) -> ResNet:
-        """The network, computing in float32."""
-        return ResNet(self.backbone, self.width, self.stem)
-
-    def shapes(self) -> dict:
-        """The tree of its variables, as `jax.ShapeDtypeStruct`."""
-        net = self.make()
-        image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-        return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
+def rename(name: str, rules: Rules) -> str:
+    """Applies the rules to a parameter's name, one after the other."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
-def _torch_name(path: tuple[str, ...]) -> str:
-    """('params', 'layer1_0', 'downsample_bn', 'scale') to 'layer1.0.downsample.1.weight'."""
-    *modules, leaf = path[1:]
-    name = ".".join(modules).replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-    name = re.sub(r"^layer(\d+)_(\d+)", r"layer\1.\2", name)
-    return f"{name}.{'weight' if leaf == 'kernel' else _NORM[leaf][1]}"
-
-
-def _named_leaves(variables: dict) -> dict[str, Any]:
-    """The leaves of a backbone's variables by PyTorch's names, sorted."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    named = {_torch_name(tuple(entry.key for entry in path)): leaf for path, leaf in leaves}
-    return dict(sorted(named.items()))
+def shapes_of(net: ResNet) -> dict:
+    """The tree of its variables, as `jax.ShapeDtypeStruct`."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
 
 
 def to_torch(variables: dict) -> State:
     """A backbone's variables under torchvision's names: kernels [out, in, h, w], the same float32 values."""
+    return dict(sorted(_rename_flat(to_flat(variables)).items()))
+
+
+def _rename_flat(state: State) -> State:
+    """Our own names and layout to torchvision's."""
     return {
-        name: np.ascontiguousarray(np.asarray(leaf).transpose(3, 2, 0, 1) if np.ndim(leaf) == 4 else np.asarray(leaf))
-        for name, leaf in _named_leaves(variables).items()
+        rename(name, _TORCH): np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
+        for name, value in state.items()
     }
 
 
-def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
-    """The architecture and the variables of a state dict under torchvision's names.
+def from_torch(state: State, source: str) -> tuple[ResNet, dict]:
+    """The network and the variables of a state dict under torchvision's names.
 
     Leaves out heads and batch counters; half-precision values become float32.
 
@@ -81,10 +80,10 @@ def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
       UserError: names `source`, which holds no plain ResNet, or whose backbone lacks a parameter, has one too many, or
         has one of another shape.
     """
-    architecture = recognise(state, source)
-    shapes = architecture.shapes()
-    expected = _named_leaves(shapes)
-    what = f"{source} looks like {architecture.backbone} of width {architecture.width:g}, but"
+    net = recognise(state, source)
+    shapes = flatten_dict(shapes_of(net), sep="/")
+    expected = {rename(name, _TORCH): name for name in shapes}
+    what = f"{source} looks like {net.variant} of width {net.width:g}, but"
     if missing := sorted(expected.keys() - state.keys()):
         raise UserError(f"{what} lacks {shorten(missing)}: give the file of a whole backbone")
     inside = {name for name in state if _INSIDE.match(name) and not name.endswith(_COUNTER)}
@@ -93,85 +92,60 @@ def from_torch(state: State, source: str) -> tuple[Architecture, dict]:
             f"{what} also holds {shorten(extra)}: another architecture, which would compute other features; only plain "
             f"ResNets are read ({', '.join(DEPTHS)})"
         )
-    leaves = {}
-    for name, like in expected.items():
+    flat = {}
+    for name, ours in expected.items():
         value = np.asarray(state[name])
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        if value.shape != like.shape:
+        if value.shape != shapes[ours].shape:
             raise UserError(f"{what} {name} is {list(state[name].shape)}: another architecture (wide or grouped?)")
-        if value.dtype.kind == "c":
-            raise UserError(f"{source}: {name} holds complex numbers, which no ResNet has")
-        if name.endswith("running_var") and (value < 0).any():
-            raise UserError(f"{source}: {name} holds negative variances: the file is damaged")
-        if not np.isfinite(value).all():
-            raise UserError(f"{source}: {name} holds values that are not finite: it is damaged, or its run diverged")
-        leaves[name] = np.ascontiguousarray(value, np.float32)
-    named = jax.tree_util.tree_map_with_path(lambda path, _: leaves[_torch_name(tuple(e.key for e in path))], shapes)
-    return architecture, named
-
-
-def _detectron2_name(name: str) -> str:
-    """torchvision's 'layer1.0.bn2.bias' to Detectron2's 'res2.0.conv2.norm.bias'."""
-    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
-    name = re.sub(r"^layer(\d)", lambda stage: f"res{int(stage[1]) + 1}", re.sub(r"^(conv|bn)", r"stem.\1", name))
-    return re.sub(r"bn(\d)", r"conv\1.norm", name)
+        is_bad = value.dtype.kind == "c" or not np.isfinite(value).all()
+        if is_bad or (name.endswith("running_var") and (value < 0).any()):
+            raise UserError(
+                f"{source}: {name} holds values that are complex, not finite or negative variances: the file is "
+                "damaged, or its run diverged"
+            )
+        flat[ours] = np.ascontiguousarray(value, np.float32)
+    return net, unflatten_dict(flat, sep="/")
 
 
 def to_detectron2(state: State) -> State:
     """A backbone's arrays under Detectron2's names instead of torchvision's."""
-    return {_detectron2_name(name): array for name, array in state.items()}
+    return {rename(name, _DETECTRON2): array for name, array in state.items()}
 
 
-def from_detectron2(state: State, source: str) -> State:
-    """The inverse of `to_detectron2`, without classifiers; UserError names a name that no ResNet of Detectron2 has."""
-    named: State = {}
-    for name, array in state.items():
-        if name.startswith(_DETECTRON2_HEADS):
-            continue
-        if not _DETECTRON2.fullmatch(name):
-            raise UserError(
-                f"{source}: {name!r} is no name of a Detectron2 ResNet, such as res2.0.conv1.norm.weight; save "
-                "torchvision's names as .safetensors"
-            )
-        ours = re.sub(r"^res(\d)", lambda stage: f"layer{int(stage[1]) - 1}", name.removeprefix("stem."))
-        ours = ours.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
-        named[re.sub(r"conv(\d)\.norm", r"bn\1", ours)] = array
-    return named
+def from_detectron2(state: State) -> State:
+    """The inverse of `to_detectron2`; leaves out all but stem and stages, such as the classifier of a converter."""
+    return {rename(name, _FROM_DETECTRON2): array for name, array in state.items() if re.match(r"stem\.|res\d", name)}
 
 
 def to_flat(variables: dict) -> State:
     """A backbone's variables under our own names, such as `params/layer1_0/conv1/kernel`; the same values."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return {"/".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()}
 
 
-def from_flat(state: State, source: str) -> tuple[Architecture, dict]:
+def from_flat(state: State, source: str) -> tuple[ResNet, dict]:
     """The inverse of `to_flat`; checks and raises as `from_torch` does."""
-    named: State = {}
-    for name, value in state.items():
-        path = tuple(name.split("/"))
-        kinds = {"kernel": "params"} | {leaf: kind for leaf, (kind, _) in _NORM.items()}
-        if len(path) < 3 or kinds.get(path[-1]) != path[0]:
-            raise UserError(f"{source} holds {name}, which no backbone of ours has")
-        named[_torch_name(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-    return from_torch(named, source)
+    net, variables = from_torch(_rename_flat(state), source)
+    if unknown := sorted(state.keys() - to_flat(variables).keys()):
+        raise UserError(f"{source} holds {shorten(unknown)}, which no backbone of ours has")
+    return net, variables
 
 
-def recognise(state: State, source: str) -> Architecture:
+def recognise(state: State, source: str) -> ResNet:
     """The ResNet with these names and shapes; UserError where there is none."""
     stem = state.get("conv1.weight")
     if stem is None or np.ndim(stem) != 4 or stem.shape[1] != 3 or not stem.size:
         raise UserError(
             f"{source} holds no ResNet: no conv1.weight [out, 3, h, w] among {shorten(sorted(state)) or 'no names'}"
         )
-    stems = {7: "imagenet", 3: "small"}
-    if stem.shape[2] != stem.shape[3] or stem.shape[2] not in stems:
+    stems = {(7, 7): "imagenet", (3, 3): "small"}
+    if stem.shape[2:] not in stems:
         raise UserError(f"{source}: conv1.weight is {list(stem.shape)}; only a 7x7 stem, or our 3x3 one, is known")
     found = {match.groups() for name in state if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
-    counts = tuple(len({block for s, block in found if s == str(stage)}) for stage in range(1, 5))
+    counts = tuple(sum(s == str(stage) for s, _ in found) for stage in range(1, 5))
     bottleneck = any(re.match(r"layer\d+\.\d+\.conv3\.", name) for name in state)
-    for name, (blocks, deep) in DEPTHS.items():
-        if (blocks, deep) == (counts, bottleneck):
-            return Architecture(name, stem.shape[0] / 64, stems[stem.shape[2]])
+    for name, depth in DEPTHS.items():
+        if depth == (counts, bottleneck):
+            return ResNet(name, stem.shape[0] / 64, stems[stem.shape[2:]])
     kind = "bottlenecks" if bottleneck else "basic blocks"
     raise UserError(f"{source} has {list(counts)} {kind} in its stages; known are {', '.join(DEPTHS)}")

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import appearing
 
 _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype without its byte order
 _MOST_STEPS = 100_000  # instructions of a pickle; a ResNet-152 needs 20,000, and deep nesting overflows Python's stack
@@ -101,31 +100,24 @@ def read_pkl(path: Path) -> dict[str, np.ndarray]:
             content = _Unpickler(file).load()
     except UserError as error:
         raise UserError(f"{path} is refused: {error}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path} is damaged or no pickle ({type(error).__name__}: {error}); write it anew") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise UserError(f"{path} is no Detectron2 weights file: it has no 'model' with arrays by name")
-    if not isinstance(content.get("__author__"), str) or content.get("matching_heuristics") is not True:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is missing, damaged or no pickle ({reason}); write it anew") from None
+    head = content if isinstance(content, dict) else {}
+    arrays, author = head.get("model"), head.get("__author__")
+    if not isinstance(arrays, dict) or not isinstance(author, str) or head.get("matching_heuristics") is not True:
         raise UserError(
-            f"{path} lacks '__author__' or matching_heuristics=True, without which Detectron2 matches no backbone name"
+            f"{path} is no Detectron2 weights file: it lacks a dict 'model', '__author__' or matching_heuristics=True"
         )
-    state = {}
-    for name, array in content["model"].items():
-        if not isinstance(name, str):
-            raise UserError(f"{path} has a name in 'model' that is no text but {type(name).__name__}")
-        if not isinstance(array, _Array) or array.values is None:
-            raise UserError(f"{path} has {name!r} in 'model', which is no array")
-        state[name] = array.values
-    return state
+    for name, array in arrays.items():
+        if not isinstance(name, str) or not isinstance(array, _Array) or array.values is None:
+            shown = name if isinstance(name, str) else type(name)  # what is nested deeply has no repr
+            raise UserError(f"{path} has {shown!r} in 'model', which is no array by name")
+    return {name: array.values for name, array in arrays.items()}
 
 
 def write_pkl(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays of plain numbers under Detectron2's names as a file for MODEL.WEIGHTS, whole or not at all.
-
-    Raises UserError where the file cannot be written.
-    """
+    """Writes arrays of plain numbers under Detectron2's names as a file for MODEL.WEIGHTS."""
     content = {"model": dict(state), "__author__": "univip_jax", "matching_heuristics": True}
-    with appearing(path) as temporary, open(temporary, "wb") as file:
+    with open(path, "wb") as file:
         _Pickler(file, protocol=4).dump(content)
