@@ -29,6 +29,42 @@ _CHECKED += (
 )
 _HOOK = install_import_hook([f"univip_jax.{module}" for module in _CHECKED], "tests.typechecker.check")
 
+# They train, compile networks or start processes: most of the suite's minutes. `make test-fast` leaves them out.
+SLOW = (
+    "tests/beam/",
+    "tests/benchmarks/",
+    "tests/data/test_pipeline.py::test_batches_of_several_hosts_equal_one_hosts",
+    "tests/data_prep/test_data_prep_command.py",
+    "tests/data_prep/test_kills.py",
+    "tests/data_prep/test_prepare.py",
+    "tests/data_prep/test_runners.py",
+    "tests/data_prep/test_torture.py",
+    "tests/evaluate/",
+    "tests/export/",
+    "tests/extract/",
+    "tests/report/",
+    "tests/run/test_alarm.py",
+    "tests/run/test_compiled.py",
+    "tests/run/test_damaged_checkpoints.py",
+    "tests/run/test_distributed.py",
+    "tests/run/test_health.py",
+    "tests/run/test_supervise.py",
+    "tests/run/test_survival.py",
+    "tests/run/test_train.py",
+    "tests/soak/",
+    "tests/test_demo.py::test_picture",
+    "tests/test_main.py::test_a_traceback",
+    "tests/test_sharding.py",
+    "tests/test_train_step.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the slow tests."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
+
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
