@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
+from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2 import configs
-from univip_jax.export.detectron2.check import DEFAULTS, check_config
+from univip_jax.export.detectron2.check import DEFAULTS, RULES, check_config
 from univip_jax.models.resnet import ResNet
 from univip_jax.weights.names import shapes_of, to_detectron2, to_torch
 from univip_jax.weights.pickle_file import write_pkl
@@ -65,7 +66,7 @@ def weights(folder: Path, *architecture) -> Path:
         ("MODEL.ROI_MASK_HEAD.NORM", None, "error"),
         ("MODEL.WEIGHTS", None, "error"),
         ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl", "error"),
-        ("MODEL.WEIGHTS", "See Instructions", "warning"),
+        ("MODEL.WEIGHTS", "See Instructions", "error"),
         ("MODEL.ROI_BOX_HEAD.NUM_CONV", None, "warning"),
         ("MODEL.MASK_ON", False, "warning"),
         ("MODEL.BACKBONE.NAME", "build_resnet_backbone", "warning"),
@@ -103,6 +104,12 @@ def test_check_accepts_values_as_detectron2_decodes_them(tmp_path, key, value):
     assert check(tmp_path, good({key: value})) == {}
 
 
+def test_check_wants_the_mean_and_std_that_the_backbone_learned_with():
+    wanted = {rule.key: rule.wanted for rule in RULES}
+    np.testing.assert_allclose(wanted["MODEL.PIXEL_MEAN"], 255 * IMAGENET_MEAN, rtol=1e-6)
+    np.testing.assert_allclose(wanted["MODEL.PIXEL_STD"], 255 * IMAGENET_STD, rtol=1e-6)
+
+
 def test_check_wants_the_rate_scaled_to_the_batch(tmp_path):
     assert check(tmp_path, good({"SOLVER.IMS_PER_BATCH": 8, "SOLVER.BASE_LR": 0.01})) == {}
     assert check(tmp_path, good({"SOLVER.IMS_PER_BATCH": 8}))["SOLVER.BASE_LR"].wanted == 0.01
@@ -119,7 +126,9 @@ def test_check_of_an_empty_config_finds_all_of_detectron2s_defaults(tmp_path):
         "MODEL.BACKBONE.FREEZE_AT",
         "MODEL.WEIGHTS",
     }
-    assert {"MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM", "SOLVER.BASE_LR"} <= set(findings)
+    assert {"MODEL.BACKBONE.NAME", "MODEL.MASK_ON", "SOLVER.BASE_LR"} <= set(findings)
+    # What the config does not build costs nothing.
+    assert not {"MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM"} & set(findings)
     assert all(finding.is_default and finding.value == DEFAULTS[key] for key, finding in findings.items())
     assert [f.severity for f in findings.values()] == sorted(f.severity for f in findings.values())
 
@@ -141,12 +150,12 @@ def test_check_reads_the_base_or_names_it(tmp_path):
         ("MODEL: !!python/object/apply:os.mkdir [made]", r"python/object/apply:os.mkdir.*line 1"),
         ("A: 1\nSOLVER: {STEPS: !!python/tuple [1, 2]}", r"python/tuple.*line 2"),
         ("MODEL: !other 1", r"!other"),
-        ("MODEL: [", "no plain YAML config"),
+        ("MODEL: [", "as plain YAML"),
         ("from detectron2 import model_zoo\nmodel = 1\n", "holds no keys and values"),
         ("- 1", "holds no keys and values"),
         ("_BASE_: 3", "its _BASE_ is no name of a file"),
-        ("A: !!bool maybe", "no plain YAML config"),
-        ("A: \x00", "no plain YAML config"),
+        ("A: !!bool maybe", "as plain YAML"),
+        ("A: \x00", "as plain YAML"),
     ],
 )
 def test_check_refuses_other_files_and_runs_nothing_of_them(tmp_path, monkeypatch, text, named):

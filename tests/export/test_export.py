@@ -171,7 +171,7 @@ def test_export_refuses_what_does_not_fit_by_name(run, tmp_path):
         (run, "timm", "r.safetensors", {}, r"is a resnet18 of width 0\.125, which timm does not build"),
         (run, "detectron2", "r.pkl", {}, r"cannot build a resnet18 of width 0\.125 .*: only resnet50 and deeper"),
         (run, "torchvision", "r.safetensors", {"step": 5}, r"has no checkpoint of step 5; it has \[0\]"),
-        (run, "torchvision", "r.safetensors", {"results": [str(tmp_path / "knn")]}, r"is of another after 0 steps, no"),
+        (run, "torchvision", "r.safetensors", {"results": [str(tmp_path / "knn")]}, r"names another after 0"),
         (run, "torchvision", "r.safetensors", {"results": [str(run)]}, r"is no finished evaluation"),
         (run, "transformers", "r18", {}, r"torch is missing .*: pip install -r requirements-export\.txt"),
         (run, "onnx", "r18.onnx", {}, r"torch is missing .*: pip install -r requirements-export\.txt"),

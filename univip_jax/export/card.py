@@ -53,11 +53,12 @@ def _origin(run: Path, step: int) -> Metadata:
 
 def _results(folder: Path, encoder: Encoder, run: Path) -> dict:
     found = read_results(folder)
-    if not isinstance(found, dict) or not {"pretrained", "step"} <= found.keys():
-        raise UserError(f"--results={folder} is no finished evaluation: it has no readable {RESULTS}")
-    source, step = found["pretrained"], found["step"]
-    if Path(source).resolve() != run.resolve() or step != encoder.step:
-        raise UserError(f"--results={folder} is of {source} after {step} steps, not of {run} after {encoder.step}")
+    source, step = (found.get(name) for name in ("pretrained", "step")) if isinstance(found, dict) else (None, None)
+    if Path(source or "").resolve() != run.resolve() or step != encoder.step:
+        raise UserError(
+            f"--results={folder} is no finished evaluation of {run} after {encoder.step} steps: its {RESULTS} names "
+            f"{source} after {step}"
+        )
     return found
 
 

@@ -4,9 +4,7 @@ PyTorch's ResNet is the one in transformers: an implementation independent of ou
 """
 
 import importlib
-import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,11 @@ import numpy as np
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
-from univip_jax.export.detectron2.check import PIXEL_MEAN, PIXEL_STD
 from univip_jax.models.resnet import DEPTHS, ResNet
 from univip_jax.weights.encoder import Encoder, load_encoder
 from univip_jax.weights.files import read_backbone
-from univip_jax.weights.names import State, to_torch
+from univip_jax.weights.names import State, to_torch, to_transformers
 
-PROCESSOR = "preprocessor_config.json"
 # uint8 [N, H, W, 3] to the maps after each stage [N, h, w, C], where the consumer shows them, and the features [N, F].
 Outputs = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -39,18 +35,8 @@ def extra(name: str) -> Any:
     return library
 
 
-def transformers_name(name: str) -> str:
-    """torchvision's name to the name in transformers' ResNet."""
-    name = re.sub(r"^layer(\d)\.(\d+)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}", name)
-    name = name.replace("downsample.0", "shortcut.convolution").replace("downsample.1", "shortcut.normalization")
-    part = {"conv": "convolution", "bn": "normalization"}
-    if name.startswith("encoder"):
-        return re.sub(r"\.(conv|bn)(\d)\.", lambda m: f".layer.{int(m[2]) - 1}.{part[m[1]]}.", name)
-    return re.sub(r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{part[m[1]]}.", name)
-
-
 def transformers_model(net: ResNet, state: State) -> Any:
-    """transformers' `ResNetModel` of this size, with the weights of `state` (torchvision's names)."""
+    """transformers' `ResNetModel` of this depth and width, with the weights of `state` (torchvision's names)."""
     torch, transformers = extra("torch"), extra("transformers")
     blocks, bottleneck = DEPTHS[net.variant]
     base = int(64 * net.width)
@@ -59,64 +45,60 @@ def transformers_model(net: ResNet, state: State) -> Any:
         hidden_sizes=[base * (4 if bottleneck else 1) * 2**stage for stage in range(4)],
         depths=list(blocks),
         layer_type="bottleneck" if bottleneck else "basic",
-        hidden_act="relu",
-        downsample_in_first_stage=False,
-        downsample_in_bottleneck=False,
     )
     model = transformers.ResNetModel(config).eval()
-    model.load_state_dict({transformers_name(name): torch.tensor(value) for name, value in state.items()})
+    model.load_state_dict({name: torch.tensor(value) for name, value in to_transformers(state).items()})
     return model
 
 
-def torch_function(model: Any) -> Any:
-    """A `torch.nn.Module` around transformers' model: uint8 [N, H, W, 3] to features [N, F]; it normalises itself."""
+def torch_function(model: Any, *, mean: Any, std: Any, stages: bool) -> Any:
+    """A `torch.nn.Module` around transformers' model: uint8 [N, H, W, 3] to features [N, F]; it normalises itself.
+
+    Args:
+      mean, std: of pixels in 0..255, by channel.
+      stages: return a list of the maps after each stage [N, h, w, C] and the features.
+    """
     torch = extra("torch")
 
     class Function(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.model = model
-            self.register_buffer("mean", torch.tensor(255 * IMAGENET_MEAN))
-            self.register_buffer("std", torch.tensor(255 * IMAGENET_STD))
+            self.register_buffer("mean", torch.tensor(np.float32(mean)))
+            self.register_buffer("std", torch.tensor(np.float32(std)))
 
         def forward(self, images):
-            pixels = (images.to(torch.float32) - self.mean) / self.std
-            return self.model(pixels.permute(0, 3, 1, 2)).pooler_output.flatten(1)
+            pixels = ((images.to(torch.float32) - self.mean) / self.std).permute(0, 3, 1, 2)
+            found = self.model(pixels, output_hidden_states=stages)
+            features = found.pooler_output.flatten(1)
+            return [*(maps.permute(0, 2, 3, 1) for maps in found.hidden_states[1:]), features] if stages else features
 
     return Function().eval()
 
 
-def torch_outputs(model: Any, mean: Any, std: Any) -> Outputs:
+def torch_outputs(model: Any, mean: Any = 255 * IMAGENET_MEAN, std: Any = 255 * IMAGENET_STD) -> Outputs:
     """Stages and features of a transformers model; mean and std of pixels in 0..255."""
-    torch = extra("torch")
+    torch, function = extra("torch"), torch_function(model, mean=mean, std=std, stages=True)
 
     def outputs(images: np.ndarray) -> list[np.ndarray]:
-        pixels = ((images - np.float32(mean)) / np.float32(std)).transpose(0, 3, 1, 2)
         with torch.inference_mode():
-            found = model(torch.from_numpy(np.ascontiguousarray(pixels)), output_hidden_states=True)
-        stages = [stage.numpy().transpose(0, 2, 3, 1) for stage in found.hidden_states[1:]]
-        return [*stages, found.pooler_output.flatten(1).numpy()]
+            return [values.numpy() for values in function(torch.from_numpy(images))]
 
     return outputs
 
 
-def torchvision_outputs(path: Path, mean: Any = 255 * IMAGENET_MEAN, std: Any = 255 * IMAGENET_STD) -> Outputs:
+def array_outputs(path: Path) -> Outputs:
     """A file of arrays, in PyTorch."""
     net, variables, _ = read_backbone(path)
-    return torch_outputs(transformers_model(net, to_torch(variables)), mean, std)
-
-
-def detectron2_outputs(path: Path) -> Outputs:
-    """A Detectron2 file, in PyTorch, with the mean and std of the configs beside it."""
-    return torchvision_outputs(path, PIXEL_MEAN, PIXEL_STD)
+    return torch_outputs(transformers_model(net, to_torch(variables)))
 
 
 def transformers_outputs(path: Path) -> Outputs:
     """A folder, by transformers' own classes and with its own image processor's numbers."""
-    model = extra("transformers").ResNetModel.from_pretrained(path).eval()
-    processor = json.loads((path / PROCESSOR).read_text())
-    mean, std = (np.array(processor[field]) / processor["rescale_factor"] for field in ("image_mean", "image_std"))
-    return torch_outputs(model, mean, std)
+    transformers = extra("transformers")
+    processor = transformers.ConvNextImageProcessorPil.from_pretrained(path)
+    mean, std = (np.array(values) / processor.rescale_factor for values in (processor.image_mean, processor.image_std))
+    return torch_outputs(transformers.ResNetModel.from_pretrained(path).eval(), mean, std)
 
 
 def jax_outputs(encoder: Encoder) -> Outputs:

@@ -1,6 +1,5 @@
 """The formats: who reads each, how it is written, and which backbones suit it."""
 
-import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from univip_jax.export import consumers
 from univip_jax.export.consumers import Outputs, extra
 from univip_jax.export.detectron2.configs import NOT_BUILT, resnet_keys
 from univip_jax.weights.encoder import Encoder
+from univip_jax.weights.files import SUFFIXES
 from univip_jax.weights.names import to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
@@ -43,37 +43,27 @@ def write_transformers(encoder: Encoder, out: Path, metadata: Metadata) -> None:
     model = consumers.transformers_model(encoder.backbone, to_torch(encoder.variables))
     model.config.update({"univip_jax": metadata})
     model.save_pretrained(out)
-    processor = {
-        "image_processor_type": "ConvNextImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": encoder.image_size},
-        "crop_pct": 224 / 256,
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": IMAGENET_MEAN.tolist(),
-        "image_std": IMAGENET_STD.tolist(),
-    }
-    (out / consumers.PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
-    mode = (out / consumers.PROCESSOR).stat().st_mode
+    extra("transformers").ConvNextImageProcessorPil(
+        size={"shortest_edge": encoder.image_size}, crop_pct=224 / 256, resample=3, image_mean=IMAGENET_MEAN.tolist(),
+        image_std=IMAGENET_STD.tolist(),
+    ).save_pretrained(out)  # fmt: skip
     for file in out.iterdir():
-        file.chmod(mode)  # safetensors makes files that only their owner can read
+        file.chmod((out / "config.json").stat().st_mode)  # safetensors makes files that only their owner can read
 
 
 def write_onnx(encoder: Encoder, out: Path, metadata: Metadata) -> None:
     """The encoder as a function, uint8 [N, H, W, 3] to float32 [N, F], for any N, H and W."""
     torch, onnx = extra("torch"), extra("onnx")
     model = consumers.transformers_model(encoder.backbone, to_torch(encoder.variables))
+    function = consumers.torch_function(model, mean=255 * IMAGENET_MEAN, std=255 * IMAGENET_STD, stages=False)
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     free = {0: torch.export.Dim("N"), 1: torch.export.Dim("H", min=32), 2: torch.export.Dim("W", min=32)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it logs its steps and optional operators
     warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
-    program = torch.onnx.export(
-        consumers.torch_function(model), (example,), dynamo=True, dynamic_shapes=(free,), input_names=["images"],
-        output_names=["features"], verbose=False,
-    )  # fmt: skip
-    proto = program.model_proto
+    proto = torch.onnx.export(
+        function, (example,), dynamo=True, dynamic_shapes=(free,), input_names=["images"], output_names=["features"],
+        verbose=False,
+    ).model_proto  # fmt: skip
     onnx.helper.set_model_props(proto, metadata)
     out.write_bytes(proto.SerializeToString())
 
@@ -86,25 +76,29 @@ def write_stablehlo(encoder: Encoder, out: Path, metadata: Metadata) -> None:
 
 
 class Format(NamedTuple):
-    """How a format is written and read back; a file of `arrays` is one that `univip_jax.load_encoder` reads too."""
+    """How a format is written and read back, and the libraries that read it; our own network has either stem."""
 
     suffix: str
     write: Callable[[Encoder, Path, Metadata], None]
     libraries: tuple[str, ...]
     outputs: Callable[[Path], Outputs]
-    arrays: bool = False
-    any_stem: bool = False
+
+    @property
+    def holds_arrays(self) -> bool:
+        """Whether `univip_jax.load_encoder` reads it too."""
+        return self.suffix in SUFFIXES
 
 
+OURS = ("jax",)
 _TORCH = ("transformers", "torch")
 FORMATS = {
-    "torchvision": Format(".safetensors", write_torch_names, _TORCH, consumers.torchvision_outputs, arrays=True),
-    "timm": Format(".safetensors", write_torch_names, _TORCH, consumers.torchvision_outputs, arrays=True),
-    "detectron2": Format(".pkl", write_detectron2, _TORCH, consumers.detectron2_outputs, arrays=True),
+    "torchvision": Format(".safetensors", write_torch_names, _TORCH, consumers.array_outputs),
+    "timm": Format(".safetensors", write_torch_names, _TORCH, consumers.array_outputs),
+    "detectron2": Format(".pkl", write_detectron2, _TORCH, consumers.array_outputs),
     "transformers": Format("", write_transformers, _TORCH, consumers.transformers_outputs),
-    "safetensors": Format(".safetensors", write_our_names, ("jax",), consumers.our_outputs, arrays=True, any_stem=True),
+    "safetensors": Format(".safetensors", write_our_names, OURS, consumers.our_outputs),
     "onnx": Format(".onnx", write_onnx, ("onnxruntime",), consumers.onnx_outputs),
-    "stablehlo": Format(".stablehlo", write_stablehlo, ("jax",), consumers.stablehlo_outputs, any_stem=True),
+    "stablehlo": Format(".stablehlo", write_stablehlo, OURS, consumers.stablehlo_outputs),
 }
 
 
@@ -116,9 +110,9 @@ def has_class(library: str, encoder: Encoder) -> bool:
 
 def check_format(name: str, encoder: Encoder, out: Path) -> None:
     """Raises UserError where this backbone or this file name does not suit the format."""
-    net = encoder.backbone
-    if net.stem != "imagenet" and not FORMATS[name].any_stem:
-        able = [format for format in FORMATS if FORMATS[format].any_stem]
+    net, suffix = encoder.backbone, FORMATS[name].suffix
+    if net.stem != "imagenet" and FORMATS[name].libraries != OURS:
+        able = [name for name, format in FORMATS.items() if format.libraries == OURS]
         raise UserError(
             f"--format={name}: {encoder.source} has model.stem={net.stem}, which has no counterpart there; choose one "
             f"of {', '.join(able)}, or train with model.stem=imagenet"
@@ -129,6 +123,6 @@ def check_format(name: str, encoder: Encoder, out: Path) -> None:
             "--format=transformers has a model of any depth and width"
         )
     if name == "detectron2":
-        resnet_keys(encoder.backbone)
-    if out.suffix != FORMATS[name].suffix and FORMATS[name].suffix:
-        raise UserError(f"--out={out}: a file of --format={name} ends in {FORMATS[name].suffix}")
+        resnet_keys(net)
+    if suffix and out.suffix != suffix:
+        raise UserError(f"--out={out}: a file of --format={name} ends in {suffix}")

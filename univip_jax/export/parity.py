@@ -9,11 +9,11 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_sample_images
 
 from univip_jax.common.errors import UserError
-from univip_jax.export.consumers import jax_outputs, our_outputs, transformers_name
-from univip_jax.export.formats import FORMATS
+from univip_jax.export.consumers import jax_outputs, our_outputs
+from univip_jax.export.formats import FORMATS, OURS
 from univip_jax.weights.encoder import Encoder
 from univip_jax.weights.files import read_backbone
-from univip_jax.weights.names import to_torch
+from univip_jax.weights.names import to_torch, to_transformers
 
 TOLERANCE = 1e-4
 _SMALLEST = 1e-12  # of a stage's largest value: all zeros differ by nothing
@@ -36,9 +36,8 @@ def compare_arrays(encoder: Encoder, kind: str, path: Path) -> bool:
     """
     expected = to_torch(encoder.variables)
     if kind == "transformers":
-        expected = {transformers_name(name): array for name, array in expected.items()}
-        found = load_file(path / "model.safetensors")
-    elif FORMATS[kind].arrays:
+        expected, found = to_transformers(expected), load_file(path / "model.safetensors")
+    elif FORMATS[kind].holds_arrays:
         found = to_torch(read_backbone(path)[1])
     else:
         return False
@@ -60,8 +59,8 @@ def compare_outputs(encoder: Encoder, kind: str, path: Path) -> dict:
     """
     libraries, outputs = FORMATS[kind].libraries, FORMATS[kind].outputs
     missing = [library for library in libraries if find_spec(library) is None]
-    if missing and FORMATS[kind].arrays:
-        libraries, outputs = ("jax",), our_outputs
+    if missing and FORMATS[kind].holds_arrays:
+        libraries, outputs = OURS, our_outputs
     ours, theirs = jax_outputs(encoder), outputs(path)
     differences: dict[str, dict[str, float]] = {}
     for size in SIZES:

@@ -1,4 +1,4 @@
-"""A backbone's parameters under the names of torchvision and Detectron2, and back.
+"""A backbone's parameters under the names of torchvision, Detectron2 and transformers, and back.
 
 timm, MoCo, ORL, DenseCL and OpenSelfSup share torchvision's names: `conv1.weight`, `bn1.running_mean`,
 `layer1.0.conv2.weight`, `layer1.0.downsample.0.weight`. Kernels are [out, in, h, w] there and [h, w, in, out] here.
@@ -39,6 +39,15 @@ _FROM_DETECTRON2: Rules = (
     (r"shortcut\.norm", "downsample.1"),
     ("shortcut", "downsample.0"),
     (r"conv(\d)\.norm", r"bn\1"),
+)
+_TRANSFORMERS: Rules = (
+    *((rf"^layer{stage}\.", f"encoder.stages.{stage - 1}.layers.") for stage in (1, 2, 3, 4)),
+    (r"downsample\.0", "shortcut.convolution"),
+    (r"downsample\.1", "shortcut.normalization"),
+    ("^(conv|bn)1", r"embedder.embedder.\1"),
+    *((rf"\.(conv|bn){layer}\.", rf".layer.{layer - 1}.\1.") for layer in (1, 2, 3)),
+    (r"\.conv\.", ".convolution."),
+    (r"\.bn\.", ".normalization."),
 )
 # An unknown name inside a backbone means another architecture; elsewhere it is a head.
 _INSIDE = re.compile(r"(conv|bn|layer|res)\d")
@@ -111,6 +120,11 @@ def from_torch(state: State, source: str) -> tuple[ResNet, dict]:
 def to_detectron2(state: State) -> State:
     """A backbone's arrays under Detectron2's names instead of torchvision's."""
     return {rename(name, _DETECTRON2): array for name, array in state.items()}
+
+
+def to_transformers(state: State) -> State:
+    """A backbone's arrays under the names of transformers' ResNet instead of torchvision's."""
+    return {rename(name, _TRANSFORMERS): array for name, array in state.items()}
 
 
 def from_detectron2(state: State) -> State:
