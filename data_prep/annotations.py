@@ -99,13 +99,9 @@ def read_json(path: Path | str) -> dict:
     """The contents of a COCO json; raises UserError where the file is missing or no such json."""
     try:
         contents = json.loads(Path(path).read_bytes())
-        named = [image["file_name"] for image in contents["images"] if image["id"] is not None]
-    except (OSError, ValueError) as error:
-        raise UserError(f"--annotations={path} cannot be read ({error}): give a COCO instances json") from error
-    except (KeyError, TypeError) as error:
+        {image["id"]: image["file_name"] for image in contents["images"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _not_coco(path, error) from error
-    if not named:
-        raise UserError(f"--annotations={path} names no images: give the json that belongs to --images")
     return contents
 
 
@@ -140,7 +136,7 @@ def find_annotations(contents: dict, path: Path | str, image_ids: Sequence[str])
 
 def _not_coco(path: Path | str, error: Exception) -> UserError:
     return UserError(
-        f"--annotations={path} is not COCO instances json ({type(error).__name__}: {error}): it needs "
+        f"--annotations={path} cannot be read as COCO instances json ({type(error).__name__}: {error}): it needs "
         "images [id, file_name, height, width] and annotations [image_id, category_id, bbox, iscrowd]"
     )
 

@@ -11,8 +11,8 @@ from data_prep.record import Settings
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.data.photos.listing import PhotoFile
-from univip_jax.data.photos.sources import list_sources, tfds_photos
-from univip_jax.data.photos.tfds import has_boxes
+from univip_jax.data.photos.sources import list_sources
+from univip_jax.data.photos.tfds import has_boxes, list_split
 
 
 class Request(NamedTuple):
@@ -72,7 +72,7 @@ def load(request: Request) -> Loaded:
 
 
 def _load_tfds(request: Request) -> Loaded:
-    photos = tfds_photos(request.dataset, request.split)
+    photos = list_split(request.dataset, request.split)
     dataset = photos[0].path.rpartition("@")[0]
     if request.settings.proposals == "annotated" and not has_boxes(dataset):
         raise UserError(f"--dataset={request.dataset} has no annotated boxes: choose another --proposals")

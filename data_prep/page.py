@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from univip_jax.common.files import write_whole
-from univip_jax.data import records
+from univip_jax.data import boxes, records
 
 PAGE = "proposals.html"
 _NUM_PHOTOS, _COLUMNS = 32, 4
@@ -85,29 +85,17 @@ def draw_sheet(photos: list[dict[str, np.ndarray]]) -> Image.Image:
         name = "".join(letter if letter.isprintable() else "?" for letter in photo["id"].decode("utf-8", "replace"))
         caption = f"{len(photo['proposals'])} boxes  {name if len(name) <= 30 else '...' + name[-27:]}"
         draw.text((x, y), caption, fill=_INK, font=font)
-        picture = _draw_photo(photo)
-        sheet.paste(picture, (x, y + line))
+        sheet.paste(_draw_photo(photo), (x, y + line))
     return sheet
 
 
 def _draw_photo(photo: dict[str, np.ndarray]) -> Image.Image:
-    picture = Image.open(io.BytesIO(photo["encoded"])).convert("RGB")
-    scale = _CELL / max(picture.size)
-    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
-    size = np.array([picture.height, picture.width] * 2) - 1
-
-    def outline(box: np.ndarray, color: str | tuple[int, ...], width: int) -> None:
-        y0, x0, y1, x1 = np.round(box * size).tolist()
-        draw.rectangle([x0, y0, x1, y1], outline=color, width=width)
-
-    for number, box in enumerate(photo["proposals"]):
-        hue = number * 0.618 % 1  # neighbours in the list get distant hues
-        outline(box, tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.9, 1)), 1)
-    for box in photo["objects"]:
-        outline(box, "black", 4)
-        outline(box, "white", 2)
-    return picture
+    # Neighbours in the list get distant hues.
+    hues = [colorsys.hsv_to_rgb(number * 0.618 % 1, 0.9, 1) for number in range(len(photo["proposals"]))]
+    colors = [tuple(round(255 * value) for value in hue) for hue in hues]
+    outlines = [(box, color, 1) for box, color in zip(photo["proposals"], colors, strict=True)]
+    outlines += [(box, *rim) for box in photo["objects"] for rim in (("black", 4), ("white", 2))]
+    return boxes.draw(Image.open(io.BytesIO(photo["encoded"])).convert("RGB"), _CELL, outlines)
 
 
 def draw_plots(proposals: dict[str, Any]) -> Figure:

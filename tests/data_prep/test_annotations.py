@@ -64,9 +64,9 @@ def test_json_without_annotations_gives_photos_no_objects(tmp_path):
     [
         (lambda path: None, "cannot be read"),
         (lambda path: path.write_text("{"), "cannot be read"),
-        (lambda path: path.write_text("[]"), "is not COCO instances json"),
-        (lambda path: path.write_text('{"images": []}'), "names no images"),
-        (lambda path: coco(path, ["c.jpg"], annotations=[{"image_id": 0, "category_id": 1, "bbox": [1, 2]}]), "is not"),
+        (lambda path: path.write_text("[]"), "cannot be read as COCO instances json"),
+        (lambda path: path.write_text('{"images": []}'), "names none of the 4 photos"),
+        (lambda path: coco(path, ["c.jpg"], annotations=[{"image_id": 0, "category_id": 1, "bbox": [1]}]), "as COCO"),
         (lambda path: coco(path, ["other.jpg"]), "names none of the 4 photos"),
     ],
 )

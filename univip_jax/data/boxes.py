@@ -3,8 +3,11 @@
 Boxes in pixels have `_px` in their name, boxes as (x, y, width, height) have `_xywh` in it.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Float
+from PIL import Image, ImageDraw
 
 MAX_ASPECT = 3.0  # of proposals and naive boxes: width / height within 1/3..3 (UniVIP section 3.2)
 MAX_IOU = 0.5  # between two proposals of a photo, at most
@@ -48,3 +51,16 @@ def valid(boxes: Float[np.ndarray, "N 4"]) -> np.ndarray:
     """Bool [N]: finite, inside [0, 1], and with a positive height and width."""
     inside = np.all((boxes >= 0) & (boxes <= 1), axis=-1)
     return inside & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+
+
+def draw(
+    image: Image.Image, side: int, outlines: Iterable[tuple[np.ndarray, str | tuple[int, ...], int]]
+) -> Image.Image:
+    """The image, resized to a long side of `side` px, with outlines: box yxyx in [0, 1], color, width in px."""
+    scale = side / max(image.size)
+    picture = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.BICUBIC)
+    size = np.array([picture.height, picture.width] * 2) - 1
+    for box, color, width in outlines:
+        y0, x0, y1, x1 = np.round(box * size).tolist()
+        ImageDraw.Draw(picture).rectangle([x0, y0, x1, y1], outline=color, width=width)
+    return picture

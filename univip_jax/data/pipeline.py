@@ -122,8 +122,8 @@ def _name_damage(dataset: Dataset, index: Index, step: int, rows: np.ndarray, er
     damaged = []
     for row in rows:
         try:
-            path, offset = str(dataset.shards[shards[row]].path), tf.constant(offsets[row], tf.int64)
-            decode_image(parse(read_record(tf.constant(path), offset))["encoded"])
+            path = str(dataset.shards[shards[row]].path)
+            decode_image(parse(read_record(path, offsets[row]))["encoded"])
         except tf.errors.OpError as reason:
             place = f"record {records[row]}, at byte {offsets[row]} of {path}"
             damaged.append(f"{place} ({reason.message.splitlines()[0]})")
@@ -149,10 +149,9 @@ class Preview(NamedTuple):
 
 def photo_ids(dataset: Dataset, index: Index, step: int) -> list[str]:
     """The ids of the photos in the global batch of `step`, in order."""
-    rows = index.rows(step)
-    places = zip((str(dataset.shards[shard].path) for shard in rows.shards), rows.offsets, strict=True)
-    found = (parse(read_record(tf.constant(path), tf.constant(offset, tf.int64))) for path, offset in places)
-    return [record["id"].numpy().decode() for record in found]
+    _, _, shards, offsets = index.rows(step)
+    found = map(read_record, (str(dataset.shards[shard].path) for shard in shards), offsets)
+    return [parse(serialized)["id"].numpy().decode() for serialized in found]
 
 
 def preview(dataset: Dataset, index: Index, spec: ViewSpec, step: int, count: int) -> list[Preview]:

@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
+from univip_jax.data import boxes
 from univip_jax.data.pipeline import Preview
 from univip_jax.types import Batch
 
@@ -15,29 +16,13 @@ _BACKGROUND, _INK = (250, 250, 250), (40, 40, 40)
 _SCENES, _REGION, _INSTANCES = ("#e6194b", "#4363d8"), "#ffffff", "#ffd60a"
 
 
-def _fit(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
-    """The image, resized to fill a cell."""
-    picture = Image.fromarray(image)
-    scale = _SIDE / max(picture.size)
-    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
-
-
 def _draw_geometry(photo: Preview) -> Image.Image:
     """The photo with both scenes, the region of the instances and the K boxes."""
-    picture = _fit(photo.image)
-    draw = ImageDraw.Draw(picture)
-    size = np.array([picture.height, picture.width] * 2) - 1
-
-    def outline(box: np.ndarray, color: str, width: int) -> None:
-        y0, x0, y1, x1 = np.round(box * size)
-        draw.rectangle([x0, y0, x1, y1], outline=color, width=width)
-
-    outline(photo.geometry.region, _REGION, 4)
-    for box, color in zip(photo.geometry.scenes, _SCENES, strict=True):
-        outline(box, color, 2)
-    for box in photo.geometry.instances:
-        outline(box, _INSTANCES, 1)
-    return picture
+    geometry = photo.geometry
+    outlines = [(geometry.region, _REGION, 4)]
+    outlines += [(box, color, 2) for box, color in zip(geometry.scenes, _SCENES, strict=True)]
+    outlines += [(box, _INSTANCES, 1) for box in geometry.instances]
+    return boxes.draw(Image.fromarray(photo.image), _SIDE, outlines)
 
 
 def to_pixels(images: Float[np.ndarray, "*n H W 3"]) -> UInt8[np.ndarray, "*n H W 3"]:
@@ -53,11 +38,8 @@ def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
     """
     columns = 1 + max(len(p.views.scenes) + len(p.views.instances) for p in photos)
     legend = 22
-    sheet = Image.new(
-        "RGB",
-        (columns * (_SIDE + _GAP) + _GAP, legend + 2 * len(photos) * (_SIDE + _GAP) + _GAP),
-        _BACKGROUND,
-    )
+    size = columns * (_SIDE + _GAP) + _GAP, legend + 2 * len(photos) * (_SIDE + _GAP) + _GAP
+    sheet = Image.new("RGB", size, _BACKGROUND)
     ImageDraw.Draw(sheet).text(
         (_GAP, 5),
         "photo: scene 1 red, scene 2 blue, the instances' region white, instances yellow | "
@@ -71,5 +53,5 @@ def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
         for line, (scenes, instances) in enumerate((photo.views, pixels)):
             for column, view in enumerate([*scenes, *instances], start=1):
                 place = (_GAP + column * (_SIDE + _GAP), top + line * (_SIDE + _GAP))
-                sheet.paste(_fit(np.asarray(view)), place)
+                sheet.paste(boxes.draw(Image.fromarray(np.asarray(view)), _SIDE, ()), place)
     sheet.save(path)

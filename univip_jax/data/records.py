@@ -161,7 +161,7 @@ def read_shard(shard: Shard) -> Iterator[bytes]:
         raise UserError(f"{shard.path}: record {index} does not read: {error.message}") from error
 
 
-def read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def read_record(path: str | tf.Tensor, offset: int | tf.Tensor) -> tf.Tensor:
     """The serialized record (string scalar) at a byte offset of a TFRecord file, in graph too."""
     kind = {"output_types": [tf.string], "output_shapes": [[]]}
     records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type="", buffer_size=0, byte_offsets=[offset])
@@ -184,7 +184,7 @@ def read_manifest(root: Path | str) -> dict:
         raise UserError(f"data set {root}: no such folder; make it by python -m data_prep --out={root}")
     if not path.is_file():
         raise UserError(f"data set {root} has no {MANIFEST}, it is unfinished or no data set: {_AGAIN} (--out={root})")
-    manifest = _read_json(path, ("fingerprint", "num_records", "shards"))
+    manifest = _read_json(path)
     try:
         agrees = manifest["fingerprint"] == fingerprint(entry["sha256"] for entry in manifest["shards"])
         agrees &= manifest["num_records"] == sum(entry["num_records"] for entry in manifest["shards"])
@@ -206,12 +206,12 @@ def read_sidecar(root: Path | str, entry: dict) -> Shard:
     if size != entry["bytes"]:
         what = "is missing" if size is None else f"has {size} bytes, should have {entry['bytes']}"
         raise UserError(f"shard {path} {what}: {_AGAIN}")
-    sidecar = _read_json(path.with_suffix(".json"), ("num_records", "bytes", "sha256", "offsets"))
+    sidecar = _read_json(path.with_suffix(".json"))
     try:
         offsets = np.array([*sidecar["offsets"], size], np.int64)
         good = offsets.shape == (entry["num_records"] + 1,) and offsets[0] == 0 and (np.diff(offsets) > 0).all()
         good &= all(sidecar[key] == entry[key] for key in ("num_records", "bytes", "sha256"))
-    except (TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise UserError(f"sidecar {path.with_suffix('.json')} does not fit its shard: delete it, then {_AGAIN}")
@@ -228,11 +228,11 @@ def open_dataset(root: Path | str) -> Dataset:
     return Dataset(Path(root), manifest["fingerprint"], manifest["num_records"], shards, manifest)
 
 
-def _read_json(path: Path, keys: tuple[str, ...]) -> dict:
-    """A JSON object of this format version with at least `keys`; UserError otherwise."""
+def _read_json(path: Path) -> dict:
+    """A JSON object of this format version; UserError otherwise."""
     try:
         contents = json.loads(path.read_bytes())
-        version, missing = contents["version"], [key for key in keys if key not in contents]
+        version = contents["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}): delete it, then {_AGAIN}") from error
     if version != FORMAT_VERSION:
@@ -240,6 +240,4 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict:
             f"{path} has format version {version}, this code reads {FORMAT_VERSION}: prepare again "
             "with python -m data_prep --images=DIR --out=NEW_DIR"
         )
-    if missing:
-        raise UserError(f"{path} is damaged (no {missing[0]}): delete it, then {_AGAIN}")
     return contents

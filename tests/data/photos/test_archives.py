@@ -124,9 +124,8 @@ def test_tar_cut_short_after_its_listing_is_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: make_tar(path, mode="w:gz"), "compressed by gzip"),
-        (lambda path: make_tar(path, mode="w:xz"), "compressed by xz"),
-        (lambda path: path.write_bytes(b"text"), "is no zip or tar file"),
+        (lambda path: make_tar(path, mode="w:gz"), "no zip or uncompressed tar file"),
+        (lambda path: path.write_bytes(b"text"), "is no zip or uncompressed tar file"),
         (lambda path: os.truncate(make_tar(path), 2000), "damaged"),
         (lambda path: make_tar(path, {"a.txt": b""}), "has no photos"),
     ],
@@ -144,6 +143,6 @@ def test_archive_without_read_permission_is_one_line(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(UserError, match=r"photos.zip cannot be read \(Permission denied\)"):
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(UserError, match=r"photos.zip cannot be read.*Permission denied"):
         sources.find_photos(path)

@@ -69,7 +69,7 @@ def test_folder_without_permission_is_listed_and_rejected(tmp_path, monkeypatch)
 
     def refuse(path):
         if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)

@@ -81,7 +81,7 @@ def real(data_dir, monkeypatch):
 
 
 def test_tfds_bytes_and_annotations_survive_a_round_trip(real, painted):
-    photos = sources.tfds_photos("painted_scenes", "train")
+    photos = tfds_photos.list_split("painted_scenes", "train")
     assert [photo.image_id for photo in photos[:2]] == [f"painted_scenes/1.2.0/train/0000000{i}" for i in range(2)]
     opened = [sources.open_photo(photo) for photo in photos]
     assert sorted(one.encoded for one in opened) == sorted(painted[:10])  # TFDS has an order of its own
@@ -92,7 +92,7 @@ def test_tfds_bytes_and_annotations_survive_a_round_trip(real, painted):
 
 
 def test_tfds_photos_can_be_opened_in_any_order(real):
-    photos = sources.tfds_photos("painted_scenes", "train")
+    photos = tfds_photos.list_split("painted_scenes", "train")
     in_order = [sources.open_photo(photo).encoded for photo in photos]
     for position in (7, 8, 2, 9, 0, 0):
         assert sources.open_photo(photos[position]).encoded == in_order[position]
@@ -107,12 +107,12 @@ def test_tfds_photos_can_be_opened_in_any_order(real):
     ],
 )
 def test_tfds_splits_give_their_ids(real, split, expected):
-    found = sources.tfds_photos("painted_scenes", split)
+    found = tfds_photos.list_split("painted_scenes", split)
     assert [photo.image_id.removeprefix("painted_scenes/1.2.0/") for photo in found] == expected
 
 
 def test_tfds_slices_equal_as_dataset(real):
-    found = [sources.open_photo(one).encoded for one in sources.tfds_photos("painted_scenes", "train[3:6]")]
+    found = [sources.open_photo(one).encoded for one in tfds_photos.list_split("painted_scenes", "train[3:6]")]
     decoders = {"image": tfds.decode.SkipDecoding()}
     theirs = tfds.builder("painted_scenes").as_dataset(split="train[3:6]", decoders=decoders)
     assert found == [one["image"] for one in theirs.as_numpy_iterator()]
@@ -146,7 +146,7 @@ def test_command_prepares_and_checks_tfds_boxes_without_crowds(real, painted, tm
 )
 def test_unknown_tfds_names_are_one_line(real, dataset, split, words):
     with pytest.raises(UserError, match=words.replace("[", r"\[")) as error:
-        sources.tfds_photos(dataset, split)
+        tfds_photos.list_split(dataset, split)
     assert "\n" not in str(error.value)
 
 

@@ -18,29 +18,22 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.photos.decode import Rejected
 from univip_jax.data.photos.listing import Listing, PhotoFile, as_text, is_photo, refused
 
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}  # by the first two bytes
-
 
 def list_archive(path: Path) -> Listing:
     """Photos by suffix, unsorted; of several members with one name the last counts, as if unpacked.
 
     Members whose names lead out of the archive (`../`, absolute) and members that are no files are `refused`.
 
-    Raises UserError: neither zip nor plain tar, or damaged.
+    Raises UserError: neither zip nor plain tar, damaged, or no right to read it.
     """
-    try:
-        with open(path, "rb") as file:
-            compressed = _COMPRESSED.get(file.read(2))
-    except OSError as error:
-        raise UserError(f"--images={path} cannot be read ({error.strerror}): give a file that you may read") from error
     passed_over: Counter[str] = Counter()
     list_members = _list_zip if zipfile.is_zipfile(path) else _list_tar
     try:
         by_id = {photo.image_id: photo for photo in list_members(path, passed_over)}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
-        what = f"is a file compressed by {compressed}" if compressed else f"is no zip or tar file, or damaged ({error})"
         raise UserError(
-            f"--images={path} {what}: give a folder, a zip or an uncompressed tar, which can be read in place"
+            f"--images={path} cannot be read, is damaged, or is no zip or uncompressed tar file ({error}): give one "
+            "that you may read, or a folder"
         ) from error
     return Listing(list(by_id.values()), passed_over)
 
@@ -97,44 +90,32 @@ def _tidy(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def read_zip_member(path: str, position: int) -> bytes:
-    """The bytes of member number `position`, its checksum verified.
+def read_member(photo: PhotoFile) -> bytes:
+    """The bytes of a photo in an archive; the checksum of a zip's member is verified.
 
     Raises:
-        Rejected: the member is damaged, encrypted, or compressed in a way that Python does not know.
+        Rejected: the member is damaged, cut short, encrypted, or compressed in a way that Python does not know.
         UserError: the archive can no longer be read.
     """
-    archive = _open_zip(path)
     try:
-        return archive.read(archive.infolist()[position])
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise Rejected(
-            f"unreadable member: {getattr(error, 'strerror', None) or str(error).split(' for ')[0]}"
-        ) from error
-
-
-@lru_cache(maxsize=4)
-def _open_zip(path: str) -> zipfile.ZipFile:
-    """The archive, which stays open: reading a large one's directory takes seconds in each process."""
-    try:
-        return zipfile.ZipFile(path)
+        if photo.kind == "tar":
+            with open(photo.path, "rb") as file:
+                file.seek(photo.position)
+                data = file.read(photo.num_bytes)
+        else:
+            archive = _open_zip(photo.path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"--images={path} cannot be read ({error}): was it moved or changed meanwhile?") from error
-
-
-def read_span(path: str, start: int, num_bytes: int) -> bytes:
-    """`num_bytes` bytes of a file from `start` on.
-
-    Raises:
-        Rejected: the file ends before that.
-        UserError: the file can no longer be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            data = file.read(num_bytes)
-    except OSError as error:
-        raise UserError(f"--images={path} cannot be read ({error}): was it moved or changed meanwhile?") from error
-    if len(data) < num_bytes:
+        raise UserError(f"--images={photo.path} cannot be read ({error}): was it moved or changed?") from error
+    if photo.kind == "zip":
+        try:
+            return archive.read(archive.infolist()[photo.position])
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error).split(" for ")[0]
+            raise Rejected(f"unreadable member: {reason}") from error
+    if len(data) < photo.num_bytes:
         raise Rejected("unreadable member: the archive ends before it")
     return data
+
+
+# An open archive stays open: reading a large one's directory takes seconds in each process.
+_open_zip = lru_cache(maxsize=4)(zipfile.ZipFile)

@@ -35,7 +35,7 @@ class Opened(NamedTuple):
     """A photo's bytes as found, and the annotations that came with them."""
 
     encoded: bytes
-    objects: Objects | None  # in the frame of the pixels as encoded, before any EXIF rotation
+    objects: Objects | None = None  # in the frame of the pixels as encoded, before any EXIF rotation
 
 
 class Listing(NamedTuple):
@@ -73,44 +73,31 @@ def as_text(name: str) -> str:
 def list_folder(folder: Path | str) -> Listing:
     """Photos of a folder and all folders below it, by suffix, unsorted; hidden files and folders are left out.
 
-    Links are followed, but each real folder is listed once. A folder that cannot be listed, and a name of a photo that
-    is no file (a pipe, a socket), are `refused`.
+    Links are followed, but each real folder is listed once, under the first way to it by name. A folder that cannot be
+    listed, and a name of a photo that is no file (a pipe, a socket), are `refused`.
     """
-    listing = Listing([], Counter())
+    photos, passed_over = [], Counter()
     visited: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        relative = waiting.pop()
-        try:
-            status = os.stat(os.path.join(folder, relative))
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            below = _list_one(folder, relative, listing)
-        except OSError as error:
-            listing.photos.append(refused(relative or ".", f"unreadable folder: {error.strerror}"))
+
+    def refuse(error: OSError) -> None:
+        photos.append(refused(os.path.relpath(error.filename, folder), f"unreadable folder: {error.strerror}"))
+
+    for below, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(below)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
             continue
-        waiting += sorted(below, reverse=True)  # of several ways to a folder the first by name is taken
-    return listing
-
-
-def _list_one(folder: Path | str, relative: str, listing: Listing) -> list[str]:
-    """Adds the photos of one folder to `listing`; returns the paths of the folders in it."""
-    below = []
-    with os.scandir(os.path.join(folder, relative)) as items:
-        for item in items:
-            name = f"{relative}/{item.name}" if relative else item.name
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for path in (os.path.join(below, name) for name in files if is_photo(name, passed_over)):
+            name = path[len(os.path.join(folder, "")) :]
             try:
-                if item.is_dir():
-                    below += [] if is_hidden(item.name) else [name]
-                elif is_photo(item.name, listing.passed_over):
-                    status = item.stat()
-                    if stat.S_ISREG(status.st_mode):
-                        path = os.path.join(folder, name)
-                        listing.photos.append(PhotoFile(as_text(name), path, status.st_size))
-                    else:
-                        listing.photos.append(refused(name, "not a regular file"))
+                status = os.stat(path)
             except OSError:  # a broken link, or one that leads to itself: opening it gives the reason
-                if is_photo(item.name, listing.passed_over):
-                    listing.photos.append(PhotoFile(as_text(name), os.path.join(folder, name), -1))
-    return below
+                photos.append(PhotoFile(as_text(name), path, -1))
+            else:
+                good = stat.S_ISREG(status.st_mode)
+                photos.append(
+                    PhotoFile(as_text(name), path, status.st_size) if good else refused(name, "not a regular file")
+                )
+    return Listing(photos, passed_over)

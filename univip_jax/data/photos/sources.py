@@ -74,21 +74,6 @@ def _prefixes(sources: Sequence[Path | str]) -> list[str]:
     return [f"{name}/" for name in names]
 
 
-def tfds_photos(dataset: str, split: str) -> list[PhotoFile]:
-    """The photos of a TFDS split, in its order; the ids are NAME/VERSION/SPLIT/NUMBER.
-
-    Raises UserError: it cannot be opened, or is empty.
-    """
-    photos = [
-        PhotoFile(f"{name.replace(':', '/')}/{part}/{number:08d}", f"{name}@{part}", 0, "tfds", number)
-        for name, part, start, stop in tfds.open_split(dataset, split)
-        for number in range(start, stop)
-    ]
-    if not photos:
-        raise UserError(f"--dataset={dataset} --split={split} holds no photos: choose another split")
-    return sorted(set(photos))
-
-
 def open_photo(photo: PhotoFile) -> Opened:
     """Reads a photo's bytes.
 
@@ -102,12 +87,10 @@ def open_photo(photo: PhotoFile) -> Opened:
         raise Rejected(f"too large: {photo.num_bytes} bytes are over {MAX_BYTES}")
     if photo.kind == "tfds":
         return tfds.read_example(*photo.path.rsplit("@", 1), photo.position)
-    if photo.kind == "zip":
-        return Opened(archives.read_zip_member(photo.path, photo.position), None)
-    if photo.kind == "tar":
-        return Opened(archives.read_span(photo.path, photo.position, photo.num_bytes), None)
+    if photo.kind in ("zip", "tar"):
+        return Opened(archives.read_member(photo))
     try:
-        return Opened(Path(photo.path).read_bytes(), None)
+        return Opened(Path(photo.path).read_bytes())
     except OSError as error:
         raise Rejected(f"unreadable file: {error.strerror}") from error
 

@@ -1,7 +1,8 @@
 """Photos of TFDS data sets: the bytes as TFDS stores them, undecoded, and their annotated boxes."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import getitem
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,33 +10,24 @@ from absl import logging
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import tf
-from univip_jax.data.photos.listing import Objects, Opened
+from univip_jax.data.photos.listing import Objects, Opened, PhotoFile
 
 # The places of y0, x0, y1, x1 in TFDS's box formats that need no image size.
 _ORDER = {"REL_YXYX": [0, 1, 2, 3], "REL_XYXY": [1, 0, 3, 2]}
-
-
-class Part(NamedTuple):
-    """Consecutive photos of a split, in TFDS's order."""
-
-    dataset: str  # with its version, as coco/2017:1.1.0
-    split: str  # a plain one, as train
-    start: int
-    stop: int
 
 
 class _Layout(NamedTuple):
     """Where a data set keeps the image and its annotations."""
 
     image: str
-    boxes: tuple[str, ...] | None  # path of the feature
-    order: list[int] | None
-    label: tuple[str, ...] | None
-    is_crowd: tuple[str, ...] | None
+    order: list[int]  # of the boxes' numbers
+    fields: dict[str, tuple[str, ...]]  # paths of `boxes`, `label` and `is_crowd` in an example, where it has them
 
 
-def open_split(dataset: str, split: str) -> list[Part]:
-    """The parts that make up a split, as `train`, `train[:10%]` or `train+validation`; prepares the data set if needed.
+def list_split(dataset: str, split: str) -> list[PhotoFile]:
+    """The photos of a split, as `train`, `train[:10%]` or `train+validation`, with ids NAME/VERSION/SPLIT/NUMBER.
+
+    Prepares the data set if needed.
 
     Raises UserError: no such data set or split, it cannot be downloaded, or it holds no images.
     """
@@ -44,25 +36,28 @@ def open_split(dataset: str, split: str) -> list[Part]:
         builder = tfds.builder(dataset)
         builder.download_and_prepare()
         splits = builder.info.splits
-        wanted = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
-        pinned = f"{builder.info.full_name.rpartition('/')[0]}:{builder.version}"
-        sizes = {one.splitname: splits[one.splitname].num_examples for one in wanted}
-        parts = [
-            Part(pinned, one.splitname, one.from_ or 0, sizes[one.splitname] if one.to is None else one.to)
-            for one in wanted
-        ]
+        name = f"{builder.info.full_name.rpartition('/')[0]}:{builder.version}"
+        photos = {
+            PhotoFile(
+                f"{name.replace(':', '/')}/{part.splitname}/{number:08d}", f"{name}@{part.splitname}", 0, "tfds", number
+            )
+            for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+            for number in range(splits[part.splitname].num_examples)[part.from_ : part.to]
+        }
     except Exception as error:  # each data set of TFDS brings its own code to download and write it
         raise UserError(
             f"--dataset={dataset} --split={split} cannot be opened ({_reason(error)}): see TFDS's catalogue for names "
             "and splits; TFDS_DATA_DIR says where its data lie"
         ) from error
-    _layout(pinned)
-    return [part for part in parts if part.start < part.stop]
+    _layout(name)
+    if not photos:
+        raise UserError(f"--dataset={dataset} --split={split} holds no photos: choose another split")
+    return sorted(photos)
 
 
 def has_boxes(dataset: str) -> bool:
     """Whether the data set comes with annotated boxes."""
-    return _layout(dataset).boxes is not None
+    return "boxes" in _layout(dataset).fields
 
 
 def _tfds() -> Any:
@@ -92,13 +87,13 @@ def _layout(dataset: str) -> _Layout:
     paths = [path for path, feature in flat.items() if isinstance(feature, tfds.features.BBoxFeature)]
     image = "image" if "image" in images else images[0]
     if not paths:
-        return _Layout(image, None, None, None, None)
+        return _Layout(image, [], {})
     boxes = paths[0]
     kind = getattr(flat[boxes].bbox_format, "name", "REL_YXYX")
     if kind not in _ORDER:
         raise UserError(f"--dataset={dataset} has boxes as {kind}: only {' and '.join(_ORDER)} are read")
     beside = {name: (*boxes[:-1], name) for name in ("label", "is_crowd") if (*boxes[:-1], name) in flat}
-    return _Layout(image, boxes, _ORDER[kind], beside.get("label"), beside.get("is_crowd"))
+    return _Layout(image, _ORDER[kind], {"boxes": boxes, **beside})
 
 
 _reading: dict[tuple[str, str], tuple[int, Iterator[dict]]] = {}  # the next position, and an iterator from there
@@ -132,7 +127,7 @@ def _examples_from(dataset: str, split: str, position: int) -> Iterator[dict]:
     tfds = _tfds()
     layout = _layout(dataset)
     wanted: dict[str, Any] = {layout.image: True}
-    for path in filter(None, (layout.boxes, layout.label, layout.is_crowd)):
+    for path in layout.fields.values():
         wanted[path[0]] = True if len(path) == 1 else {*wanted.get(path[0], ()), path[1]}
     decoders = tfds.decode.PartialDecoding(wanted, decoders={layout.image: tfds.decode.SkipDecoding()})
     # File after file, in order, and only what is asked for.
@@ -142,16 +137,8 @@ def _examples_from(dataset: str, split: str, position: int) -> Iterator[dict]:
 
 
 def _opened(layout: _Layout, example: dict) -> Opened:
-    def at(path: tuple[str, ...] | None) -> Any:
-        value = example
-        for key in path or ():
-            value = value[key]
-        return value
-
-    encoded = bytes(example[layout.image])
-    if layout.boxes is None:
-        return Opened(encoded, Objects())
-    boxes = np.asarray(at(layout.boxes), np.float32).reshape(-1, 4)[:, layout.order]
-    labels = np.asarray(at(layout.label), np.int64).ravel() if layout.label else np.zeros([len(boxes)], np.int64)
-    crowd = np.asarray(at(layout.is_crowd), bool).ravel() if layout.is_crowd else np.zeros([len(boxes)], bool)
-    return Opened(encoded, Objects(boxes, labels, crowd))
+    found = {name: reduce(getitem, path, example) for name, path in layout.fields.items()}
+    boxes = np.asarray(found.get("boxes", ()), np.float32).reshape(-1, 4)[:, layout.order or slice(None)]
+    labels, is_crowd = (found.get(name, np.zeros([len(boxes)])) for name in ("label", "is_crowd"))
+    objects = Objects(boxes, np.asarray(labels, np.int64).ravel(), np.asarray(is_crowd, bool).ravel())
+    return Opened(bytes(example[layout.image]), objects)
