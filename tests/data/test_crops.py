@@ -7,24 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from univip_jax.common.errors import UserError
 from univip_jax.data import crops
 from univip_jax.data.boxes import pairwise_iou
 from univip_jax.views import ViewSpec
 
 SPEC = ViewSpec(
-    scene_size=32,
-    instance_size=16,
-    num_instances=4,
-    overlap=True,
-    min_proposals=4,
-    num_trials=20,
-    area=(0.08, 1.0),
-    aspect=(3 / 4, 4 / 3),
-    proposals="stored",
-    pick="random",
-    min_box_side=64,
-)
+    scene_size=32, instance_size=16, num_instances=4, overlap=True, min_proposals=4, num_trials=20, area=(0.08, 1.0),
+    aspect=(3 / 4, 4 / 3), proposals="stored", pick="random", min_box_side=64
+)  # fmt: skip
 SIZES = [(1, 1), (3, 2000), (40, 50), (64, 64), (480, 640), (5000, 20)]
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 
@@ -35,28 +25,24 @@ def compiled(name: str, *static):
     return tf.function(lambda *args: getattr(crops, name)(*args, *static), reduce_retracing=True)
 
 
+def boxes_tensor(boxes) -> tf.Tensor:
+    return tf.constant(boxes, tf.float32, [len(boxes), 4])
+
+
 def scene_pair(seed, proposals, height, width, spec=SPEC):
-    function = compiled("scene_pair", spec)
-    args = tf.constant([0, seed]), tf.constant(proposals, tf.float32, [len(proposals), 4]), float(height), float(width)
-    return [x.numpy() for x in function(*map(tf.convert_to_tensor, args))]
+    args = tf.constant([0, seed]), boxes_tensor(proposals), tf.constant(float(height)), tf.constant(float(width))
+    return [x.numpy() for x in compiled("scene_pair", spec)(*args)]
 
 
 def instance_boxes(seed, proposals, region, height, width, spec=SPEC):
-    function = compiled("instance_boxes", spec)
-    args = (
-        tf.constant([1, seed]),
-        tf.constant(proposals, tf.float32, [len(proposals), 4]),
-        tf.constant(region, tf.float32),
-        float(height),
-        float(width),
-    )
-    return function(*map(tf.convert_to_tensor, args)).numpy()
+    sides = tf.constant(float(height)), tf.constant(float(width))
+    args = tf.constant([1, seed]), boxes_tensor(proposals), tf.constant(region, tf.float32), *sides
+    return compiled("instance_boxes", spec)(*args).numpy()
 
 
 def random_crops(seed, height, width, count, area=SPEC.area, aspect=SPEC.aspect):
-    function = compiled("random_crops", count, area, aspect)
-    args = tf.constant([0, seed]), float(height), float(width)
-    return function(*map(tf.convert_to_tensor, args)).numpy()
+    args = tf.constant([0, seed]), tf.constant(float(height)), tf.constant(float(width))
+    return compiled("random_crops", count, area, aspect)(*args).numpy()
 
 
 def some_proposals(count: int, seed: int = 0) -> np.ndarray:
@@ -69,12 +55,7 @@ def some_proposals(count: int, seed: int = 0) -> np.ndarray:
 
 def holds(region: np.ndarray, box: np.ndarray, slack: float = 1e-6) -> bool:
     """Whether box lies inside region, side by side."""
-    return bool(
-        box[0] >= region[0] - slack
-        and box[1] >= region[1] - slack
-        and box[2] <= region[2] + slack
-        and box[3] <= region[3] + slack
-    )
+    return bool((box[:2] >= region[:2] - slack).all() and (box[2:] <= region[2:] + slack).all())
 
 
 def common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
@@ -238,7 +219,7 @@ def test_instance_boxes_never_leave_the_region():
 
 
 def test_random_pick_takes_each_inside_proposal_about_equally_often():
-    """8 proposals, 4 picked, 200 draws: each 100 times, deviation 7."""
+    """8 proposals, 4 picked, 200 draws: each 100 times, std 7."""
     proposals = np.array([[0.1 * i, 0.0, 0.1 * i + 0.15, 0.5] for i in range(8)], np.float32)
     counts = np.zeros(8)
     for seed in range(200):
@@ -263,22 +244,3 @@ def test_crop_of_a_thin_uniform_photo_is_uniform(height, width):
     _, region = scene_pair(0, np.zeros((0, 4)), height, width)
     boxes = tf.constant(np.stack([WHOLE, region]))
     np.testing.assert_array_equal(crops.crop(tf.constant(image), boxes, 8), np.full((2, 8, 8, 3), 77))
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("proposals", "none"),
-        ("pick", "best"),
-        ("num_trials", 0),
-        ("num_instances", 65),
-        ("num_instances", -1),
-        ("area", (0.0, 1.0)),
-        ("area", (0.5, 0.4)),
-        ("aspect", (2.0, 1.0)),
-        ("scene_size", 0),
-    ],
-)
-def test_view_spec_refuses_bad_values_by_field_name(field, value):
-    with pytest.raises(UserError, match=f"views.{field}="):
-        replace(SPEC, **{field: value})
