@@ -31,8 +31,7 @@ _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 def _command(*words: str) -> None:
     """Runs a command; if it fails, the demo ends with its exit code."""
     print(f"\n$ python {shlex.join(words)}", flush=True)
-    code = subprocess.run([sys.executable, *words], env={"XLA_FLAGS": _XLA_FLAGS, **os.environ}).returncode
-    if code:
+    if code := subprocess.run([sys.executable, *words], env={"XLA_FLAGS": _XLA_FLAGS, **os.environ}).returncode:
         sys.exit(code)
 
 
@@ -52,18 +51,14 @@ def _evaluate(name: str, pretrained: str, root: Path) -> float:
     return json.loads((root / name / "results.json").read_text())["top1"]
 
 
-def _ensure_folder(root: Path) -> None:
+def main(_: list[str]) -> None:
+    """Runs the demo."""
+    began, root = time.monotonic(), Path(_WORKDIR.value)
     if root.exists() and not (root / _MARK).exists():
         sys.exit(f"error: --workdir={root} was not made by a demo and is not replaced: choose another --workdir")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / _MARK).touch()
-
-
-def main(_: list[str]) -> None:
-    """Runs the demo."""
-    began, root = time.monotonic(), Path(_WORKDIR.value)
-    _ensure_folder(root)
     print(f"writing {_SCENES} scenes of handwritten digits to {root / 'photos'}")
     write_photos(root / "photos", _SCENES, _SEED.value)
     _command(

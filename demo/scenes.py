@@ -18,22 +18,15 @@ _MARGIN = 2  # px around a single digit, which the centre crop of the evaluation
 _PAPER = 235.0
 
 
-def _ink(rng: np.random.Generator) -> np.ndarray:
-    """A dark colour, RGB in 0..255."""
-    return rng.uniform(0, 60, 3)
-
-
 def _paper(side: int) -> np.ndarray:
     return np.full((side, side, 3), _PAPER, np.float32)
 
 
-def _paint(canvas: np.ndarray, digit: np.ndarray, ink: np.ndarray, corner: tuple[int, int], side: int) -> None:
-    """Blends a digit [8, 8] in 0..16, enlarged to `side` px, into the canvas [H, W, 3], in place."""
-    picture = Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+def _paint(region: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> None:
+    """Blends a digit [8, 8] in 0..16, enlarged, into the region [S, S, 3] of a canvas, in place, in a dark colour."""
+    picture = Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize(region.shape[:2], Image.Resampling.BICUBIC)
     alpha = np.asarray(picture, np.float32)[..., None] / 255
-    y, x = corner
-    region = canvas[y : y + side, x : x + side]
-    region[:] = (1 - alpha) * region + alpha * ink
+    region[:] = (1 - alpha) * region + alpha * rng.uniform(0, 60, 3)
 
 
 def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -45,9 +38,10 @@ def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         # A large first digit in the middle leaves room for small ones only.
         side = int(rng.integers(20, 33)) if attempt < 25 else 20
         y, x = rng.integers(0, SCENE_SIDE - side + 1, 2)
-        if painted < wanted and taken[y : y + side, x : x + side].mean() <= 0.1:
-            _paint(canvas, digits[rng.integers(len(digits))], _ink(rng), (y, x), side)
-            taken[y : y + side, x : x + side] = True
+        place = np.s_[y : y + side, x : x + side]
+        if painted < wanted and taken[place].mean() <= 0.1:
+            _paint(canvas[place], digits[rng.integers(len(digits))], rng)
+            taken[place] = True
             painted += 1
     return canvas.round().astype(np.uint8)
 
@@ -57,7 +51,7 @@ def make_single(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     canvas = _paper(SINGLE_SIDE)
     side = int(rng.integers(14, SINGLE_SIDE - 2 * _MARGIN + 1))
     y, x = rng.integers(_MARGIN, SINGLE_SIDE - _MARGIN - side + 1, 2)
-    _paint(canvas, digit, _ink(rng), (y, x), side)
+    _paint(canvas[y : y + side, x : x + side], digit, rng)
     return canvas.round().astype(np.uint8)
 
 
