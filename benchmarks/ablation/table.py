@@ -9,7 +9,7 @@ _MEASURES = ("knn", "probe", "effective_rank", "overlap", "seconds")
 
 def table_lines(table: int, results: list[dict]) -> list[str]:
     """One line per row: the paper's top-1 on ImageNet, and our mean and std over the seeds."""
-    paper = {row.arg.partition("=")[2]: row for row in TABLES[table].rows}
+    paper = {row.config.partition("=")[2]: row for row in TABLES[table].rows}
     seeds = sorted({one["seed"] for one in results})
     lines = [
         f"| Table {table} | paper: linear top-1 | k-NN | probe | effective rank | overlap | s |",
@@ -19,7 +19,7 @@ def table_lines(table: int, results: list[dict]) -> list[str]:
         mine = [one for one in results if one["row"] == row]
         cells = [_mean([one[measure] for one in mine if measure in one]) for measure in _MEASURES]
         known = paper.get(row)
-        cells = [known.name if known else row, f"{known.paper['top1']}" if known else "", *cells]
+        cells = [known.name if known else row, f"{known.paper[0]}" if known else "", *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, f"seeds {', '.join(map(str, seeds))}"]
 

@@ -10,28 +10,26 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
 from univip_jax.data import MANIFEST
 from univip_jax.evaluate.results import RESULTS
-from univip_jax.reproduce.rows import PHOTOS, TABLES, Row
+from univip_jax.reproduce.rows import PHOTOS, RANDOM, TABLES, Row
 from univip_jax.run.folder import CONFIG, FREE_FIELDS, read_config
 
-RANDOM = "random"
 # Fields that say where, how or with which seed a run was done. `photos` stands for the data set.
 _NO_DIFFERENCE = {*FREE_FIELDS, "seed", "task", "data.train"}
-_NEEDED = {"data.train", "batch_size", "num_epochs", "num_steps", "loss.scene"}
 Settings = dict[str, Any]  # a flat config, with `photos`
 
 
 @dataclass(frozen=True)
 class Result:
-    """A `results.json` and the settings of the network it evaluates; None if its training run was not found."""
+    """A `results.json`."""
 
     path: Path
-    values: dict[str, Any]  # the contents of the file
-    settings: Settings | None
-
-    @property
-    def run(self) -> str:
-        """The run and its step, for people."""
-        return f"{self.values['pretrained']}, step {self.values['step']}"
+    protocol: str
+    labels: int | None  # percent, if only a part is labelled
+    run: str  # the field `pretrained`
+    step: int
+    scores: dict[str, float]  # percent, the main one first
+    evaluation: Settings
+    settings: Settings | None  # of the network's training; None if it was not found
 
 
 def find_runs(root: Path) -> dict[Path, Settings]:
@@ -43,7 +41,7 @@ def find_runs(root: Path) -> dict[Path, Settings]:
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        if settings.keys() >= _NEEDED:
+        if "loss.scene" in settings:  # an evaluation has none
             runs[path.parent] = settings | {"photos": _photos(Path(settings["data.train"]))}
     return runs
 
@@ -62,34 +60,27 @@ def read_results(root: Path, runs: dict[Path, Settings]) -> list[Result]:
     for path in sorted(root.rglob(RESULTS)):
         try:
             values = json.loads(path.read_text())
-            if "runs" in values and "steps" in values:
-                continue  # a sweep's summary; its evaluations lie below it
-            # What the tables need must be there.
-            _ = str(values["protocol"]), Path(values["pretrained"]), int(values["step"]), float(score(values))
-            _ = [int(values[part]["images"]) for part in ("train", "test")]
+            if "runs" not in values:  # else a sweep's summary; its evaluations lie below it
+                found[json.dumps(values, sort_keys=True)] = _parse(path, values, root, runs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"skipped: {path} is not a result of this project ({type(error).__name__}: {error})", file=sys.stderr)
-            continue
-        found[json.dumps(values, sort_keys=True)] = Result(path, values, _settings_of(path, values, root, runs))
     return list(found.values())
 
 
-def _settings_of(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Settings]) -> Settings | None:
-    """For a path of another machine, the settings of the run below `root` whose path ends like it."""
-    if values["pretrained"] != RANDOM:
-        parts = Path(values["pretrained"]).parts
+def _parse(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Settings]) -> Result:
+    main = "map" if "map" in values else "top1"
+    scores = {main: float(values[main])} | ({"top5": float(values["top5"])} if "top5" in values else {})
+    evaluation = {f"evaluation.{name}": values.get(name) for name in ("epochs", "image_size", "classes")}
+    evaluation |= {f"evaluation.{part}_photos": int(values[part]["images"]) for part in ("train", "test")}
+    run, step = str(values["pretrained"]), int(values["step"])
+    if run == RANDOM:
+        network = {name: values.get("settings", {}).get(name) for name in ("model.backbone", "model.width")}
+        settings = {"row": RANDOM} | network
+    else:  # the run whose path ends alike: `run` may be a path of another machine
+        parts = Path(run).parts
         folders = (root.joinpath(*parts[start:]) for start in range(len(parts)))
-        return next((runs[folder] for folder in folders if folder in runs), None)
-    try:  # older versions of an evaluation left its settings in its config alone
-        settings = values.get("settings") or flatten(read_config(path.parent))
-    except UserError:
-        settings = {}
-    return {name: settings.get(name) for name in ("model.backbone", "model.width")}
-
-
-def score(values: dict[str, Any]) -> float:
-    """The main figure of a result: top-1 or mAP, percent."""
-    return values["map"] if "map" in values else values["top1"]
+        settings = next((runs[folder] for folder in folders if folder in runs), None)
+    return Result(path, values["protocol"], values.get("labels"), run, step, scores, evaluation, settings)
 
 
 def rows_of(result: Result, rows: tuple[Row, ...]) -> list[Row]:
@@ -97,11 +88,11 @@ def rows_of(result: Result, rows: tuple[Row, ...]) -> list[Row]:
 
     A row has several names where tables share a pre-training. Configs of older versions name no row.
     """
-    if result.values["pretrained"] == RANDOM or not result.settings:
-        return [row for row in rows if not row.data and result.settings]
+    if result.settings is None:
+        return []
     name = result.settings.get("row")
-    named = [row.settings for table in TABLES.values() for row in table.rows if row.recipe == name]
-    exact = [row for row in rows if row.data and not difference(row.settings, result.settings)]
+    named = [row.settings for table in TABLES.values() for row in table.rows if row.config == name]
+    exact = [row for row in rows if not difference(row.settings, result.settings)]
     return exact or [row for row in rows if row.settings in named]
 
 
@@ -116,13 +107,12 @@ def difference(expected: Settings, found: Settings) -> list[str]:
 
 def differences(row: Row, result: Result) -> list[str]:
     """How a result differs from the paper's settings: pre-training, evaluation, an unfinished run."""
-    values, settings, total = result.values, result.settings, 0
-    if values["pretrained"] != RANDOM:
-        photos = settings["photos"] if isinstance(settings["photos"], int) else 0
-        total = settings["num_steps"] or round(settings["num_epochs"] * (photos // settings["batch_size"]))
-    evaluation = {
-        **{f"evaluation.{name}": values.get(name) for name in ("epochs", "image_size", "classes")},
-        **{f"evaluation.{part}_photos": values[part]["images"] for part in ("train", "test")},
-    }
-    unfinished = [f"step {values['step']} of {total}"] if values["step"] < total else []
-    return [*difference(row.settings, settings), *unfinished, *difference(row.evaluation.settings, evaluation)]
+    settings, total = result.settings, 0
+    if isinstance(settings.get("photos"), int):
+        total = settings["num_steps"] or round(settings["num_epochs"] * (settings["photos"] // settings["batch_size"]))
+    unfinished = [f"step {result.step} of {total}"] if result.step < total else []
+    return [
+        *difference(row.settings, settings),
+        *unfinished,
+        *difference(row.evaluation.settings, result.evaluation),
+    ]

@@ -4,18 +4,13 @@ import shlex
 import statistics
 from pathlib import Path
 
-from univip_jax.reproduce.results import (
-    RANDOM,
-    Result,
-    Settings,
-    difference,
-    differences,
-    find_runs,
-    read_results,
-    rows_of,
-    score,
+from univip_jax.reproduce.results import Result, Settings, difference, differences, find_runs, read_results, rows_of
+from univip_jax.reproduce.rows import RANDOM, Row, Table
+
+_NOTE = (
+    "Scores are top-1, in Table 6 top-1 / top-5. The paper's box AP is by Mask R-CNN 1x, which runs in Detectron2. "
+    "docs/reproduction.md says how the protocols were chosen."
 )
-from univip_jax.reproduce.rows import Row, Table
 
 
 def compare(table: Table, root: Path) -> str:
@@ -26,13 +21,12 @@ def compare(table: Table, root: Path) -> str:
     runs = find_runs(root)
     results = read_results(root, runs)
     of_row = {row: _newest(row, table, results) for row in table.rows}
-    with_box_ap = any(row.box_ap for row in table.rows)
-    columns = ["row", "paper", "ours", "differences from the paper's settings", "run", "protocol"]
-    columns[2:2] = ["box AP, paper"] if with_box_ap else []
-    lines = [f"# {table.title}", "", table.note, "", _line(columns), _line(["---"] * len(columns))]
+    box_ap = ["box AP, paper"] if table.rows[0].box_ap else []
+    columns = ["row", "paper", *box_ap, "ours", "differences from the paper's settings", "run", "protocol"]
+    lines = [f"# {table.title}", "", _NOTE, "", _line(columns), _line(["---"] * len(columns))]
     for row, mine in of_row.items():
-        paper = [row.name, " / ".join(f"{score:.1f}" for score in row.paper.values())]
-        paper += [f"{row.box_ap:.1f}"] if with_box_ap else []
+        paper = [row.name, " / ".join(f"{score:.1f}" for score in row.paper)]
+        paper += [f"{row.box_ap:.1f}"] if row.box_ap else []
         lines += [_line([*paper, *cells, row.evaluation.protocol]) for cells in _ours(row, mine)]
     shown = {result.path for mine in of_row.values() for result in mine}
     if others := [_why_left_out(result, table) for result in results if result.path not in shown]:
@@ -51,12 +45,9 @@ def compare(table: Table, root: Path) -> str:
 
 def _newest(row: Row, table: Table, results: list[Result]) -> list[Result]:
     """The results of a row; of each run, those of its newest step."""
-    protocol, newest = (row.evaluation.protocol, row.evaluation.labels), {}
-    mine = [r for r in results if (r.values["protocol"], r.values.get("labels")) == protocol]
-    mine = [r for r in mine if row in rows_of(r, table.rows)]
-    for result in sorted(mine, key=lambda result: result.values["step"]):
-        newest[result.values["pretrained"]] = result.values["step"]
-    return [result for result in mine if result.values["step"] == newest[result.values["pretrained"]]]
+    judged = (row.evaluation.protocol, row.evaluation.labels)
+    mine = [r for r in results if (r.protocol, r.labels) == judged and row in rows_of(r, table.rows)]
+    return [r for r in mine if r.step == max(other.step for other in mine if other.run == r.run)]
 
 
 def _ours(row: Row, mine: list[Result]) -> list[list[str]]:
@@ -65,18 +56,22 @@ def _ours(row: Row, mine: list[Result]) -> list[list[str]]:
     for result in mine:
         groups.setdefault("; ".join(differences(row, result)) or "none", []).append(result)
     return [
-        [" / ".join(_mean(name, group) for name in row.paper), different, "; ".join(sorted({r.run for r in group}))]
+        [" / ".join(_mean(name, group) for name in ("top1", "top5")[: len(row.paper)]), different, _runs(group)]
         for different, group in groups.items()
     ] or [["missing", "", ""]]
 
 
 def _mean(name: str, group: list[Result]) -> str:
     """The mean of a score and, for several results, the std (of the sample) and their number."""
-    values = [float(result.values[name]) for result in group if name in result.values]
+    values = [result.scores[name] for result in group if name in result.scores]
     if not values:
         return "?"
     several = f" ± {statistics.stdev(values):.2f} (n = {len(values)})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{several}"
+
+
+def _runs(results: list[Result]) -> str:
+    return "; ".join(sorted({f"{result.run}, step {result.step}" for result in results}))
 
 
 def _why_left_out(result: Result, table: Table) -> str:
@@ -86,21 +81,28 @@ def _why_left_out(result: Result, table: Table) -> str:
         why = "another protocol, or an older step"
     else:
         why = "its pre-training belongs to no row of this table"
-    return f"- {result.values['protocol']} {score(result.values):.2f}, {result.run}: {why} ({result.path})"
+    return f"- {result.protocol} {next(iter(result.scores.values())):.2f}, {_runs([result])}: {why} ({result.path})"
 
 
 def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) -> tuple[str, ...]:
     """The evaluation of a row, after its pre-training unless `runs` has one with the row's settings."""
-    folders = [run for run, settings in runs.items() if row.data and not difference(row.settings, settings)]
-    first = next(other for other in table.rows if other.settings == row.settings)  # rows of one pre-training share it
-    words = [first.data, *first.arg.split("="), f"{first.settings['num_epochs']:g}"] if row.data else [RANDOM]
-    run = folders[0] if folders else root / "_".join(filter(None, words))
-    percent = f"_{row.evaluation.labels}pct" if row.evaluation.labels else ""
-    pretrained = f"--config.pretrained={run if row.data else RANDOM}"
-    workdir = f"--workdir={root / run.name}_{row.evaluation.protocol}{percent}"
-    evaluate = shlex.join(["python", "main.py", *row.evaluation.flags, pretrained, workdir])
-    train = shlex.join(["python", "main.py", *first.flags, f"--workdir={run}"])
-    return (evaluate,) if folders or not row.data else (train, evaluate)
+    evaluation, train = row.evaluation, None
+    if row.config == RANDOM:
+        run = Path(RANDOM)
+    elif folders := [folder for folder, settings in runs.items() if not difference(row.settings, settings)]:
+        run = folders[0]
+    else:
+        first = next(other for other in table.rows if other.settings == row.settings)  # rows may share a pre-training
+        words = f"{first.config} {first.settings['num_epochs']:g}".replace(":", " ").replace("=", " ").split()
+        run = root / "_".join(words)
+        config = first.config.replace(":", ".py:").removesuffix(":")
+        fields = [f"--config.{name}={value}" for name, value in first.fields]
+        train = ["python", "main.py", f"--config=configs/{config}", *fields, f"--workdir={run}"]
+    percent = f"_{evaluation.labels}pct" if evaluation.labels else ""
+    words = ["python", "main.py", f"--config={evaluation.config}", f"--config.data.train={evaluation.train}"]
+    words += ["--config.data.test=imagenet2012:validation", *(["--config.data.subset=all"] if percent else [])]
+    words += [f"--config.pretrained={run}", f"--workdir={root / run.name}_{evaluation.protocol}{percent}"]
+    return tuple(shlex.join(command) for command in (train, words) if command)
 
 
 def _line(cells: list[str]) -> str:
