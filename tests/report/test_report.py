@@ -45,7 +45,8 @@ def test_page_is_one_file(run, tmp_path):
     assert {"loss and its terms", "top-1 on labelled photos, %", "gradient norm", "learning rate"} < {
         d[0] for d in drawn
     }
-    assert ("photos and their views", "png") in drawn and drawn[-2][0].startswith("goodput: how ")
+    assert drawn[-1] == ("photos and their views", "png")
+    assert re.search(r"Goodput: how .+ were spent: train \d+\.\d%, start ", page)
     assert "skipped steps (not finite)" not in dict(drawn)
     assert page.count("<img") == len(drawn) == page.count("src=")
     assert "<tr><td>views.scene_size<td>32" in page

@@ -4,7 +4,6 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -20,7 +19,12 @@ def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
         scale: linear, log, or from_zero (for values that only compare with zero, e.g. a collapse).
     """
     figure = Figure(figsize=(5.6, 2.8), layout="constrained")
-    axes = _frame(figure, title)
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e5e5")
+    axes.tick_params(which="both", labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for color, (label, points) in zip(_COLORS, series.items(), strict=False):
         steps, means, least, most = thin(points)
         axes.fill_between(steps, least, most, color=color, alpha=0.2, linewidth=0)
@@ -32,7 +36,9 @@ def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or None)
     if len(series) > 1:
         axes.legend(fontsize=8, frameon=False, ncols=2)
-    return _svg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def thin(points: Sequence[tuple[int, float]]) -> np.ndarray:
@@ -41,35 +47,3 @@ def thin(points: Sequence[tuple[int, float]]) -> np.ndarray:
     groups = np.array_split(np.arange(len(points)), min(_POINTS, len(points)))
     found = [(steps[g].mean(), values[g].mean(), values[g].min(), values[g].max()) for g in groups]
     return np.array(found).T
-
-
-def draw_shares(title: str, shares: Mapping[str, float]) -> bytes:
-    """An SVG of one bar, split by shares in percent."""
-    figure = Figure(figsize=(11.2, 1.3), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left")
-    left = 0.0
-    for color, (label, share) in zip(_COLORS, shares.items(), strict=False):
-        axes.barh(0, share, left=left, color=color, label=f"{label} {share:.1f} %")
-        left += share
-    axes.set_xlim(0, left)
-    axes.set_axis_off()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.05), fontsize=8, frameon=False, ncols=len(shares))
-    return _svg(figure)
-
-
-def _frame(figure: Figure, title: str) -> Axes:
-    """Axes with a title, steps below, values at the left and a light grid."""
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e5e5e5")
-    axes.tick_params(which="both", labelsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    return axes
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
 from univip_jax.evaluate.results import read_results
-from univip_jax.report.charts import draw_lines, draw_shares
+from univip_jax.report.charts import draw_lines
 from univip_jax.run.clock import KINDS
 from univip_jax.run.folder import read_config
 from univip_jax.run.health import BUNDLE
@@ -69,7 +69,7 @@ _RUN = """<progress value="{step}" max="{total}"></progress>
 <div class="charts">{charts}</div>
 <p>The horizontal axis is the training step. Where points are dense, the line is their mean and the shade spans their
 minimum and maximum.</p>
-{goodput}
+<h2>First batch</h2>
 {first_batch}
 <h2>Config</h2>
 <details><summary>{num_fields} fields</summary><table>{config}</table></details>"""
@@ -102,7 +102,9 @@ def _run(run: Path) -> tuple[str, list[str]]:
     steps = [line for line in lines if "train/epoch" in line]
     if not steps or "model" not in config:
         raise UserError(f"{run} has no training steps in {METRICS}: name the --workdir of a training that has begun")
-    newest, total = steps[-1], total_steps(config, steps[-1])
+    newest = steps[-1]
+    total = config.num_steps or round(config.num_epochs * newest["step"] / newest["train/epoch"])
+    picture = run / FIRST_BATCH
     found, fields = warnings(run, lines, config.batch_size), sorted(flatten(config).items())
     body = _RUN.format(
         step=newest["step"],
@@ -110,19 +112,11 @@ def _run(run: Path) -> tuple[str, list[str]]:
         progress=html.escape(_progress(run, config, lines, newest, total)),
         warnings="".join(f'<p class="warning">{html.escape(line)}</p>' for line in found),
         charts="".join(_charts(lines)),
-        goodput=_goodput(newest),
-        first_batch=_first_batch(run / FIRST_BATCH),
+        first_batch=_inline(picture.read_bytes(), "png", "photos and their views") if picture.exists() else "none",
         num_fields=len(fields),
         config="".join(f"<tr><td>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in fields),
     )
     return body, found
-
-
-def total_steps(config: ConfigDict, line: dict) -> int:
-    """Steps of the whole run, from its config and one line of its metrics."""
-    if config.num_steps:
-        return config.num_steps
-    return round(config.num_epochs * line["step"] / line["train/epoch"])
 
 
 def warnings(run: Path, lines: list[dict], batch_size: int) -> list[str]:
@@ -149,9 +143,9 @@ def warnings(run: Path, lines: list[dict], batch_size: int) -> list[str]:
             f"The features have nearly collapsed ({measured}). If they do not recover after the warm-up, lower "
             "optimizer.lr or raise ema.base."
         )
-    seconds = {kind: newest.get(f"goodput/{kind}_seconds", 0.0) for kind in KINDS}
+    seconds = _goodput(newest)
     stepping = seconds["data"] + seconds["train"]
-    if stepping and seconds["data"] / stepping > _MOST_WAITING:
+    if seconds["data"] > _MOST_WAITING * stepping:
         found.append(
             f"The steps waited for photos during {seconds['data'] / stepping:.0%} of their time: give the run more "
             "cores (data.num_threads=0 uses all) or a faster disk, or prepare the photos at a smaller size."
@@ -187,6 +181,10 @@ def _progress(run: Path, config: ConfigDict, lines: list[dict], newest: dict, to
         parts.append(f"Best k-NN: {top1[best]:.1f} % at step {best}.")
     saved = sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdecimal())
     parts.append(f"Checkpoints: {', '.join(map(str, saved)) or 'none yet'}.")
+    seconds = {kind: value for kind, value in _goodput(newest).items() if value}
+    shares = ", ".join(f"{kind} {value / sum(seconds.values()):.1%}" for kind, value in seconds.items())
+    if seconds:
+        parts.append(f"Goodput: how {duration(sum(seconds.values()))} were spent: {shares}.")
     return " ".join(parts)
 
 
@@ -197,27 +195,14 @@ def _charts(lines: list[dict]) -> list[str]:
             label: [(line["step"], line[name]) for line in lines if name in line] for label, name in metrics.items()
         }
         series = {label: points for label, points in series.items() if points}
-        if title == _BAD_STEPS and not any(value for _, value in series.get("", [])):
-            continue
-        if series:
+        if series and (title != _BAD_STEPS or any(value for _, value in series[""])):
             drawn.append(_inline(draw_lines(title, series, scale), "svg+xml", title))
     return drawn
 
 
-def _goodput(newest: dict) -> str:
-    seconds = {kind: newest.get(f"goodput/{kind}_seconds", 0.0) for kind in KINDS}
-    total = sum(seconds.values())
-    if not total:
-        return ""
-    shares = {kind: 100 * value / total for kind, value in seconds.items() if value}
-    title = f"goodput: how {duration(total)} were spent"
-    return _inline(draw_shares(title, shares), "svg+xml", title)
-
-
-def _first_batch(path: Path) -> str:
-    if not path.exists():
-        return ""
-    return f"<h2>First batch</h2>{_inline(path.read_bytes(), 'png', 'photos and their views')}"
+def _goodput(line: dict) -> dict[str, float]:
+    """Seconds spent on each kind of work, over all attempts."""
+    return {kind: line.get(f"goodput/{kind}_seconds", 0.0) for kind in KINDS}
 
 
 def _inline(image: bytes, kind: str, alt: str) -> str:
