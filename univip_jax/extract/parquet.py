@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Shaped
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import UserError, shorten
 from univip_jax.common.files import appearing, write_whole
 
 _ROW_GROUP = 1024  # photos
-_FREE = "run"  # the same weights may lie elsewhere
 
 
 class NoPhotoError(UserError):
@@ -24,16 +23,15 @@ def is_finished(out: Path, settings: dict[str, str]) -> bool:
     if not out.exists():
         return False
     try:
-        metadata = pq.read_schema(out).metadata or {}
-    except (OSError, ValueError):
-        metadata = {}
-    there = {key.decode(): value.decode(errors="replace") for key, value in metadata.items()}
+        there = {key.decode(): value.decode() for key, value in (pq.read_schema(out).metadata or {}).items()}
+    except (OSError, ValueError):  # no parquet file, or one with other metadata
+        there = {}
     if "weights_sha256" not in there:
         raise UserError(f"--out={out} exists and holds no features: choose another --out or delete it")
-    differences = [  # the beginning of a digest is enough
+    differences = [  # the same weights may lie in another `run`; the beginning of a digest is enough
         f"{name} was {str(there.get(name))[:16]} and is now {value[:16]}"
         for name, value in settings.items()
-        if name != _FREE and there.get(name) != value
+        if name != "run" and there.get(name) != value
     ]
     if differences:
         raise UserError(
@@ -63,7 +61,7 @@ def write_features(out: Path, paths: list[str], rows: Shaped[np.ndarray, " N"], 
         write_whole(rejected_path, "".join(json.dumps(entry) + "\n" for entry in rejected))
     else:
         rejected_path.unlink(missing_ok=True)
-    named = [f"{entry['id']} ({entry['reason']})" for entry in rejected[:3]]
+    named = [f"{entry['id']} ({entry['reason']})" for entry in rejected]
     if len(rejected) == len(paths):
         raise NoPhotoError(
             f"none of the {len(rejected)} photos can be read, as {named[0]}: see {rejected_path}, then give another "
@@ -76,8 +74,7 @@ def write_features(out: Path, paths: list[str], rows: Shaped[np.ndarray, " N"], 
             readable = np.flatnonzero(rows["reason"][start : start + _ROW_GROUP] == b"") + start
             features = pa.FixedSizeListArray.from_arrays(pa.array(rows["features"][readable].ravel()), width)
             writer.write_table(pa.table([[paths[index] for index in readable], features], schema=schema))
-    summary = f"{len(paths) - len(rejected)} photos"
-    if rejected:
-        more = ", ..." if len(rejected) > len(named) else ""
-        summary += f", without {len(rejected)} that cannot be read: {', '.join(named)}{more}, see {rejected_path}"
-    return summary
+    without = (
+        f", without {len(rejected)} that cannot be read: {shorten(named)}, see {rejected_path}" if rejected else ""
+    )
+    return f"{len(paths) - len(rejected)} photos{without}"
