@@ -13,6 +13,7 @@ from univip_jax.run.folder import write_config
 from univip_jax.weights.files import image_size_of, read_backbone
 
 TASK = "import"  # in config.json of such a run
+_UNUSED = {"zero_init_residual": False, "hidden": 1, "projection": 1, "dtype": "float32"}  # there are no heads
 ORIGIN = ("producer", "run", "step", "config_sha256", "licence")  # the metadata that say who trained a file's weights
 
 
@@ -34,15 +35,7 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
                 "sha256": sha256_of(path),
                 "metadata": {name: metadata[name] for name in ORIGIN if name in metadata},
             },
-            "model": {
-                "backbone": net.variant,
-                "width": net.width,
-                "stem": net.stem,
-                "zero_init_residual": False,
-                "hidden": 1,  # there are no heads
-                "projection": 1,
-                "dtype": "float32",
-            },
+            "model": {"backbone": net.variant, "width": net.width, "stem": net.stem, **_UNUSED},
             "views": {"scene_size": size},
         }
     )

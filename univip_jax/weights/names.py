@@ -147,19 +147,16 @@ def from_flat(state: State, source: str) -> tuple[ResNet, dict]:
 
 def recognise(state: State, source: str) -> ResNet:
     """The ResNet with these names and shapes; UserError where there is none."""
-    stem = state.get("conv1.weight")
-    if stem is None or np.ndim(stem) != 4 or stem.shape[1] != 3 or not stem.size:
-        raise UserError(
-            f"{source} holds no ResNet: no conv1.weight [out, 3, h, w] among {shorten(sorted(state)) or 'no names'}"
-        )
-    stems = {(7, 7): "imagenet", (3, 3): "small"}
-    if stem.shape[2:] not in stems:
-        raise UserError(f"{source}: conv1.weight is {list(stem.shape)}; only a 7x7 stem, or our 3x3 one, is known")
+    stems = {(3, 7, 7): "imagenet", (3, 3, 3): "small"}
+    channels, *kernel = np.shape(state.get("conv1.weight")) or (0,)
+    if tuple(kernel) not in stems or not channels:
+        found = f"conv1.weight {[channels, *kernel]}" if kernel else shorten(sorted(state)) or "no names"
+        raise UserError(f"{source} holds no ResNet: no conv1.weight [n, 3, 7, 7], or our [n, 3, 3, 3], but {found}")
     found = {match.groups() for name in state if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
     counts = tuple(sum(s == str(stage) for s, _ in found) for stage in range(1, 5))
     bottleneck = any(re.match(r"layer\d+\.\d+\.conv3\.", name) for name in state)
     for name, depth in DEPTHS.items():
         if depth == (counts, bottleneck):
-            return ResNet(name, stem.shape[0] / 64, stems[stem.shape[2:]])
+            return ResNet(name, channels / 64, stems[tuple(kernel)])
     kind = "bottlenecks" if bottleneck else "basic blocks"
     raise UserError(f"{source} has {list(counts)} {kind} in its stages; known are {', '.join(DEPTHS)}")

@@ -22,10 +22,9 @@ def _define_flags() -> None:
 
 
 def _check_flags() -> None:
-    if bool(flags.FLAGS.check) == bool(flags.FLAGS.write):
-        raise flags.Error("give --check=CONFIG.yaml or --write=DIR")
-    if flags.FLAGS.write and not flags.FLAGS.weights:
-        raise flags.Error("--write=DIR needs --weights=FILE.pkl")
+    given = flags.FLAGS
+    if bool(given.check) == bool(given.write) or (given.write and not given.weights):
+        raise flags.Error("give --check=CONFIG.yaml, or --write=DIR with --weights=FILE.pkl")
 
 
 def _work() -> int:

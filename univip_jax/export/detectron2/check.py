@@ -15,6 +15,7 @@ import yaml
 
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2.configs import read_exported, resnet_keys
+from univip_jax.models.resnet import ResNet
 
 
 class Finding(NamedTuple):
@@ -55,15 +56,9 @@ RULES = (
     Finding("TEST.PRECISE_BN.ENABLED", False, True, "the test would use lagging averages of the statistics", "warning"),
     Finding("VERSION", 2, 2, "older configs have other keys, which are not read here", "warning"),
 )
-DEFAULTS = {rule.key: rule.value for rule in RULES} | {
-    "MODEL.WEIGHTS": "",
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
-    "SOLVER.BASE_LR": 0.001,
-    "SOLVER.IMS_PER_BATCH": 16,
-}
+DEFAULTS = {rule.key: rule.value for rule in RULES}
+DEFAULTS |= {"MODEL.WEIGHTS": "", "SOLVER.BASE_LR": 0.001, "SOLVER.IMS_PER_BATCH": 16}
+DEFAULTS |= {f"MODEL.RESNETS.{key}": value for key, value in resnet_keys(ResNet("resnet50")).items()}
 
 
 def _read(path: Path) -> tuple[list[dict], list[Finding]]:
