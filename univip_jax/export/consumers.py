@@ -51,12 +51,12 @@ def transformers_model(net: ResNet, state: State) -> Any:
     return model
 
 
-def torch_function(model: Any, *, mean: Any, std: Any, stages: bool) -> Any:
+def torch_function(
+    model: Any, mean: Any = 255 * IMAGENET_MEAN, std: Any = 255 * IMAGENET_STD, *, stages: bool = False
+) -> Any:
     """A `torch.nn.Module` around transformers' model: uint8 [N, H, W, 3] to features [N, F]; it normalises itself.
 
-    Args:
-      mean, std: of pixels in 0..255, by channel.
-      stages: return a list of the maps after each stage [N, h, w, C] and the features.
+    `mean` and `std` are of pixels in 0..255. With `stages` it returns a list: the maps after each stage, the features.
     """
     torch = extra("torch")
 
@@ -76,9 +76,9 @@ def torch_function(model: Any, *, mean: Any, std: Any, stages: bool) -> Any:
     return Function().eval()
 
 
-def torch_outputs(model: Any, mean: Any = 255 * IMAGENET_MEAN, std: Any = 255 * IMAGENET_STD) -> Outputs:
-    """Stages and features of a transformers model; mean and std of pixels in 0..255."""
-    torch, function = extra("torch"), torch_function(model, mean=mean, std=std, stages=True)
+def torch_outputs(model: Any, *mean_and_std: Any) -> Outputs:
+    """Stages and features of a transformers model; mean and std as for `torch_function`."""
+    torch, function = extra("torch"), torch_function(model, *mean_and_std, stages=True)
 
     def outputs(images: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
@@ -97,8 +97,8 @@ def transformers_outputs(path: Path) -> Outputs:
     """A folder, by transformers' own classes and with its own image processor's numbers."""
     transformers = extra("transformers")
     processor = transformers.ConvNextImageProcessorPil.from_pretrained(path)
-    mean, std = (np.array(values) / processor.rescale_factor for values in (processor.image_mean, processor.image_std))
-    return torch_outputs(transformers.ResNetModel.from_pretrained(path).eval(), mean, std)
+    mean_and_std = np.array([processor.image_mean, processor.image_std]) / processor.rescale_factor
+    return torch_outputs(transformers.ResNetModel.from_pretrained(path).eval(), *mean_and_std)
 
 
 def jax_outputs(encoder: Encoder) -> Outputs:

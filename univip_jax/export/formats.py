@@ -55,14 +55,13 @@ def write_onnx(encoder: Encoder, out: Path, metadata: Metadata) -> None:
     """The encoder as a function, uint8 [N, H, W, 3] to float32 [N, F], for any N, H and W."""
     torch, onnx = extra("torch"), extra("onnx")
     model = consumers.transformers_model(encoder.backbone, to_torch(encoder.variables))
-    function = consumers.torch_function(model, mean=255 * IMAGENET_MEAN, std=255 * IMAGENET_STD, stages=False)
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     free = {0: torch.export.Dim("N"), 1: torch.export.Dim("H", min=32), 2: torch.export.Dim("W", min=32)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it logs its steps and optional operators
     warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     proto = torch.onnx.export(
-        function, (example,), dynamo=True, dynamic_shapes=(free,), input_names=["images"], output_names=["features"],
-        verbose=False,
+        consumers.torch_function(model), (example,), dynamo=True, dynamic_shapes=(free,), input_names=["images"],
+        output_names=["features"], verbose=False,
     ).model_proto  # fmt: skip
     onnx.helper.set_model_props(proto, metadata)
     out.write_bytes(proto.SerializeToString())

@@ -32,7 +32,7 @@ class Encoder:
     """Callable: uint8 images [N, H, W, 3] to float32 features [N, F]; batch norm uses its running statistics.
 
     Attributes:
-      backbone: the network;  variables: its `params` and `batch_stats`;  jitted: `apply`, compiled once.
+      backbone: the network;  variables: its `params` and `batch_stats`.
       image_size: side of the scenes it was trained on, px; 224 where a weights file does not say.
       source: the run's folder, the weights file, or `random`;  step: of the checkpoint, 0 where unknown.
     """
@@ -40,7 +40,7 @@ class Encoder:
     def __init__(self, backbone: ResNet, variables: Any, *, image_size: int, source: str, step: int):
         self.backbone, self.variables = backbone, variables
         self.image_size, self.source, self.step = image_size, source, step
-        self.jitted = jax.jit(self.apply)
+        self._jitted = jax.jit(self.apply)
 
     def apply(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
         """The pure function behind the call, for use inside another jitted function."""
@@ -49,7 +49,7 @@ class Encoder:
     def __call__(self, images: UInt8[Array, "N H W 3"]) -> Float[Array, "N F"]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
-        return self.jitted(self.variables, images)
+        return self._jitted(self.variables, images)
 
     def stages(self, variables: Any, images: UInt8[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
         """The maps after the four stages (res2 to res5), as a pure function; the last map's mean is the features."""

@@ -21,13 +21,10 @@ def read_backbone(path: Path, prefix: str | None = None) -> tuple[ResNet, dict, 
     """The network and variables of a file's backbone, and the file's text metadata.
 
     Reads safetensors (torchvision's names, or our own names of `--format=safetensors`), Detectron2's `.pkl` and
-    PyTorch's checkpoints. The name that ends in `conv1.weight` shows where the ResNet is.
+    PyTorch's checkpoints. The name that ends in `conv1.weight` shows where the ResNet is; where the file holds several
+    networks, `prefix` is that of its names, with its dot.
 
-    Args:
-      prefix: the prefix of the ResNet's names, with its dot, where the file holds several networks.
-
-    Raises:
-      UserError: the file is missing or damaged, holds code, or holds no plain ResNet.
+    Raises UserError where the file is missing or damaged, holds code, or holds no plain ResNet.
     """
     if not path.is_file() or path.suffix not in SUFFIXES:
         what = "is no file of weights" if path.exists() else "does not exist"

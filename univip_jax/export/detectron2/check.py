@@ -119,14 +119,10 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 def check_config(path: Path, weights: Path | None = None) -> list[Finding]:
-    """Names what in a Detectron2 YAML config would cost points with our weights; runs nothing of the config.
+    """Names what in a Detectron2 YAML config would cost points: errors, then warnings; runs nothing of the config.
 
-    Args:
-      path: the config; a `_BASE_` that is not on this disk is a finding.
-      weights: the exported .pkl, whose depth and width the config must have.
-
-    Returns:
-      Errors, then warnings. Raises UserError where a file cannot be read, or Detectron2 builds no such backbone.
+    `weights` is the exported .pkl, whose depth and width the config must have. Raises UserError where a file cannot be
+    read, or Detectron2 builds no such backbone.
     """
     documents, findings = _read(path)
     found = {key: value for key in DEFAULTS if (value := _look_up(documents, key)) is not None}

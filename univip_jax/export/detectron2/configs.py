@@ -39,8 +39,7 @@ def read_exported(weights: Path) -> ResNet:
 def write_configs(folder: Path, weights: str, net: ResNet) -> list[Path]:
     """Copies the YAML files, with this backbone's keys and its MODEL.WEIGHTS in base.yaml; returns their paths.
 
-    Raises:
-      UserError: Detectron2 cannot build the backbone, or a file exists or cannot be written.
+    Raises UserError where Detectron2 cannot build the backbone, or a file exists or cannot be written.
     """
     values = {"WEIGHTS": json.dumps(weights)} | resnet_keys(net)
     try:
