@@ -1,6 +1,8 @@
 """Two ways to map a task over shards."""
 
+import multiprocessing
 import os
+import time
 
 import pytest
 
@@ -17,6 +19,12 @@ def die(number):
     os._exit(9)
 
 
+def refuse_or_sleep(seconds):
+    if not seconds:
+        raise UserError("disk full")
+    time.sleep(seconds)
+
+
 def test_run_returns_results_in_the_order_of_the_specs():
     assert runners.run(square, [3, 1, 2], num_photos=[1, 1, 1], num_workers=1) == [9, 1, 4]
 
@@ -25,6 +33,13 @@ def test_killed_worker_is_one_line_with_a_way_out():
     with pytest.raises(UserError, match=r"worker processes was killed.*--num_workers below 2") as error:
         runners.run(die, [1, 2], num_photos=[1, 1], num_workers=2)
     assert "\n" not in str(error.value)
+
+
+def test_run_ends_all_workers_after_an_error():
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="disk full"):
+        runners.run(refuse_or_sleep, [600, 0], num_photos=[1, 1], num_workers=2)
+    assert time.monotonic() - begin < 300 and multiprocessing.active_children() == []
 
 
 def test_at_least_one_core_is_available():

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from univip_jax.common.errors import UserError, shorten
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as in VOC's own lists of each class
-_MAX_BYTES = 4_000_000  # of an annotation; VOC's have a few thousand
 
 
 class VocSplit(NamedTuple):
@@ -36,8 +35,6 @@ def read_annotation(path: Path) -> dict[str, bool]:
 
     Raises ValueError or OSError where the file is no annotation.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
     try:
         root = ET.fromstring(path.read_bytes(), parser=ET.XMLParser(target=_NoDocumentType()))
     except ET.ParseError as error:
