@@ -10,6 +10,7 @@ Such files exceed memory (ORL's of COCO has 5 GB): they are read element by elem
 """
 
 import json
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,13 +87,12 @@ def describe(report: dict[str, Any]) -> list[str]:
 
 def _read_file(file: TextIO, path: Path | str, images: list[dict], min_side: float) -> dict[str, Annotations]:
     """Candidates by the photo's name in the file or in the annotations json."""
-    start = file.read(_CHUNK).lstrip()
-    if start.startswith("["):
-        return _results(_elements(file, start[1:]), {image["id"]: image for image in images}, path, min_side)
-    key, colon, rest = start.removeprefix("{").lstrip().partition(":")
-    if not start.startswith("{") or not colon or key.strip() != '"bbox"' or not rest.lstrip().startswith("["):
-        raise ValueError("it begins neither as a list nor as ORL's object")
-    return _orl(_elements(file, rest.lstrip()[1:]), images, path, min_side)
+    start = file.read(_CHUNK)
+    if head := re.match(r"\s*\[", start):
+        return _results(_elements(file, start[head.end() :]), {image["id"]: image for image in images}, path, min_side)
+    if head := re.match(r'\s*{\s*"bbox"\s*:\s*\[', start):
+        return _orl(_elements(file, start[head.end() :]), images, path, min_side)
+    raise ValueError("it begins neither as a list nor as ORL's object")
 
 
 def _results(elements: Iterator[dict], images: dict, path: Path | str, min_side: float) -> dict[str, Annotations]:

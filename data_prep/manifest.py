@@ -66,7 +66,7 @@ def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
         raise UserError(f"--out={out} cannot be used ({error.strerror}): give a folder that can be written") from error
     planned = {spec.path.with_suffix(suffix).name for spec in plan for suffix in (".tfrecord", ".json")}
     for name in names:
-        if name.startswith("photos-") and not name.endswith(".tmp") and name not in planned:
+        if name.startswith("photos-") and name.endswith((".tfrecord", ".json")) and name not in planned:
             raise UserError(
                 f"--out={out} holds {name} of an unfinished run over another number of photos "
                 f"(this run has {len(plan)} shards): choose another --out or delete it"
