@@ -38,13 +38,13 @@ def finished(out: Path, description: dict) -> dict | None:
     if not (out / records.MANIFEST).is_file():
         return None
     manifest = records.read_manifest(out)
+    there = {key: manifest.get(key) or {} for key in description}
     for section, wanted in description.items():
-        there = manifest.get(section) or {}
         for name, value in wanted.items():
-            if there.get(name) != value:
+            if there[section].get(name) != value:
                 raise UserError(
-                    f"--out={out} holds a finished data set of other {section} ({name}={there.get(name)}, asked for "
-                    f"is {value}): choose another --out or delete it"
+                    f"--out={out} holds a finished data set of other {section} ({name}="
+                    f"{there[section].get(name)}, asked for is {value}): choose another --out or delete it"
                 )
     if not all((out / name).is_file() for name in (REJECTED, page.PAGE)):
         return None

@@ -170,6 +170,15 @@ def test_check_passes_a_good_data_set(copied):
     assert problems == [] and manifest == records.open_dataset(copied).manifest
 
 
+def test_check_compares_statistics_with_the_records(copied):
+    path = copied / "manifest.json"
+    contents = json.loads(path.read_text())
+    contents["proposals"]["share_below_8"] = 0.5
+    path.write_text(json.dumps(contents))
+    _, (problem,) = check.check_dataset(copied, num_workers=1)
+    assert "manifest.json: proposals share_below_8 is 0.5, the records say 0.0" in problem
+
+
 def test_check_names_the_record_of_a_flipped_bit(copied):
     path = copied / "photos-00001-of-00003.tfrecord"
     offsets = json.loads(path.with_suffix(".json").read_text())["offsets"]
@@ -202,10 +211,10 @@ def test_check_continues_after_a_missing_shard(copied):
 def test_record_problems_names_the_problem_and_the_photo(tmp_path, changes, words):
     paint(0).save(tmp_path / "a.jpg")
     record = shards.make_record(sources.find_photos(tmp_path)[0], None, SETTINGS)
-    assert check.record_problems(records.serialize(record)) == []
-    (problem,) = check.record_problems(records.serialize(record._replace(**changes)))
+    assert check.record_problems(records.serialize(record))[0] == []
+    (problem,), _ = check.record_problems(records.serialize(record._replace(**changes)))
     assert words in problem and "a.jpg" in problem
 
 
 def test_record_problems_of_other_bytes():
-    assert check.record_problems(b"\xff\xff") == ["is not a record of a photo"]
+    assert check.record_problems(b"\xff\xff") == (["is not a record of a photo"], {})

@@ -49,8 +49,7 @@ def drawn_subset(labelled: Labelled, percent: float, seed: int) -> Labelled:
 
     A TFDS set is read once for its labels, and whole in each epoch.
     """
-    batches = labelled.examples.map(lambda _, label: label).batch(_READ)
-    labels = np.concatenate(list(batches.as_numpy_iterator()))
+    labels = _listing(labelled)[1] if not labelled.is_encoded else _labels(labelled)
     order = permutation(labelled.num_images, seed, epoch=0)
     chosen = np.zeros(labelled.num_images, bool)
     for label in range(len(labelled.classes)):
@@ -59,6 +58,12 @@ def drawn_subset(labelled: Labelled, percent: float, seed: int) -> Labelled:
     subset = choose(labelled, chosen, f"{labelled.name}, {percent:g} % of each class drawn by seed {seed}")
     subset = subset._replace(drawn_from=labelled.describe())
     return subset if labelled.is_encoded else _listed(subset)
+
+
+def _labels(labelled: Labelled) -> np.ndarray:
+    """Labels [num_images] of a set of encoded photos."""
+    batches = labelled.examples.map(lambda _, label: label).batch(_READ)
+    return np.concatenate(list(batches.as_numpy_iterator()))
 
 
 def _listing(labelled: Labelled) -> tuple[list[str], np.ndarray]:

@@ -1,16 +1,23 @@
 """Labelled splits of TFDS: encoded photos with one class each, or, as `voc/2007`, with the objects in them."""
 
+from typing import NamedTuple
+
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import tf
 from univip_jax.data.labelled.voc import ABSENT, DIFFICULT, PRESENT
 
 
-def open_tfds(name: str, split: str) -> tuple[tf.data.Dataset, int, tuple[str, ...], str]:
-    """Opens a split of a TFDS data set, as `train` or `train+validation`; prepares the data set first if need be.
+class TfdsSplit(NamedTuple):
+    """`examples` yields (encoded photo, label), the label int64, or int8 [C] as `voc.VocSplit` has them."""
 
-    Returns:
-        Examples (encoded photo, label), the label int64, or int8 [C] as `voc.VocSplit` has them; their number; the
-        classes; and the data set's name with its version, as `voc/2007/5.0.0`.
+    examples: tf.data.Dataset
+    num_images: int
+    classes: tuple[str, ...]
+    version: str  # name, configuration and version, as `voc/2007/5.0.0`
+
+
+def open_tfds(name: str, split: str) -> TfdsSplit:
+    """Opens a split of a TFDS data set, as `train` or `train+validation`; prepares the data set first if need be.
 
     Raises UserError where it cannot be opened, or its photos have neither a label nor objects.
     """
@@ -40,7 +47,7 @@ def open_tfds(name: str, split: str) -> tuple[tf.data.Dataset, int, tuple[str, .
             return example["image"], example["label"]
         return example["image"], classes_in_photo(**example["objects"], num_classes=len(classes))
 
-    return examples.map(pick), num_images, classes, builder.info.full_name
+    return TfdsSplit(examples.map(pick), num_images, classes, builder.info.full_name)
 
 
 def classes_in_photo(label: tf.Tensor, is_difficult: tf.Tensor, num_classes: int) -> tf.Tensor:

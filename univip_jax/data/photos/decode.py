@@ -36,13 +36,18 @@ class StoredPhoto(NamedTuple):
 def read_photo(original: bytes, max_side: int = 0) -> StoredPhoto:
     """Decodes a photo and encodes it again where it must.
 
-    RGB or grey JPEG and PNG that need no EXIF rotation are stored as they are. Everything else is encoded again: PNG as
-    RGB PNG, without loss; other formats as JPEG of quality 95 (PNG would be 3.4 times larger, and augmentation changes
-    pixels far more). Alpha is dropped; of several frames the first is taken. A photo whose long side exceeds
-    `max_side` px becomes a JPEG with this long side; 0: no limit.
+    RGB or grey JPEG and PNG that need no EXIF rotation are stored as they are. Everything else is encoded again: PNG
+    (palette, alpha, 16 bit grey, ...) as RGB PNG, without loss; other formats (WebP and TIFF, which TensorFlow does not
+    read, BMP, GIF, CMYK JPEG) as JPEG of quality 95: PNG would be 3.4 times larger, and augmentation changes pixels far
+    more than this quality does. Alpha is dropped; of several frames the first is taken.
 
-    Raises Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which
-    decodes them in training, does not read them.
+    Args:
+        original: the file's bytes.
+        max_side: a photo whose long side exceeds this (px) is stored as a JPEG with this long side; 0: no limit.
+
+    Raises:
+        Rejected: the bytes are no image, are damaged or cut short, have too many pixels, or TensorFlow, which decodes
+            them in training, does not read them.
     """
     if not original:
         raise Rejected("empty file")
