@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep import check
+from data_prep import check, page
 from data_prep import manifest as manifests
 from data_prep.inputs import Request
 from data_prep.prepare import prepare
@@ -98,7 +98,7 @@ def _run(beam_options: Sequence[str]) -> int:
 
 
 def _check(root: Path, num_workers: int) -> int:
-    manifest, problems = check.check_dataset(root, num_workers)
+    manifest, problems, progress = check.check_dataset(root, num_workers)
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
@@ -106,7 +106,11 @@ def _check(root: Path, num_workers: int) -> int:
             f"{root}: {len(problems)} problems; delete the files named above and run the data_prep command of this "
             "data set again: only they are redone"
         )
-    print("\n".join(manifests.summary(manifest)))
+    summary = manifests.summary(manifest)
+    print("\n".join(summary))
+    if progress:
+        page.write_page(root, manifest, summary)
+        raise UserError(f"{root} is {progress}: run its data_prep command again")
     print(f"{root} is whole: {manifest['num_records']} records in {len(manifest['shards'])} shards")
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 
 from data_prep.runners import Task
@@ -45,7 +46,7 @@ def run(task: Task, specs: Sequence[Any], out: Path, options: Sequence[str], num
             with apache_beam.Pipeline(options=parsed) as pipeline:
                 # Without Reshuffle, runners fuse the steps and one worker does everything.
                 spread = pipeline | apache_beam.Create(offsets) | apache_beam.Reshuffle()
-                spread | apache_beam.Map(_process, task, str(path))
+                spread | apache_beam.ParDo(_Process(task, str(path)))
         except Exception as error:  # each runner has its own, with the worker's traceback as text
             line = str(error) if isinstance(error, UserError) else "".join(re.findall(r"UserError: .+", str(error))[:1])
             if line:
@@ -65,10 +66,17 @@ def _write(path: Path, specs: Sequence[Any]) -> list[int]:
     return offsets
 
 
-def _process(offset: int, task: Task, specs: str) -> None:
+class _Process(apache_beam.DoFn):
     """Reads a spec from the shared file and does the task."""
-    run_on_one_core()
-    with open(specs, "rb") as file:
-        file.seek(offset)
-        spec = pickle.load(file)  # written by our own launcher
-    task(spec)
+
+    def __init__(self, task: Task, specs: str):
+        self._task, self._specs = task, specs
+
+    def setup(self) -> None:
+        run_on_one_core()
+
+    def process(self, offset: int) -> None:
+        with open(self._specs, "rb") as file:
+            file.seek(offset)
+            spec = pickle.load(file)  # written by our own launcher
+        self._task(spec, Metrics.counter("data_prep", "photos").inc)

@@ -1,7 +1,9 @@
 """`--check`: reads every byte of a data set and names what is wrong and where."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,21 +14,24 @@ from univip_jax.common.files import sha256_of
 from univip_jax.data import boxes, records
 
 
-def check_dataset(root: Path, num_workers: int) -> tuple[dict, list[str]]:
+class Checked(NamedTuple):
+    """The outcome of a check."""
+
+    manifest: dict  # with the statistics of the records as read; of an unfinished data set: of its finished shards
+    problems: list[str]  # one line each, with its place; empty for a whole data set
+    progress: str  # how much of an unfinished data set is done; empty for a finished one
+
+
+def check_dataset(root: Path, num_workers: int) -> Checked:
     """Reads every byte, and computes the manifest's statistics of the proposals again.
 
-    Returns:
-        The manifest, and one line per problem, with its place.
-
-    Raises UserError: no data set in `root`, or an unfinished one, another format version, or a damaged manifest.
+    Raises UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
     """
-    manifest = records.read_manifest(root)
-    shards = manifest["shards"]
-    results = runners.run(partial(check_shard, root), shards, [entry["num_records"] for entry in shards], num_workers)
+    manifest, progress = manifests.unfinished(root) or (records.read_manifest(root), "")
+    results = runners.run(partial(check_shard, root), manifest["shards"], manifest["num_records"], num_workers)
     problems = [problem for of_shard, _ in results for problem in of_shard]
-    rejected, num_rejected = root / manifests.REJECTED, manifest.get("num_rejected")
-    if not rejected.is_file() or rejected.read_bytes().count(b"\n") != num_rejected:
-        problems.append(f"{rejected} is missing, or has not the {num_rejected} lines that the manifest says")
+    if not progress:
+        problems += _rejected_problems(root, manifest)
     if not problems:
         stats = proposal_stats.of_dataset(counts for _, counts in results)
         problems = [
@@ -34,10 +39,20 @@ def check_dataset(root: Path, num_workers: int) -> tuple[dict, list[str]]:
             for name, value in manifest.get("proposals", {}).items()
             if stats.get(name) != value
         ]
-    return manifest, problems
+        manifest = manifest | {"proposals": stats}
+    return Checked(manifest, problems, progress)
 
 
-def check_shard(root: Path, entry: dict) -> tuple[list[str], dict]:
+def _rejected_problems(root: Path, manifest: dict) -> list[str]:
+    rejected = root / manifests.REJECTED
+    if not rejected.is_file():
+        return [f"{rejected} is missing"]
+    if (lines := rejected.read_bytes().count(b"\n")) != manifest.get("num_rejected"):
+        return [f"{rejected} has {lines} lines, the manifest says {manifest.get('num_rejected')}"]
+    return []
+
+
+def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tuple[list[str], dict]:
     """Checks the shard of the manifest's `entry`: size, checksums, offsets, and every record in it.
 
     Returns:
@@ -59,6 +74,7 @@ def check_shard(root: Path, entry: dict) -> tuple[list[str], dict]:
                 objects = parsed["objects"][~parsed["is_crowd"]]
                 counts.append(proposal_stats.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
             position += len(serialized) + records.FRAME_BYTES
+            on_photo()
         if len(counts) != shard.num_records and not problems:
             problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
     except UserError as error:

@@ -1,20 +1,20 @@
 """The data set as a whole: what the output folder holds already, `manifest.json` and `rejected.jsonl`."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 from data_prep import page, proposal_stats
 from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.shards import STATS, Settings, ShardSpec, library_versions
+from data_prep.shards import SHARD_NAME, STATS, Settings, ShardSpec, library_versions
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
 from univip_jax.data.photos.sources import photos_digest
 
 REJECTED = "rejected.jsonl"
+_PACE_SHARDS = 64  # the newest finished shards give the pace
 
 
 def describe(loaded: Loaded, settings: Settings) -> dict:
@@ -61,12 +61,12 @@ def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        names = sorted(os.listdir(out))
+        names = sorted(path.name for path in out.iterdir())
     except OSError as error:
         raise UserError(f"--out={out} cannot be used ({error.strerror}): give a folder that can be written") from error
     planned = {spec.path.with_suffix(suffix).name for spec in plan for suffix in (".tfrecord", ".json")}
     for name in names:
-        if name.startswith("photos-") and name.endswith((".tfrecord", ".json")) and name not in planned:
+        if SHARD_NAME.fullmatch(name) and name not in planned:
             raise UserError(
                 f"--out={out} holds {name} of an unfinished run over another number of photos "
                 f"(this run has {len(plan)} shards): choose another --out or delete it"
@@ -76,22 +76,57 @@ def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
 def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: float) -> dict:
     """Writes `rejected.jsonl` and returns the manifest, which `write` writes last.
 
-    Raises UserError: a larger share of the photos than `max_rejected`, or all, cannot be used: the shards stay.
+    Raises UserError: no photo can be used, or a larger share than `max_rejected` cannot: the shards stay.
     """
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     write_whole(out / REJECTED, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in rejected), sync=True)
-    num_records = sum(sidecar["num_records"] for sidecar in sidecars)
-    num_photos = num_records + len(rejected)
-    if not num_records or len(rejected) > max_rejected * num_photos:
+    if not any(sidecar["num_records"] for sidecar in sidecars):
+        raise UserError(
+            f"none of the {len(rejected)} photos can be used (first: {rejected[0]['id']!r}: "
+            f"{rejected[0]['reason']}): see {out / REJECTED}, then give another --images"
+        )
+    num_photos = len(rejected) + sum(sidecar["num_records"] for sidecar in sidecars)
+    if len(rejected) > max_rejected * num_photos:
         raise UserError(
             f"{len(rejected)} of {num_photos} photos ({len(rejected) / num_photos:.1%}) cannot be used, more than "
             f"--max_rejected={max_rejected:g} allows (first: {rejected[0]['id']!r}: {rejected[0]['reason']}): see "
             f"{out / REJECTED}; mend them, or run again with a larger --max_rejected: finished shards are not redone"
         )
-    return description | {
+    return of_shards(sidecars) | description | {"libraries": library_versions()}
+
+
+def write(out: Path, manifest: dict) -> None:
+    """Writes `manifest.json`: from here on the data set is finished."""
+    write_whole(out / records.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n", sync=True)
+
+
+def unfinished(root: Path) -> tuple[dict, str] | None:
+    """The manifest of the shards that are finished, and in words how many shards and hours are left.
+
+    None where there is a manifest, or not one finished shard.
+    """
+    if (root / records.MANIFEST).exists():
+        return None
+    paths = sorted(path for path in root.glob("*.json") if SHARD_NAME.fullmatch(path.name))
+    sidecars = [json.loads(path.read_bytes()) for path in paths]
+    if not any(sidecar["num_records"] for sidecar in sidecars):
+        return None
+    num_shards = int(paths[0].stem.split("-")[-1])
+    progress = f"unfinished: {len(sidecars)} of {num_shards} shards are done"
+    times = sorted(path.stat().st_mtime for path in paths)[-_PACE_SHARDS:]
+    if len(times) > 1 and times[-1] > times[0]:
+        seconds = (num_shards - len(sidecars)) * (times[-1] - times[0]) / (len(times) - 1)
+        progress += f", about {seconds / 3600:.1f} h are left at the pace of the newest {len(times)}"
+    return of_shards(sidecars), progress
+
+
+def of_shards(sidecars: list[dict]) -> dict:
+    """What the manifest says of the shards; at least one must hold a record."""
+    rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
+    return {
         "version": records.FORMAT_VERSION,
         "fingerprint": records.fingerprint(sidecar["sha256"] for sidecar in sidecars),
-        "num_records": num_records,
+        "num_records": sum(sidecar["num_records"] for sidecar in sidecars),
         "num_rejected": len(rejected),
         "rejected": dict(Counter(entry["reason"].split(":")[0] for entry in rejected).most_common()),
         "proposals": proposal_stats.of_dataset(sidecar[STATS] for sidecar in sidecars),
@@ -99,13 +134,7 @@ def compose(out: Path, sidecars: list[dict], description: dict, max_rejected: fl
             {"name": sidecar["shard"], **{key: sidecar[key] for key in ("num_records", "bytes", "sha256")}}
             for sidecar in sidecars
         ],
-        "libraries": library_versions(),
     }
-
-
-def write(out: Path, manifest: dict) -> None:
-    """Writes `manifest.json`: from here on the data set is finished."""
-    write_whole(out / records.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n", sync=True)
 
 
 def summary(manifest: dict) -> list[str]:

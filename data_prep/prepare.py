@@ -1,5 +1,8 @@
 """Photos to a finished data set, step by step."""
 
+import time
+from pathlib import Path
+
 from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
 from data_prep.inputs import Request, load
@@ -13,50 +16,65 @@ def prepare(request: Request) -> str:
 
     Raises UserError: see `inputs`, `manifest`, `writing` and `runners`.
     """
-    out, loaded = request.out, load(request)
-    next_command = f"next: python main.py --config=configs/coco.py --config.data.train={out} --workdir=RUN_DIR"
+    loaded = load(request)
     description = manifests.describe(loaded, request.settings)
-    if (manifest := manifests.finished(out, description)) is not None:
-        return f"{out} is already done: {manifest['num_records']} records\n{next_command}"
-    plan = shards.plan_shards(out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
-    manifests.ensure_folder(out, plan)
-    with writing.locked(out, shared=request.num_tasks > 1):
+    if (manifest := manifests.finished(request.out, description)) is not None:
+        return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
+    plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
+    manifests.ensure_folder(request.out, plan)
+    with writing.locked(request.out, shared=request.num_tasks > 1):
+        writing.remove_leftovers(request.out)
         for line in imported.describe(loaded.report or {}):
             print(line, flush=True)
-        sidecars = _fill(request, plan)
-        if left := [len(spec.photos) for spec, sidecar in zip(plan, sidecars, strict=True) if sidecar is None]:
-            return (
-                f"task {request.task_index} of {request.num_tasks} is done; {len(left)} of {len(plan)} shards "
-                f"({sum(left)} photos) are left to other tasks: the last of them writes the manifest. Any task may "
-                "run again"
-            )
-        manifest = manifests.compose(out, sidecars, description, request.max_rejected)
+        sidecars, pace = _fill(request, plan)
+        if num_missing := sidecars.count(None):
+            return _task_summary(request, plan, sidecars, num_missing)
+        manifest = manifests.compose(request.out, sidecars, description, request.max_rejected)
         summary = manifests.summary(manifest)
-        page.write_page(out, manifest, summary)
-        manifests.write(out, manifest)
-    head, plots = f"{manifest['num_records']} records in {out}", f"plots and photos: {out / page.PAGE}"
-    return "\n".join(filter(None, [head, *summary, plots, passed_over_line(loaded.passed_over), next_command]))
+        page.write_page(request.out, manifest, summary)
+        manifests.write(request.out, manifest)
+    head = f"{manifest['num_records']} records in {request.out}"
+    lines = [head, *summary, pace, f"plots and photos: {request.out / page.PAGE}"]
+    return "\n".join(filter(None, [*lines, passed_over_line(loaded.passed_over), _next_command(request.out)]))
 
 
-def _fill(request: Request, plan: list[shards.ShardSpec]) -> list[dict | None]:
+def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | None], str]:
     """Does this task's unfinished shards.
 
     Returns:
-        The sidecar of each shard, None where another task has not done its own yet.
+        The sidecar of each shard, None where another task has not done its own yet; and the pace in words.
     """
+    started, num_workers = time.monotonic(), request.num_workers or available_cores()
     sidecars = {spec.path: shards.finished(spec) for spec in plan}
     mine = [spec for spec in plan[request.task_index :: request.num_tasks] if sidecars[spec.path] is None]
     if num_done := len(plan) - list(sidecars.values()).count(None):
         print(f"{num_done} of {len(plan)} shards are done already", flush=True)
-    num_workers = request.num_workers or available_cores()
+    num_photos = sum(len(spec.photos) for spec in mine)
     if mine and request.beam_options is not None:
         from data_prep import beam  # late: Apache Beam is not among the requirements
 
         beam.run(shards.process_shard, mine, request.out, request.beam_options, num_workers)
     elif mine:
-        runners.run(shards.process_shard, mine, [len(spec.photos) for spec in mine], num_workers)
+        runners.run(shards.process_shard, mine, num_photos, num_workers)
     # Read again: the disk shows which shards are done, by this task or another.
     sidecars |= {spec.path: shards.finished(spec) for spec in plan if sidecars[spec.path] is None}
     if lost := [spec.path for spec in mine if sidecars[spec.path] is None]:
         raise UserError(f"{lost[0]} is not there after the run: --out must be one folder that all workers see")
-    return list(sidecars.values())
+    seconds = time.monotonic() - started
+    cores = max(1, min(num_workers, len(mine)))
+    where = "by Beam" if request.beam_options is not None else f"on {cores} core{'s' * (cores > 1)}"
+    rate = "" if request.beam_options is not None else f": {num_photos / seconds / cores:.2f} photos/s/core"
+    return list(sidecars.values()), f"{num_photos} photos in {seconds:.1f} s {where}{rate}"
+
+
+def _task_summary(request: Request, plan: list[shards.ShardSpec], sidecars: list[dict | None], num_missing: int) -> str:
+    """The summary of a task that ends before another one."""
+    num_photos = sum(len(spec.photos) for spec, sidecar in zip(plan, sidecars, strict=True) if sidecar is None)
+    return (
+        f"task {request.task_index} of {request.num_tasks} is done; {num_missing} of {len(plan)} shards "
+        f"({num_photos} photos) are left to other tasks: the last of them writes the manifest. Any task may run again"
+    )
+
+
+def _next_command(out: Path) -> str:
+    return f"next: python main.py --config=configs/coco.py --config.data.train={out} --workdir=RUN_DIR"

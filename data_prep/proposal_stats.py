@@ -94,6 +94,8 @@ def lines(stats: dict[str, Any]) -> list[str]:
     words = [
         f"boxes per photo: mean {stats['mean']:.1f}, {stats['min']} to {stats['max']}; of the photos, {few}",
         f"share of a photo that boxes of at most half its area cover: mean {stats['covered']:.1%}",
+        f"side of a box (root of its area), px: {_shares(stats['sides_px'])}",
+        f"width / height of a box: {_shares(stats['aspects'])}",
     ]
     if stats["recall"] is not None:
         words.append(
@@ -120,3 +122,15 @@ def _histogram(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
 
 def _named(edges: Sequence[float], counts: np.ndarray) -> dict[str, Any]:
     return {"from": list(edges), "counts": [int(count) for count in counts]}
+
+
+def _shares(histogram: dict[str, Any]) -> str:
+    """The histogram in words; bins of less than half a per cent are left out."""
+    total = max(1, sum(histogram["counts"]))
+    bounds = [*histogram["from"], None]
+    spans = [
+        f"{share:.0%} from {low:g}" if high is None else f"{share:.0%} in {low:g}-{high:g}"
+        for low, high, count in zip(bounds, bounds[1:], histogram["counts"], strict=False)
+        if (share := count / total) >= 0.005
+    ]
+    return ", ".join(spans) or "no boxes"

@@ -1,6 +1,7 @@
 """Maps a task over shards, in this process or in a pool of processes.
 
-A task (`shards.process_shard`, `check.check_shard`) takes a spec and returns a result; both pickle.
+A task (`shards.process_shard`, `check.check_shard`) takes a spec and `on_photo`, which it calls after each photo, and
+returns a result that pickles.
 """
 
 import multiprocessing
@@ -8,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -17,57 +18,61 @@ from tqdm import tqdm
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import run_on_one_core
 
-Task = Callable[[Any], Any]
+Task = Callable[[Any, Callable[[], object]], Any]
+
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def run(task: Task, specs: Sequence[Any], num_photos: Sequence[int], num_workers: int) -> list[Any]:
-    """Results of the task, in the order of the specs, with a progress bar.
+def run(task: Task, specs: Sequence[Any], num_photos: int, num_workers: int) -> list[Any]:
+    """Results of the task, in the order of the specs, with a progress bar in photos.
 
-    After an interruption finished shards stay good.
-
-    Args:
-        num_photos: in each spec, for the bar.
+    After an interruption each worker stops at its next photo; finished shards stay good.
 
     Raises:
         UserError: from the task, or because a worker was killed.
-        KeyboardInterrupt: on Ctrl-C, after the workers have been killed.
+        KeyboardInterrupt: on Ctrl-C, after the workers have stopped.
     """
     num_workers = min(num_workers, len(specs))
     # In a log file, one line per minute is enough.
     interval = 0.5 if os.isatty(2) else 60
-    with tqdm(total=sum(num_photos), unit="photo", mininterval=interval, smoothing=0.1, dynamic_ncols=True) as bar:
-        if num_workers > 1:
-            return _run_pool(task, specs, num_photos, num_workers, bar)
-        run_on_one_core()
-        results = []
-        for spec, number in zip(specs, num_photos, strict=True):
-            results.append(task(spec))
-            bar.update(number)
-        return results
+    with tqdm(total=num_photos, unit="photo", mininterval=interval, smoothing=0.1, dynamic_ncols=True) as bar:
+        if num_workers <= 1:
+            run_on_one_core()
+            return [task(spec, bar.update) for spec in specs]
+        return _run_pool(task, specs, num_workers, bar)
 
 
-def _run_pool(task: Task, specs: Sequence[Any], num_photos: Sequence[int], num_workers: int, bar: tqdm) -> list[Any]:
+def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm) -> list[Any]:
     context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads can deadlock
-    with ProcessPoolExecutor(num_workers, context, _start_worker) as pool:
-        futures = {pool.submit(task, spec): number for spec, number in zip(specs, num_photos, strict=True)}
-        try:
-            for future in as_completed(futures):
+    photos_done, stop = context.Value("q", 0), context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (photos_done, stop))
+    futures = [pool.submit(_in_worker, task, spec) for spec in specs]
+    waiting: set[Future] = set(futures)
+    try:
+        while waiting:
+            done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            bar.update(photos_done.get_obj().value - bar.n)
+            for future in done:
                 future.result()
-                bar.update(futures[future])
-        except BaseException as error:
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            if isinstance(error, BrokenProcessPool):
-                raise UserError(
-                    f"one of {num_workers} worker processes was killed (most often: no memory left): run the same "
-                    f"command again with --num_workers below {num_workers}; finished shards are not redone"
-                ) from error
-            raise
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {num_workers} worker processes was killed (most often: no memory left): run the same "
+            f"command again with --num_workers below {num_workers}; finished shards are not redone"
+        ) from error
+    finally:
+        stop.value = 1
+        pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
 
 
-def _start_worker() -> None:
+class _StoppedError(Exception):
+    """The parent process asked this worker to stop."""
+
+
+def _start_worker(photos_done: Any, stop: Any) -> None:
     """Runs once in each worker: keeps it to one thread, and lets only the parent process end it."""
+    global _photos_done, _stop
+    _photos_done, _stop = photos_done, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     run_on_one_core()
@@ -76,3 +81,17 @@ def _start_worker() -> None:
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def _in_worker(task: Task, spec: Any) -> Any:
+    def check_stop() -> None:
+        if _stop.value:
+            raise _StoppedError
+
+    def on_photo() -> None:
+        with _photos_done.get_lock():
+            _photos_done.value += 1
+        check_stop()
+
+    check_stop()
+    return task(spec, on_photo)

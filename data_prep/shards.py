@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from univip_jax.data import records
 from univip_jax.data.photos import decode as photos
 from univip_jax.data.photos.listing import PhotoFile
 
+SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
 STATS = "verdict"  # a sidecar's key for the statistics of its proposals; sidecars on disk keep this older name
 
 
@@ -70,8 +72,12 @@ def finished(spec: ShardSpec) -> dict | None:
     return sidecar if good else None
 
 
-def process_shard(spec: ShardSpec) -> dict:
+def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
     """Writes a shard, then its sidecar; both appear whole or not at all.
+
+    Args:
+        spec: the shard.
+        on_photo: called after each photo; an exception from it ends the work, and leaves nothing behind.
 
     Returns:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
@@ -85,7 +91,7 @@ def process_shard(spec: ShardSpec) -> dict:
     rejected: list[dict] = []
     counts: list[proposal_stats.Counts] = []
     with appearing(spec.path) as tmp:
-        offsets = records.write_shard(tmp, _serialized(spec, rejected, counts))
+        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts))
         sidecar = {
             "version": records.FORMAT_VERSION,
             "shard": spec.path.name,
@@ -101,7 +107,9 @@ def process_shard(spec: ShardSpec) -> dict:
     return sidecar
 
 
-def _serialized(spec: ShardSpec, rejected: list[dict], counts: list[proposal_stats.Counts]) -> Iterator[bytes]:
+def _serialized(
+    spec: ShardSpec, on_photo: Callable[[], object], rejected: list[dict], counts: list[proposal_stats.Counts]
+) -> Iterator[bytes]:
     """The shard's records; also fills `rejected` and `counts`."""
     for photo in spec.photos:
         try:
@@ -114,6 +122,7 @@ def _serialized(spec: ShardSpec, rejected: list[dict], counts: list[proposal_sta
             objects = record.objects[~record.is_crowd]
             counts.append(proposal_stats.of_photo(record.proposals, objects, record.height, record.width))
             yield records.serialize(record)
+        on_photo()
 
 
 def spec_hash(spec: ShardSpec) -> str:

@@ -32,8 +32,6 @@ def remove_leftovers(folder: Path) -> None:
 def locked(folder: Path, shared: bool) -> Iterator[None]:
     """Locks the folder for this command, or for several that share it, until the block or the process ends.
 
-    Removes left-overs before and after the block.
-
     Raises UserError: another command has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
@@ -43,10 +41,6 @@ def locked(folder: Path, shared: bool) -> Iterator[None]:
                 f"--out={folder}: another data_prep is at work on it: wait for its end, or give another --out "
                 "(several may share the work with --task_index and --num_tasks)"
             )
-        remove_leftovers(folder)
-        try:
-            yield
-        finally:
-            remove_leftovers(folder)
+        yield
     finally:
         os.close(descriptor)

@@ -41,10 +41,10 @@ def test_all_runners_write_the_same_bytes(photo_folder, tmp_path):
     said, processes = prepared(photo_folder, tmp_path / "processes", num_workers=2, beam_options=())
     assert "19 records" in said and processes == inline
     said, threads = prepared(photo_folder, tmp_path / "threads", beam_options=("--runner=FnApiRunner",))
-    assert "19 records" in said and threads == inline
+    assert "20 photos" in said and "by Beam" in said and threads == inline
 
 
-def refuse(spec):
+def refuse(spec, on_photo):
     raise UserError(f"shard {spec} cannot be written (No space left on device): free space")
 
 

@@ -1,5 +1,6 @@
 """The command line: exit codes and one clear line on stderr."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,14 +55,16 @@ def test_user_errors_are_one_line_and_exit_code_1(tmp_path, capsys):
     assert_one_line(capsys.readouterr().err, "manifest.json", "python -m data_prep")
 
 
-def test_check_of_an_unfinished_data_set_exits_with_1(tmp_path, capsys):
+def test_check_of_an_unfinished_data_set_writes_its_page_and_exits_with_1(tmp_path, capsys):
     for seed in range(9):
         paint(seed).save(tmp_path / f"{seed}.jpg")
     flags = [f"--images={tmp_path}", f"--out={tmp_path}/out", "--num_workers=1"]
     assert exit_code(*flags, "--task_index=1", "--num_tasks=2") == 0
     assert "1 of 2 shards (8 photos) are left" in capsys.readouterr().out
     assert exit_code(f"--check={tmp_path}/out", "--num_workers=1") == 1
-    assert_one_line(capsys.readouterr().err, "is unfinished")
+    printed = capsys.readouterr()
+    assert "photos: 1 of 1 used" in printed.out and "unfinished: 1 of 2 shards are done" in printed.err
+    assert os.listdir(tmp_path / "out").count("proposals.html") == 1
 
 
 @pytest.mark.parametrize(

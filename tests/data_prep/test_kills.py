@@ -38,4 +38,4 @@ def test_killed_runs_resume_to_the_same_bytes(photo_folder, tmp_path):
         process.wait()
     prepare(Request(tmp_path / "killed", SETTINGS, [photo_folder], num_workers=1))
     assert contents(tmp_path / "killed") == contents(tmp_path / "quiet")
-    assert check.check_dataset(tmp_path / "killed", num_workers=1)[1] == []
+    assert check.check_dataset(tmp_path / "killed", num_workers=1).problems == []

@@ -1,6 +1,7 @@
 """A folder of photos to a data set: the same bytes whoever does it, and only once."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_data_set_names_no_path_of_this_machine(photo_folder, prepared):
 def test_interrupted_run_resumes_with_the_unfinished_shards(photo_folder, prepared, tmp_path, capsys):
     plan = shards.plan_shards(tmp_path, sources.find_photos(photo_folder), {}, SETTINGS)
     for spec in (plan[0], plan[2]):
-        shards.process_shard(spec)
+        shards.process_shard(spec, lambda: None)
     leftover = tmp_path / f"{plan[1].path.name}.{'0' * 32}.tmp"
     leftover.write_bytes(b"half a shard")
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("photos-*-of-*") if path != leftover}
@@ -146,7 +147,7 @@ def test_finished_data_set_is_not_overwritten_by_another_request(photo_folder, p
 
 def test_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"1 of 1 photos .* cannot be used.*a.jpg': not an image"):
+    with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):
         prepare(request_for(tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -166,8 +167,8 @@ def copied(prepared, tmp_path):
 
 
 def test_check_passes_a_good_data_set(copied):
-    manifest, problems = check.check_dataset(copied, num_workers=1)
-    assert problems == [] and manifest == records.open_dataset(copied).manifest
+    manifest, problems, progress = check.check_dataset(copied, num_workers=1)
+    assert problems == [] and progress == "" and manifest == records.open_dataset(copied).manifest
 
 
 def test_check_compares_statistics_with_the_records(copied):
@@ -175,8 +176,18 @@ def test_check_compares_statistics_with_the_records(copied):
     contents = json.loads(path.read_text())
     contents["proposals"]["share_below_8"] = 0.5
     path.write_text(json.dumps(contents))
-    _, (problem,) = check.check_dataset(copied, num_workers=1)
+    (problem,) = check.check_dataset(copied, num_workers=1).problems
     assert "manifest.json: proposals share_below_8 is 0.5, the records say 0.0" in problem
+
+
+def test_check_of_an_unfinished_data_set_reports_its_progress(copied):
+    (copied / "manifest.json").unlink()
+    (copied / "photos-00001-of-00003.json").unlink()
+    for name, time in (("photos-00000-of-00003.json", 1000), ("photos-00002-of-00003.json", 4600)):
+        os.utime(copied / name, (time, time))
+    manifest, problems, progress = check.check_dataset(copied, num_workers=1)
+    assert (manifest["num_records"], problems) == (12, [])
+    assert progress == "unfinished: 2 of 3 shards are done, about 1.0 h are left at the pace of the newest 2"
 
 
 def test_check_names_the_record_of_a_flipped_bit(copied):
@@ -185,7 +196,7 @@ def test_check_names_the_record_of_a_flipped_bit(copied):
     data = bytearray(path.read_bytes())
     data[offsets[3] + 500] ^= 1
     path.write_bytes(data)
-    _, problems = check.check_dataset(copied, num_workers=1)
+    problems = check.check_dataset(copied, num_workers=1).problems
     assert len(problems) == 2 and all(path.name in problem for problem in problems)
     assert "sha256" in problems[0] and "record 3 does not read" in problems[1]
 
@@ -194,7 +205,7 @@ def test_check_continues_after_a_missing_shard(copied):
     (copied / "photos-00000-of-00003.tfrecord").unlink()
     (copied / "photos-00002-of-00003.json").write_text("{")
     (copied / "rejected.jsonl").write_text("")
-    _, problems = check.check_dataset(copied, num_workers=1)
+    problems = check.check_dataset(copied, num_workers=1).problems
     assert ["00000-of" in problems[0], "00002-of" in problems[1], "rejected.jsonl" in problems[2]] == [True] * 3
 
 

@@ -72,6 +72,6 @@ def test_statistics_do_not_depend_on_the_order_of_shards():
 def test_lines_hold_the_figures():
     words = "\n".join(lines(count([[0.0, 0.0, 0.64, 0.32]])))
     assert "boxes per photo: mean 1.0, 1 to 1" in words and "100.0% have fewer than 4" in words
-    assert "recall" not in words
+    assert "100% in 64-96" in words and "100% in 0.8-1.25" in words and "recall" not in words
     found = count([[0.0, 0.0, 1.0, 1.0]], [[0.0, 0.0, 1.0, 0.9], [0.0, 0.0, 0.7, 0.4]])
     assert "1 of 2 annotated objects" in lines(found)[-1]

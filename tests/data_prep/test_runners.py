@@ -11,11 +11,12 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.host import available_cores
 
 
-def square(number):
+def square(number, on_photo):
+    on_photo()
     return number * number
 
 
-def die(number):
+def die(number, on_photo):
     os._exit(9)
 
 
@@ -26,12 +27,12 @@ def refuse_or_sleep(seconds):
 
 
 def test_run_returns_results_in_the_order_of_the_specs():
-    assert runners.run(square, [3, 1, 2], num_photos=[1, 1, 1], num_workers=1) == [9, 1, 4]
+    assert runners.run(square, [3, 1, 2], num_photos=3, num_workers=1) == [9, 1, 4]
 
 
 def test_killed_worker_is_one_line_with_a_way_out():
     with pytest.raises(UserError, match=r"worker processes was killed.*--num_workers below 2") as error:
-        runners.run(die, [1, 2], num_photos=[1, 1], num_workers=2)
+        runners.run(die, [1, 2], num_photos=2, num_workers=2)
     assert "\n" not in str(error.value)
 
 

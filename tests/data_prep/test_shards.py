@@ -25,6 +25,10 @@ def photo_file(tmp_path, seed=0, **size):
     return sources.find_photos(tmp_path)[0]
 
 
+def ignore():
+    pass
+
+
 @pytest.mark.parametrize(
     ("num_photos", "sizes"),
     [(1, [1]), (20, [8, 8, 4]), (160, [10] * 16), (600, [38] * 15 + [30]), (5000, [256] * 19 + [136])],
@@ -39,8 +43,10 @@ def test_plan_shards_depends_on_the_number_of_photos_alone(tmp_path, num_photos,
 
 def test_sidecar_describes_its_shard(photo_folder, tmp_path):
     spec = plan(photo_folder, tmp_path)[1]
-    sidecar = shards.process_shard(spec)
+    calls = []
+    sidecar = shards.process_shard(spec, lambda: calls.append(1))
     contents = spec.path.read_bytes()
+    assert len(calls) == 8
     assert sidecar == json.loads(spec.path.with_suffix(".json").read_text())
     assert sidecar["bytes"] == len(contents) and sidecar["sha256"] == hashlib.sha256(contents).hexdigest()
     assert [entry["id"] for entry in sidecar["rejected"]] == ["deep/er/10.jpg"]
@@ -55,28 +61,24 @@ def test_sidecar_describes_its_shard(photo_folder, tmp_path):
     assert all(2 <= number <= 20 for number in sidecar["verdict"]["num_boxes"])
 
 
-def test_interrupted_shard_leaves_no_files(photo_folder, tmp_path, monkeypatch):
+def test_interrupted_shard_leaves_no_files(photo_folder, tmp_path):
     spec = plan(photo_folder, tmp_path)[0]
-    make_record = shards.make_record
+    calls = iter(range(3))
 
-    def interrupt(photo, *given):
-        if photo == spec.photos[2]:
+    def interrupt():
+        if next(calls) == 2:
             raise KeyboardInterrupt
-        return make_record(photo, *given)
 
-    monkeypatch.setattr(shards, "make_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        shards.process_shard(spec)
+        shards.process_shard(spec, interrupt)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.undo()
-    assert shards.process_shard(spec)["num_records"] == 8
+    assert shards.process_shard(spec, ignore)["num_records"] == 8
 
 
-def test_finished_shard_is_redone_only_for_another_request(photo_folder, tmp_path, monkeypatch):
+def test_finished_shard_is_redone_only_for_another_request(photo_folder, tmp_path):
     spec = plan(photo_folder, tmp_path)[2]
-    sidecar = shards.process_shard(spec)
-    monkeypatch.setattr(shards, "make_record", lambda *_: pytest.fail("done again"))
-    assert shards.process_shard(spec) == sidecar
+    sidecar = shards.process_shard(spec, ignore)
+    assert shards.process_shard(spec, lambda: pytest.fail("done again")) == sidecar
     assert shards.finished(spec._replace(settings=SETTINGS._replace(min_side=17))) is None
     assert shards.finished(spec._replace(photos=spec.photos[1:])) is None
     spec.path.write_bytes(spec.path.read_bytes()[:-1])
@@ -86,7 +88,7 @@ def test_finished_shard_is_redone_only_for_another_request(photo_folder, tmp_pat
 def test_shard_without_a_good_photo_is_empty_and_valid(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     (spec,) = plan(tmp_path, tmp_path)
-    sidecar = shards.process_shard(spec)
+    sidecar = shards.process_shard(spec, ignore)
     assert (sidecar["num_records"], sidecar["bytes"], sidecar["offsets"]) == (0, 0, [])
     assert shards.finished(spec) == sidecar
 
