@@ -20,10 +20,12 @@ def die(number, on_photo):
     os._exit(9)
 
 
-def refuse_or_sleep(seconds):
-    if not seconds:
+def refuse_or_work(photos, on_photo):
+    if not photos:
         raise UserError("disk full")
-    time.sleep(seconds)
+    for _ in range(photos):
+        time.sleep(0.1)
+        on_photo()
 
 
 def test_run_returns_results_in_the_order_of_the_specs():
@@ -36,10 +38,10 @@ def test_killed_worker_is_one_line_with_a_way_out():
     assert "\n" not in str(error.value)
 
 
-def test_run_ends_all_workers_after_an_error():
+def test_run_ends_all_workers_at_their_next_photo_after_an_error():
     begin = time.monotonic()
     with pytest.raises(UserError, match="disk full"):
-        runners.run(refuse_or_sleep, [600, 0], num_photos=[1, 1], num_workers=2)
+        runners.run(refuse_or_work, [6000, 0], num_photos=6000, num_workers=2)
     assert time.monotonic() - begin < 300 and multiprocessing.active_children() == []
 
 
