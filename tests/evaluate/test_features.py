@@ -106,5 +106,5 @@ def test_squashed_features_are_the_means_of_four_windows_of_res5(cached, encoder
 
 
 def test_images_too_small_for_the_pool_are_refused(cached):
-    with pytest.raises(UserError, match="image_size=16 is too small: res5 is 1 x 1"):
+    with pytest.raises(UserError, match="image_size is too small: res5 is 1 x 1"):
         cached(readout=SQUASHED, size=16)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from univip_jax.augment import normalize_pixels
-from univip_jax.evaluate.finetune import Rates, SemiSpec, finetune_step, init_classifier
+from univip_jax.evaluate.finetune import SemiSpec, finetune_step, init_classifier
 from univip_jax.sharding import by_batch, make_mesh, replicated
 
 SIDE, FEATURES, CLASSES = 2, 5, 7
@@ -86,7 +86,7 @@ def test_finetune_step_three_times_is_pytorchs(step, batches):
     losses, linear, norm, last = torch_steps(state, batches, rates)
     found = []
     for (images, labels), rate in zip(batches, rates, strict=True):
-        state, loss = step_fn(state, images, labels, Rates(*rate))
+        state, loss = step_fn(state, images, labels, dict(zip(("backbone", "head"), rate, strict=True)))
         found.append(loss)
     assert step_fn._cache_size() == 1  # rates are arguments
     np.testing.assert_allclose(found, losses, rtol=1e-5)
@@ -101,5 +101,5 @@ def test_finetune_step_three_times_is_pytorchs(step, batches):
 def test_finetune_step_shows_a_loss_that_is_not_finite(step, batches):
     step_fn, state = step
     head = {**state.params["head"], "kernel": state.params["head"]["kernel"].at[0, 0].set(jnp.inf)}
-    _, loss = step_fn(state.replace(params={**state.params, "head": head}), *batches[0], Rates(0.1, 0.1))
+    _, loss = step_fn(state.replace(params={**state.params, "head": head}), *batches[0], {"backbone": 0.1, "head": 0.1})
     assert not np.isfinite(loss)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from univip_jax.common.errors import UserError
 from univip_jax.models.resnet import DEPTHS, ResNet, pool_2x2, stage_maps
 
 WIDTH = 0.125
@@ -228,5 +229,5 @@ def test_pooling_to_2x2_is_the_mean_of_each_window(size):
 
 
 def test_pooling_to_2x2_needs_2x2():
-    with pytest.raises(ValueError, match="res5 is 1 x 4"):
+    with pytest.raises(UserError, match="image_size is too small: res5 is 1 x 4"):
         pool_2x2(jnp.zeros((1, 1, 4, 8)))

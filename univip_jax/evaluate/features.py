@@ -40,15 +40,12 @@ class Readout(NamedTuple):
     features: Callable[[Encoder, Any, UInt8[Array, "N S S 3"]], Float[Array, "N F"]]
 
 
-def _pooled_res5(encoder: Encoder, variables: Any, images: UInt8[Array, "N S S 3"]) -> Float[Array, "N F"]:
-    try:
-        return pool_2x2(encoder.stages(variables, images)[-1])
-    except ValueError as error:
-        raise UserError(f"image_size={images.shape[1]} is too small: {error}") from error
-
-
 CENTRE = Readout("centre crop, global pool", centre_crop, Encoder.apply)
-SQUASHED = Readout("squashed, res5 pooled to 2 x 2", squash, _pooled_res5)
+SQUASHED = Readout(
+    "squashed, res5 pooled to 2 x 2",
+    squash,
+    lambda encoder, variables, images: pool_2x2(encoder.stages(variables, images)[-1]),
+)
 
 
 class FeatureCache:

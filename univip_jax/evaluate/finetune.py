@@ -69,13 +69,6 @@ class Point(NamedTuple):
         return f"lr={self.lr},head={self.head_multiplier}".replace(".0,", ",").removesuffix(".0")
 
 
-class Rates(NamedTuple):
-    """Learning rates of the two groups of parameters."""
-
-    backbone: Float[Array, ""]
-    head: Float[Array, ""]
-
-
 @flax.struct.dataclass
 class Classifier:
     """What a step changes. `params` are `backbone` and `head`: {'kernel': [F, C], 'bias': [C]}."""
@@ -96,12 +89,15 @@ def finetune_step(
     state: Classifier,
     images: UInt8[Array, "N H W 3"],
     labels: Int[Array, " N"],
-    rates: Rates,
+    rates: dict[str, Float[Array, ""]],
     *,
     backbone: ResNet,
     spec: SemiSpec,
 ) -> tuple[Classifier, Float[Array, ""]]:
-    """One step, batch norm by the batch's statistics; and the loss, not finite where the gradient is not."""
+    """One step, batch norm by the batch's statistics; and the loss, not finite where the gradient is not.
+
+    `rates` are the learning rates of `backbone` and `head`.
+    """
 
     def loss_fn(params):
         variables = {"params": params["backbone"], "batch_stats": state.batch_stats}
@@ -111,7 +107,7 @@ def finetune_step(
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     direction, opt_state = spec.optimizer().update(grads, state.opt_state, state.params)
-    updates = {name: optax.tree.scale(-rate, direction[name]) for name, rate in rates._asdict().items()}
+    updates = {name: optax.tree.scale(-rate, direction[name]) for name, rate in rates.items()}
     params = optax.apply_updates(state.params, updates)
     loss = jnp.where(jnp.isfinite(optax.tree.norm(grads)), loss, jnp.nan)
     return Classifier(params, batch_stats, opt_state), loss
@@ -131,8 +127,8 @@ class Finetuning:
 
     def __init__(self, encoder: Encoder, num_classes: int, spec: SemiSpec, image_size: int):
         """Compiles for all devices of all processes."""
-        self._spec, self._image_size, self._mesh = spec, image_size, make_mesh()
-        self._everywhere, split = replicated(self._mesh), by_batch(self._mesh)
+        self._spec, self._image_size, mesh = spec, image_size, make_mesh()
+        self._everywhere, split = replicated(mesh), by_batch(mesh)
         variables = jax.device_get(encoder.variables)
         image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
         num_features = jax.eval_shape(encoder.apply, variables, image).shape[1]
@@ -149,7 +145,7 @@ class Finetuning:
 
         def step_fn(state: Classifier, step: int, images: Array, labels: Array) -> tuple[Classifier, Array]:
             rate = point.lr * spec.batch_size / 256 * spec.rate_factor(step // steps)
-            rates = Rates(np.float32(rate), np.float32(rate * point.head_multiplier))
+            rates = {"backbone": np.float32(rate), "head": np.float32(rate * point.head_multiplier)}
             return self._step(state, images, labels, jax.device_put(rates, self._everywhere))
 
         return sgd.fit(
@@ -161,13 +157,10 @@ class Finetuning:
             num_epochs=spec.num_epochs,
             seed=spec.seed,
             folder=folder,
-            mesh=self._mesh,
             label=label,
         )
 
     def score(self, state: Classifier, labelled: Labelled) -> tuple[float, float]:
         """Top-1 and top-5 in percent, on centre crops."""
-        mesh = make_mesh(jax.local_devices())
-        variables = sgd.on_each_device(mesh, (state.params, state.batch_stats))
-        top1, top5 = sgd.score(partial(self._count, *variables), labelled, self._image_size, self._spec.batch_size)
-        return float(top1), float(top5)
+        state = (state.params, state.batch_stats)
+        return tuple(sgd.score(self._count, state, labelled, self._image_size, self._spec.batch_size).tolist())

@@ -18,7 +18,6 @@ from univip_jax.data.labelled.sets import Labelled, hold_out, open_pair
 from univip_jax.evaluate import sgd
 from univip_jax.evaluate.features import CENTRE, cached_features
 from univip_jax.evaluate.heads import (
-    FeaturesFn,
     Heads,
     ProbeSpec,
     features_fn,
@@ -50,7 +49,10 @@ def train_heads(spec: ProbeSpec, encoder: Encoder, train: Labelled, image_size: 
     """
     mesh, features_of = make_mesh(), features_fn(encoder, spec)
     schedule = make_schedule(spec, sgd.steps_per_epoch(train, spec.batch_size))
-    init = partial(init_heads, spec, _sizes(features_of, encoder, image_size), len(train.classes))
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
+    features = jax.eval_shape(features_of, encoder.variables, image, None)
+    sizes = {pooling: value.shape[1] for pooling, value in features.items()}
+    init = partial(init_heads, spec, sizes, len(train.classes))
     step_fn, variables = make_step(spec, schedule, features_of), sgd.on_each_device(mesh, encoder.variables)
     heads = sgd.fit(
         jax.jit(init, out_shardings=replicated(mesh)),
@@ -61,7 +63,6 @@ def train_heads(spec: ProbeSpec, encoder: Encoder, train: Labelled, image_size: 
         num_epochs=spec.num_epochs,
         seed=spec.seed,
         folder=folder,
-        mesh=mesh,
         label=f"{len(spec.points)} heads on {train.name}",
         save_every_epochs=spec.checkpoint_every_epochs,
     )
@@ -72,21 +73,10 @@ def score_heads(
     spec: ProbeSpec, encoder: Encoder, heads: Heads, labelled: Labelled, image_size: int
 ) -> Float[np.ndarray, "P 2"]:
     """Top-1 and top-5 of each head in percent; NaN for a head that is not finite."""
-    mesh, count = make_mesh(jax.local_devices()), make_count(spec, features_fn(encoder, spec))
-    variables, on_devices = sgd.on_each_device(mesh, encoder.variables), sgd.on_each_device(mesh, heads)
-    scores = sgd.score(partial(count, on_devices, variables), labelled, image_size, spec.batch_size)
+    count = make_count(spec, features_fn(encoder, spec))
+    scores = sgd.score(count, (heads, encoder.variables), labelled, image_size, spec.batch_size)
     finite = np.concatenate([np.isfinite(heads.weights[pooling]["kernel"]).all((1, 2)) for pooling in spec.pooling])
     return np.where(finite[:, None], scores, np.nan)
-
-
-def _sizes(features_of: FeaturesFn, encoder: Encoder, image_size: int) -> dict[str, int]:
-    """The number of features by pooling."""
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
-    try:
-        shapes = jax.eval_shape(features_of, encoder.variables, images, None)
-    except ValueError as error:  # of pool_2x2
-        raise UserError(f"image_size={image_size}: {error}") from error
-    return {pooling: shape.shape[1] for pooling, shape in shapes.items()}
 
 
 def judge_by_sgd(task: Task, spec: ProbeSpec, protocol: str) -> dict:

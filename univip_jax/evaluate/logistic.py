@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from univip_jax.common.errors import UserError
@@ -34,17 +35,15 @@ def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: fl
 
     A class that the training set lacks has minus infinity. Raises UserError where the regression does not converge.
     """
-    scaled = StandardScaler().fit(train.features)
-    probe = LogisticRegression(C=inverse_l2, max_iter=_MAX_ITER)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_l2, max_iter=_MAX_ITER))
+    with warnings.catch_warnings(action="error", category=ConvergenceWarning):
         try:
-            probe.fit(scaled.transform(train.features), train.labels)
+            probe.fit(train.features, train.labels)
         except ConvergenceWarning:
             raise UserError(
                 f"the logistic regression did not converge in {_MAX_ITER} iterations; lower inverse_l2={inverse_l2}"
             ) from None
     # Of two classes, decision_function gives one logit; predict_log_proba gives two.
     logits = np.full((len(test), probe.classes_[-1] + 1), -np.inf)
-    logits[:, probe.classes_] = probe.predict_log_proba(scaled.transform(test))
+    logits[:, probe.classes_] = probe.predict_log_proba(test)
     return logits

@@ -1,6 +1,7 @@
 """The one training loop of evaluations: probes and fine-tuning, on all devices of all processes."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,6 @@ def fit(
     num_epochs: int,
     seed: int,
     folder: Path,
-    mesh: Mesh,
     label: str,
     save_every_epochs: int = 1,
 ) -> State:
@@ -54,14 +54,15 @@ def fit(
     A process decodes its rows of each batch alone. An interrupted fit ends with the bits of an undisturbed one.
 
     Args:
-      init: the state at the start, on all devices of `mesh`.
+      init: the state at the start, on all devices.
       step_fn: (state, step from 0, images, labels) to the state after the step and its losses; may donate the state.
       label: what is trained, for the progress bar and errors.
 
     Raises:
       DivergedError: no loss of an epoch is finite.
     """
-    steps, rows = steps_per_epoch(train, batch_size), local_rows(mesh, batch_size)
+    steps, mesh = steps_per_epoch(train, batch_size), make_mesh()
+    rows = local_rows(mesh, batch_size)
     with Checkpoints(folder, Retention(newest=_KEPT)) as checkpoints:
         start, state = _start_or_resume(init, checkpoints, mesh)
         batches = training_batches(
@@ -88,15 +89,15 @@ def fit(
 
 
 def score(
-    count: Callable[[Any, Any], Int[Array, "... 2"]], labelled: Labelled, image_size: int, batch_size: int
+    count: Callable[..., Int[Array, "... 2"]], state: tuple, labelled: Labelled, image_size: int, batch_size: int
 ) -> Float[np.ndarray, "... 2"]:
     """Top-1 and top-5 in percent on centre crops; each process reads its share of the photos.
 
     Args:
-      count: (images [N], labels [N]) to how many are right, as `count_right`; on the devices of this process.
+      count: (*state, images [N], labels [N]) to how many are right, as `count_right`; on the devices of this process.
     """
     mesh = make_mesh(jax.local_devices())
-    batch_size = round_batch(batch_size, mesh)
+    batch_size, count = round_batch(batch_size, mesh), partial(count, *on_each_device(mesh, state))
     image = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), np.uint8)
     right = np.zeros(jax.eval_shape(count, image, jax.ShapeDtypeStruct((batch_size,), np.int32)).shape, np.int64)
     share = labelled._replace(examples=labelled.examples.shard(jax.process_count(), jax.process_index()))

@@ -4,7 +4,6 @@ Each has a folder of its own below --workdir, as if it had been run alone.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from ml_collections import ConfigDict
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.results import read_results, write_results
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.log import duration
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.encoder import RANDOM
 
@@ -41,17 +39,11 @@ def sweep(
     """
     cells = [(step, seed) for step in _find_steps(config, steps) for seed in _numbers("seeds", seeds) or [config.seed]]
     folders = {cell: workdir / "step_{}_seed_{}".format(*cell) for cell in cells}
-    begin, done = time.perf_counter(), 0
     for number, ((step, seed), folder) in enumerate(folders.items(), start=1):
         print(f"evaluation {number}/{len(cells)}: step {step}, seed {seed}", flush=True)
         one = config.copy_and_resolve_references()
         one.step, one.seed = step, seed
-        was_finished = read_results(folder) is not None
         evaluate(one, folder)
-        if not was_finished:
-            done += 1
-            left = (time.perf_counter() - begin) / done * (len(cells) - number)
-            print(f"{duration(left)} left", flush=True)
     if jax.process_index() == 0:
         _summarize({cell: read_results(folder) for cell, folder in folders.items()}, workdir)
 

@@ -19,7 +19,6 @@ from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
 from univip_jax.data.labelled.sets import Labelled
 from univip_jax.evaluate.results import RESULTS, read_results, write_results
-from univip_jax.run.folder import CONFIG, read_config
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.encoder import Encoder, open_encoder
 
@@ -65,7 +64,7 @@ def run(
     settings = {name: value for name, value in flatten(config).items() if name not in _FREE}
     settings |= {"step": encoder.step, "weights": encoder.sha256(), "image_size": task.image_size}
     settings |= {"train": train.fingerprint, "test": test.fingerprint}
-    claim(workdir, config, settings)
+    claim(workdir, settings)
     (finished,) = of_first_process([read_results(workdir) is not None])
     if finished:
         print(f"{workdir / RESULTS} is there already: delete it to read the test set again", flush=True)
@@ -83,7 +82,7 @@ def run(
     multihost_utils.sync_global_devices("evaluated")  # the others wait: a process that ended would end the job
 
 
-def claim(workdir: Path, config: ConfigDict, settings: dict) -> None:
+def claim(workdir: Path, settings: dict) -> None:
     """Makes the folder belong to an evaluation with these settings, and writes them to `settings.json`.
 
     Checkpoints and results bind a folder. Features do not: each file is named by what it is made from.
@@ -96,25 +95,20 @@ def claim(workdir: Path, config: ConfigDict, settings: dict) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         return
-    if path.exists():
-        before = _read_settings(path)
-    elif (workdir / CONFIG).exists():  # older versions of semi and of sweeps wrote the whole config
-        before, now = flatten(read_config(workdir)), flatten(config)
-    else:
-        raise UserError(f"{workdir} holds an evaluation of an older version: no {SETTINGS}; choose another --workdir")
+    try:
+        before = dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir} holds an evaluation of an older version: no {SETTINGS}; choose another --workdir"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
                 f"{workdir} holds an evaluation of other settings: {name} was {before.get(name)!r} and is now "
                 f"{now.get(name)!r}; choose another --workdir, or give the old value"
             )
-
-
-def _read_settings(path: Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
 
 
 def spec_of(kind: type[Spec], config: ConfigDict) -> Spec:

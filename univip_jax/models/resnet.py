@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from univip_jax.common.errors import UserError
 from univip_jax.types import at_least_float32
 
 # blocks a stage, and whether the blocks are bottlenecks
@@ -141,9 +142,9 @@ def pool_2x2(res5: Float[Array, "N h w c"]) -> Float[Array, "N 4*c"]:
     """Averages of res5 over the four windows that leave out one row and one column; c is last in the flattened order.
 
     At 224 px, where res5 is 7 x 7, this is the average pool of kernel 6 and stride 1 of ORL's protocols: 8192 features
-    of a ResNet-50. Raises ValueError where the map has a side of 1.
+    of a ResNet-50. Raises UserError where the map has a side of 1.
     """
     _, height, width, _ = res5.shape
     if min(height, width) < 2:
-        raise ValueError(f"res5 is {height} x {width}: pooling to 2 x 2 needs larger images")
+        raise UserError(f"image_size is too small: res5 is {height} x {width}, the 2 x 2 pool needs 2 x 2; raise it")
     return nn.avg_pool(at_least_float32(res5), (height - 1, width - 1)).reshape(len(res5), -1)
