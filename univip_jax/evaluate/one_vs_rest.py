@@ -26,30 +26,20 @@ def normalized(features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N F"]:
 
 
 def make_svm(cost: float, seed: int) -> LinearSVC:
-    """The benchmark's solver: the dual of the squared hinge. `seed` orders its coordinates."""
-    return LinearSVC(
-        C=cost,
-        class_weight={1: 2, -1: 1},
-        penalty="l2",
-        loss="squared_hinge",
-        dual=True,
-        tol=1e-4,
-        max_iter=2000,
-        random_state=seed,
-    )
+    """The benchmark's solver: the dual of the squared hinge with L2. `seed` orders its coordinates."""
+    return LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=True, tol=1e-4, max_iter=2000, random_state=seed)
 
 
 def _fit(features: Float[np.ndarray, "N F"], is_present: np.ndarray, cost: float, seed: int) -> LinearSVC:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at large costs; the benchmark stops at 2000 steps too
+    # At large costs; the benchmark stops at 2000 steps too.
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         return make_svm(cost, seed).fit(features, np.where(is_present, 1, -1))
 
 
 def cross_validate(features: Float[np.ndarray, "N F"], labels: Int8[np.ndarray, " N"], cost: float, seed: int) -> float:
     """Mean over 3 folds of scikit-learn's average precision of one class; difficult counts as absent."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        y = np.where(labels == 1, 1, -1)
+    y = np.where(labels == 1, 1, -1)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         scores = cross_val_score(make_svm(cost, seed), features, y, cv=NUM_FOLDS, scoring="average_precision")
     return float(scores.mean())
 
@@ -63,9 +53,12 @@ def score_class(
     seed: int,
 ) -> float:
     """Average precision of one class on test photos. Difficult is absent in training, and left out of the test."""
-    scores = _fit(train, labels == 1, cost, seed).decision_function(test)
+    return _test(_fit(train, labels == 1, cost, seed), test, test_labels)
+
+
+def _test(svm: LinearSVC, test: Float[np.ndarray, "M F"], test_labels: Int8[np.ndarray, " M"]) -> float:
     counts = test_labels != 0
-    return average_precision(test_labels[counts] == 1, scores[counts])
+    return average_precision(test_labels[counts] == 1, svm.decision_function(test)[counts])
 
 
 def draw(labels: Int8[np.ndarray, " N"], k: int, num_classes: int, *key: int) -> Int[np.ndarray, " n"]:
@@ -79,13 +72,14 @@ class FewShot(NamedTuple):
     """One class by one draw, for each cost."""
 
     held_out: Float[np.ndarray, " costs"]  # scikit-learn's average precision on the other training photos; or NaN
-    test: Float[np.ndarray, "costs M"]  # scores of the test photos
+    test: Float[np.ndarray, " costs"]  # average precision on the test photos, as `score_class`
 
 
 def fit_few(
     train: Float[np.ndarray, "N F"],
     labels: Int8[np.ndarray, " N"],
     test: Float[np.ndarray, "M F"],
+    test_labels: Int8[np.ndarray, " M"],
     drawn: Int[np.ndarray, " n"],
     costs: tuple[float, ...],
     seed: int,
@@ -99,4 +93,4 @@ def fit_few(
         held_out = [average_precision_score(is_present, svm.decision_function(train)[rest]) for svm in svms]
     else:
         held_out = [np.nan] * len(svms)
-    return FewShot(np.array(held_out), np.array([svm.decision_function(test) for svm in svms]))
+    return FewShot(np.array(held_out), np.array([_test(svm, test, test_labels) for svm in svms]))

@@ -22,7 +22,6 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.labelled.sets import Labelled, open_pair
 from univip_jax.evaluate import one_vs_rest
 from univip_jax.evaluate.features import SQUASHED, cached_features
-from univip_jax.evaluate.scores import average_precision
 from univip_jax.evaluate.task import Task, require_least, run, spec_of
 
 Side = tuple[Float[np.ndarray, "N F"], Int8[np.ndarray, "N C"]]  # normalised features and labels of a set
@@ -113,16 +112,12 @@ def low_shot(spec: SvmSpec, k: int, train: Side, test: Side) -> tuple[dict, list
     calls = []
     for number, index in itertools.product(range(spec.num_draws), range(num_classes)):
         drawn = one_vs_rest.draw(y[:, index], k, num_classes, spec.seed, k, number, index)
-        calls.append((x, y[:, index], test_x, drawn, costs, spec.seed))
+        calls.append((x, y[:, index], test_x, test_y[:, index], drawn, costs, spec.seed))
     what = f"{k} photos per class, {spec.num_draws} draws"
     shots = _parallel(one_vs_rest.fit_few, calls, spec.num_workers, what)
     held_out = np.nanmean([shot.held_out for shot in shots], axis=0)
     best = int(held_out.argmax())
-    precision = []
-    for index, shot in zip(itertools.cycle(range(num_classes)), shots, strict=False):
-        counts = test_y[:, index] != 0
-        precision.append(average_precision(test_y[counts, index] == 1, shot.test[best, counts]))
-    draws = 100 * np.reshape(precision, (spec.num_draws, num_classes)).mean(1)
+    draws = 100 * np.reshape([shot.test[best] for shot in shots], (spec.num_draws, num_classes)).mean(1)
     result = {"mean": float(draws.mean()), "std": float(draws.std()), "draws": draws.tolist(), "C": costs[best]}
     return result, [
         {"low_shot": k, "C": cost, "held_out": 100 * float(value)} for cost, value in zip(costs, held_out, strict=True)
