@@ -1,6 +1,7 @@
 """The shipped config, shrunk, from photos to features: training, evaluation, and what users get wrong."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from univip_jax.evaluate import knn as knn_task
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config
+from univip_jax.run.setup import open_run
 from univip_jax.run.train import train
 
 
@@ -57,6 +59,16 @@ def test_a_wrong_value_is_named_before_anything_is_written(data, tmp_path, field
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_annotated_boxes_of_a_tfds_set_need_no_annotations_json(data, tmp_path):
+    """Its manifest names no json, and counts the objects that came with the photos."""
+    prepared = shutil.copytree(data, tmp_path / "prepared")
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["proposals"]["num_objects"] = 5
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    run = open_run(small_config(prepared, "table8=annotated"), tmp_path / "run", None)
+    assert run.plan.views.proposals == "annotated"
 
 
 def test_byol_crops_and_forwards_no_instance(data):

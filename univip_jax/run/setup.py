@@ -60,7 +60,8 @@ def open_run(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | N
     rows = local_rows(mesh, config.batch_size)
     index = Index(dataset, config.seed, config.batch_size)
     plan = make_plan(config, dataset.num_records)
-    annotated = dataset.manifest["settings"]["annotations_sha256"]
+    manifest = dataset.manifest  # the boxes of a TFDS set come with its photos, without an annotations json
+    annotated = manifest["settings"]["annotations_sha256"] or manifest.get("proposals", {}).get("num_objects")
     if plan.views.proposals == "annotated" and plan.views.overlap and not annotated:  # each box would be a naive one
         raise UserError(
             f"views.proposals=annotated, but {dataset.root} holds no annotations: prepare it with "
