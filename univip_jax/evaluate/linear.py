@@ -83,13 +83,13 @@ def judge_by_sgd(task: Task, spec: ProbeSpec, protocol: str) -> dict:
     """Top-1 and top-5 in percent of the best head of the grid, which SGD trains on random crops."""
     encoder, train, size = task.encoder, task.train, task.image_size
     points = [point._asdict() for point in spec.points]
-    final, held_out, chosen, chosen_by = spec, [None], 0, "the only point of the grid"
+    parts = _split(train, spec, points)
+    final, held_out, chosen = spec, [None], 0
     if len(points) > 1:
-        rest, part = hold_out(train, number_to_hold_out(spec.held_out, train), spec.seed)
-        heads = train_heads(spec, encoder, rest, size, task.workdir / FIT_GRID)
-        scores = score_heads(spec, encoder, heads, part, size)[:, 0]
+        heads = train_heads(spec, encoder, parts[0], size, task.workdir / FIT_GRID)
+        scores = score_heads(spec, encoder, heads, parts[1], size)[:, 0]
         held_out = [float(value) if np.isfinite(value) else None for value in scores]
-        chosen, chosen_by = choose_best(points, held_out), _chosen_by(part, spec.retrain)
+        chosen = choose_best(points, held_out)
         final = dataclasses.replace(spec, **{name: (value,) for name, value in points[chosen].items()})
     if len(points) == 1 or spec.retrain:
         heads = train_heads(final, encoder, train, size, task.workdir / FIT_FINAL)
@@ -98,50 +98,47 @@ def judge_by_sgd(task: Task, spec: ProbeSpec, protocol: str) -> dict:
     top1, top5 = score_heads(final, encoder, heads, task.test, size)[0].tolist()
     if not np.isfinite(top1):
         raise UserError(f"the head of {points[chosen]} diverged; lower --config.lr")
-    grid = [point | {"held_out": value} for point, value in zip(points, held_out, strict=True)]
-    return {
-        "protocol": protocol,
-        "top1": top1,
-        "top5": top5,
-        "epochs": spec.num_epochs,
-        "grid": grid,
-        "chosen": grid[chosen],
-        "chosen_by": chosen_by,
-    }
+    scores = {"protocol": protocol, "top1": top1, "top5": top5, "epochs": spec.num_epochs}
+    return scores | _choice(points, held_out, chosen, parts, spec.retrain)
 
 
 def judge_by_logistic(task: Task, spec: LogisticSpec) -> dict | None:
     """Top-1 and top-5 in percent of the best logistic regression of the grid, on features of centre crops."""
-    train, values = task.train, spec.inverse_l2
-    held_out, chosen, chosen_by = [None] * len(values), 0, "the only point of the grid"
-    parts = (train,)
-    if len(values) > 1:
-        parts = hold_out(train, number_to_hold_out(spec.held_out, train), spec.seed)
+    points = [{"inverse_l2": value} for value in spec.inverse_l2]
+    parts = _split(task.train, spec, points)
+    held_out, chosen = [None], 0
     features = [cached_features(task, part, CENTRE) for part in (*parts, task.test)]
     if jax.process_index():
         return None
     fitted, *held, tested = features
     if held:
-        logits = [fit_logistic(fitted, held[0].features, value) for value in values]
+        logits = [fit_logistic(fitted, held[0].features, **point) for point in points]
         held_out = [accuracy(one, held[0].labels, 1) for one in logits]
-        chosen, chosen_by = choose_best([], held_out), _chosen_by(parts[1], spec.retrain)
+        chosen = choose_best(points, held_out)
         if spec.retrain:
             fitted = Features(*map(np.concatenate, zip(fitted, *held, strict=True)))
-    logits = fit_logistic(fitted, tested.features, values[chosen])
-    grid = [{"inverse_l2": value, "held_out": score} for value, score in zip(values, held_out, strict=True)]
-    return {
-        "protocol": "logistic",
-        "top1": accuracy(logits, tested.labels, 1),
-        "top5": accuracy(logits, tested.labels, 5),
-        "grid": grid,
-        "chosen": grid[chosen],
-        "chosen_by": chosen_by,
-    }
+    logits = fit_logistic(fitted, tested.features, **points[chosen])
+    scores = {"protocol": "logistic", **{f"top{k}": accuracy(logits, tested.labels, k) for k in (1, 5)}}
+    return scores | _choice(points, held_out, chosen, parts, spec.retrain)
 
 
-def _chosen_by(part: Labelled, retrain: bool) -> str:
+def _split(train: Labelled, spec: ProbeSpec | LogisticSpec, points: list[dict]) -> tuple[Labelled, ...]:
+    """Photos to train on and, if there are several points, photos to choose one by."""
+    if len(points) == 1:
+        return (train,)
+    return hold_out(train, number_to_hold_out(spec.held_out, train), spec.seed)
+
+
+def _choice(
+    points: list[dict], held_out: list[float | None], chosen: int, parts: tuple[Labelled, ...], retrain: bool
+) -> dict:
+    """The entries of `results.json` that say how the point was chosen."""
+    grid = [point | {"held_out": value} for point, value in zip(points, held_out, strict=True)]
     then = "then trained anew on all training photos" if retrain else "trained without them"
-    return f"highest top-1 on {part.num_images} training photos that were held out, {then}"
+    chosen_by = "the only point of the grid"
+    if len(parts) > 1:
+        chosen_by = f"highest top-1 on {parts[1].num_images} training photos that were held out, {then}"
+    return {"grid": grid, "chosen": grid[chosen], "chosen_by": chosen_by}
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:

@@ -53,10 +53,10 @@ def score_class(
     seed: int,
 ) -> float:
     """Average precision of one class on test photos. Difficult is absent in training, and left out of the test."""
-    return _test(_fit(train, labels == 1, cost, seed), test, test_labels)
+    return _test_precision(_fit(train, labels == 1, cost, seed), test, test_labels)
 
 
-def _test(svm: LinearSVC, test: Float[np.ndarray, "M F"], test_labels: Int8[np.ndarray, " M"]) -> float:
+def _test_precision(svm: LinearSVC, test: Float[np.ndarray, "M F"], test_labels: Int8[np.ndarray, " M"]) -> float:
     counts = test_labels != 0
     return average_precision(test_labels[counts] == 1, svm.decision_function(test)[counts])
 
@@ -93,4 +93,4 @@ def fit_few(
         held_out = [average_precision_score(is_present, svm.decision_function(train)[rest]) for svm in svms]
     else:
         held_out = [np.nan] * len(svms)
-    return FewShot(np.array(held_out), np.array([_test(svm, test, test_labels) for svm in svms]))
+    return FewShot(np.array(held_out), np.array([_test_precision(svm, test, test_labels) for svm in svms]))
