@@ -5,6 +5,7 @@ silently.
 """
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from univip_jax.common.errors import DamagedCheckpoint, TransientError, UserErro
 from univip_jax.run.integrity import describe, description_sha256, differing, digests
 
 FOLDER = "checkpoints"
+_REASON = 160  # characters of an error of the readers
 
 
 @dataclass
@@ -199,8 +201,9 @@ class Checkpoints:
                 raise TransientError(f"checkpoint {self.folder / str(step)} cannot be read: {error}") from error
             raise self._damaged(step, f"{error.filename or error} is missing") from error
         except Exception as error:  # damaged bytes raise anything inside the readers of Orbax and TensorStore
-            lines = str(error).strip().splitlines() or [repr(error)]
-            raise self._damaged(step, lines[0]) from error
+            # TensorStore's message goes on with its whole specification.
+            reason = textwrap.shorten(str(error) or repr(error), _REASON, placeholder=" ...")
+            raise self._damaged(step, reason) from error
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         others = [other for other in self.steps() if other != step]
