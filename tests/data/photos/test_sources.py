@@ -91,6 +91,8 @@ def test_files_of_other_formats_are_counted_by_suffix(tmp_path):
     line = sources.passed_over_line(listing.passed_over)
     assert line.startswith("passed over 5 files of other formats: 3 .heic, 1 ")
     assert sources.passed_over_line(Counter()) == ""
+    many = Counter({f".{letter}": 9 - number for number, letter in enumerate("abcdefgh")})
+    assert sources.passed_over_line(many).endswith(": 9 .a, 8 .b, 7 .c, 6 .d, 5 .e, 4 .f and 2 more")
 
 
 @pytest.mark.parametrize(

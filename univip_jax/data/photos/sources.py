@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import UserError, shorten
 from univip_jax.data.photos import SUFFIXES, archives, tfds
 from univip_jax.data.photos.decode import Rejected
 from univip_jax.data.photos.listing import Listing, Opened, PhotoFile, as_text, list_folder
@@ -55,7 +55,7 @@ def passed_over_line(passed_over: Counter[str]) -> str:
     """One line that counts the files of other formats; empty where there are none."""
     if not (total := passed_over.total()):
         return ""
-    counts = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common())
+    counts = shorten([f"{count} {suffix}" for suffix, count in passed_over.most_common()], few=6)
     return f"passed over {total} files of other formats: {counts}"
 
 
