@@ -60,8 +60,11 @@ def parse(args: list[str]) -> list[str]:
             raise UserError(f"task={_CONFIG.value.task!r} is unknown; there are {', '.join(TASKS)}")
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
-        # config_flags puts the whole traceback of a config that raised into its message; the line is at its end.
-        cli.fail("error", " ".join(str(error).rsplit("ValueError: ", 1)[-1].replace('"', "").split()), 2)
+        # ml_collections wraps a KeyError, whose text is escaped and quoted. config_flags puts the whole traceback of a
+        # config that raised into its message; the line is at its end.
+        inner = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+        message = str(inner.args[0] if isinstance(inner, KeyError) else inner).rsplit("ValueError: ", 1)[-1]
+        cli.fail("error", " ".join(message.replace('"', "").split()), 2)
 
 
 def _work(config: ConfigDict, workdir: Path) -> int:

@@ -37,7 +37,7 @@ def command(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--config=configs/coco.py", "--config.optimizer.lrr=1"], 2, "lr instead of lrr"),
+        (["--config=configs/coco.py", "--config.optimizer.lrr=1"], 2, "error: 'lrr' Did you mean lr instead of lrr?\n"),
         (["--config=configs/cocoa.py"], 2, "cocoa.py"),
         (["--config=configs/coco.py:table7=z"], 2, "table7=a|b|c|d|e"),
         (["--config=configs/coco.py", "--config.batch_size=many"], 2, "many"),
