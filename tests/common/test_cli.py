@@ -1,6 +1,9 @@
 """One map from exceptions to a line and an exit code, for all commands."""
 
+import asyncio
 import errno
+import gc
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -56,6 +59,28 @@ def test_call_exits_with_the_code_of_the_work():
     with pytest.raises(SystemExit) as end:
         cli.call("error", lambda: 3, interrupted="")
     assert end.value.code == 3
+
+
+@pytest.mark.parametrize(("home", "heard"), [("lib/orbax/checkpoint/serialization.py", False), ("ours.py", True)])
+def test_quiet_leaves_out_the_other_leaves_of_a_failed_save(home, heard, caplog):
+    """Orbax raises the first failure of its tasks; asyncio logs the others when they are collected, at any time."""
+    for name in ("absl", "asyncio"):
+        logger = logging.getLogger(name)
+        for known in list(logger.filters):
+            logger.removeFilter(known)
+    cli.quiet()
+    found = {}
+    exec(compile("async def write(): raise ValueError('disk full')", home, "exec"), found)
+
+    async def save():
+        tasks = [asyncio.ensure_future(found["write"]()) for _ in range(2)]
+        await asyncio.sleep(0)  # both fail
+        await tasks[0]
+
+    with pytest.raises(ValueError, match="disk full"):
+        asyncio.run(save())
+    gc.collect()
+    assert ("never retrieved" in caplog.text) == heard
 
 
 def test_quiet_leaves_out_tensorstores_message_after_a_failed_read(monkeypatch):

@@ -97,12 +97,18 @@ def quiet() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and the exporters report their own steps
     # Orbax logs the traceback of a failed thread, then raises the same error at the next call.
     logging.getLogger("absl").addFilter(_not_orbaxs_traceback)
+    logging.getLogger("asyncio").addFilter(_not_orbaxs_task)
     if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
         sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
 
 
 def _not_orbaxs_traceback(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _not_orbaxs_task(record: logging.LogRecord) -> bool:
+    """Orbax awaits all leaves and raises the first failure; whenever Python collects the others, asyncio logs them."""
+    return not (record.msg.startswith("Task exception was never retrieved") and "orbax" in record.msg)
 
 
 class _WithoutClosedLoops:
