@@ -81,6 +81,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.greyscale = 0.2
     config.augment.blur = (1.0, 0.1)
     config.augment.blur_sigma = (0.1, 2.0)  # px
+    config.augment.blur_kernel = "sigma"  # 3 of the largest sigma on each side; byol: a tenth of the image
     config.augment.solarize = (0.0, 0.2)  # at 128
     config.augment.instances = "shared"  # shared or independent: one augmentation for both networks, or two (ours)
 

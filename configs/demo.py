@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.greyscale = 0.0
     config.augment.blur = (0.5, 0.1)
     config.augment.solarize = (0.0, 0.0)
+    config.augment.blur_kernel = "byol"  # none on instances of 12 px; the results of demo/notes.md have it
 
     config.model.backbone = "resnet10"
     config.model.width = 0.125

@@ -107,23 +107,34 @@ def test_solarize_is_pillows_at_128_on_every_level():
     np.testing.assert_allclose(run(image, view=1, count=2, solarize=(0.0, 1.0)), copies(expected, 2), atol=1e-5)
 
 
-@pytest.mark.parametrize(("side", "radius"), [(20, 1), (64, 3), (96, 4)])
-@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0])
-def test_blur_is_scipys_with_repeated_edges(side, radius, sigma):
-    """The kernel is a tenth of the side, made odd: 2 * radius + 1."""
-    image = np.random.default_rng(1).uniform(size=(side, side, 3)).astype(np.float32)
-    expected = ndimage.gaussian_filter(
-        image.astype(np.float64), (sigma, sigma, 0), mode="nearest", radius=(radius, radius, 0)
-    )
-    found = jax.jit(gaussian_blur)(image, jnp.float32(sigma))
+@pytest.mark.parametrize(
+    ("kernel", "side", "radius"),
+    [("sigma", 12, 6), ("sigma", 96, 6), ("byol", 12, 0), ("byol", 20, 1), ("byol", 64, 3), ("byol", 224, 11)],
+)
+@pytest.mark.parametrize("sigma", [0.1, 2.0])
+def test_blur_is_scipys_with_repeated_edges(kernel, side, radius, sigma):
+    """2 * radius + 1 taps: 3 of the largest sigma, as for SciPy's truncate=3, or a tenth of the side, made odd."""
+    image = noise(size=side)
+    expected = ndimage.gaussian_filter(image / 255, (sigma, sigma, 0), mode="nearest", radius=(radius, radius, 0))
+    spec = replace(BYOL, blur_sigma=(0.1, 2.0), blur_kernel=kernel)
+    assert spec.blur_radius(side) == radius
+    found = jax.jit(gaussian_blur, static_argnums=2)(image / np.float32(255), jnp.float32(sigma), radius)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_sigma_of_2_blurs_an_image_of_12_px_as_scipy_does_and_byols_kernel_leaves_it():
+    image, options = noise(size=12), {"count": 1, "blur": (1.0, 0.0), "blur_sigma": (2.0, 2.0)}
+    expected = ndimage.gaussian_filter(image / 255, (2, 2, 0), mode="nearest", truncate=3)
+    assert np.abs(expected - image / 255).max() > 0.3
+    np.testing.assert_allclose(run(image, blur_kernel="sigma", **options)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(run(image, blur_kernel="byol", **options)[0], image / 255, atol=1e-5)
 
 
 def test_blur_is_about_pillows():
     """Pillow approximates a Gaussian by three box filters, and rounds."""
     coarse = Image.fromarray(noise(size=24)).resize((96, 96), Image.Resampling.BICUBIC)
     expected = np.asarray(coarse.filter(ImageFilter.GaussianBlur(1.5)), np.float64)
-    found = 255 * np.asarray(gaussian_blur(jnp.asarray(coarse, jnp.float32) / 255, jnp.float32(1.5)))
+    found = 255 * np.asarray(gaussian_blur(jnp.asarray(coarse, jnp.float32) / 255, jnp.float32(1.5), 6))
     assert np.abs(found - expected).max() < 6
     assert np.abs(expected - np.asarray(coarse, float)).max() > 30
 
@@ -131,7 +142,7 @@ def test_blur_is_about_pillows():
 def test_blur_draws_each_sigma_from_its_range():
     """Each output is SciPy's blur for one sigma of the range, found by search."""
     image = noise(size=40)
-    found = run(image, count=8, blur=(1.0, 0.0), blur_sigma=(0.5, 1.5))
+    found = run(image, count=8, blur=(1.0, 0.0), blur_sigma=(0.5, 1.5), blur_kernel="byol")
     sigmas = np.linspace(0.45, 1.55, 221)
     blurred = np.stack(
         [ndimage.gaussian_filter(image / 255, (s, s, 0), mode="nearest", radius=(2, 2, 0)) for s in sigmas]

@@ -1,18 +1,22 @@
 """Fields by name, a run's config.json, and the recipes against the paper's tables."""
 
 import json
+import re
+import shlex
+import sys
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import coco, coco_plus, imagenet
 from univip_jax.common.errors import UserError
 from univip_jax.config import flatten, to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.plan import make_plan
-from univip_jax.run.folder import FREE_FIELDS, check_config, read_config, write_config
+from univip_jax.run.folder import BEFORE, FREE_FIELDS, check_config, read_config, write_config
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,28 @@ def test_config_json_is_the_resolved_config(tmp_path):
     assert stored["views"]["num_instances"] == stored["views"]["min_proposals"] == 2
     assert flatten(read_config(tmp_path)) == flatten(config)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_run_older_than_a_field_keeps_the_behaviour_of_its_day(tmp_path, monkeypatch):
+    """It is read with that behaviour, and resumed by what the refusal says."""
+    claim(tmp_path, coco.get_config())
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    for name in BEFORE:
+        section, field = name.split(".")
+        del stored[section][field]
+    path.write_text(json.dumps(stored))
+    found = flatten(read_config(tmp_path))
+    assert {name: found[name] for name in BEFORE} == BEFORE
+    make_plan(read_config(tmp_path), num_images=118287)
+    with pytest.raises(UserError) as refusal:
+        claim(tmp_path, coco.get_config())
+    argv = ["main.py", *shlex.split(re.search(r"resume this run by (.*), or", str(refusal.value))[1])]
+    monkeypatch.setattr(sys, "argv", argv)  # config_flags looks for its overrides there
+    config, values = coco.get_config(), flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    values(argv)
+    claim(tmp_path, config)
 
 
 def test_read_config_says_what_is_wrong_with_a_folder(tmp_path):

@@ -4,6 +4,7 @@ The operations are dm-pix's, which are those of BYOL's own code: brightness is a
 channel's mean, saturation and hue act in HSV. Pixels are clipped before the normalisation, never after it.
 """
 
+import math
 from dataclasses import dataclass
 
 import dm_pix
@@ -18,6 +19,7 @@ IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 INSTANCES = ("shared", "independent")  # between the online and the target network
+BLUR_KERNELS = ("sigma", "byol")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class AugmentSpec:
     greyscale: float
     blur: tuple[float, float]
     blur_sigma: tuple[float, float]
+    blur_kernel: str
     solarize: tuple[float, float]
     instances: str
 
@@ -44,8 +47,15 @@ class AugmentSpec:
         probabilities = (self.flip, self.jitter, self.greyscale, *self.blur, *self.solarize)
         if not all(0 <= p <= 1 for p in probabilities):
             raise UserError(f"augment: {self} holds a probability outside 0..1")
-        if self.instances not in INSTANCES:
-            raise UserError(f"augment.instances={self.instances!r} is unknown; choose one of {', '.join(INSTANCES)}")
+        for field, allowed in (("instances", INSTANCES), ("blur_kernel", BLUR_KERNELS)):
+            if getattr(self, field) not in allowed:
+                raise UserError(
+                    f"augment.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+
+    def blur_radius(self, side: int) -> int:
+        """Taps on each side of the blur's centre, for images of `side` px: 0 below 20 px by BYOL's rule."""
+        return math.ceil(3 * self.blur_sigma[1]) if self.blur_kernel == "sigma" else side // 20
 
 
 def normalize_pixels(images: UInt8[Array, "*any H W 3"]) -> Float[Array, "*any H W 3"]:
@@ -81,13 +91,13 @@ def _color_jitter(key: Key[Array, ""], image: Float[Array, "H W 3"], spec: Augme
     return image
 
 
-def gaussian_blur(image: Float[Array, "S S 3"], sigma: Float[Array, ""]) -> Float[Array, "S S 3"]:
-    """Gaussian blur that repeats the edge pixels, as Pillow does; the kernel is a tenth of the side, made odd (BYOL).
+def gaussian_blur(image: Float[Array, "S S 3"], sigma: Float[Array, ""], radius: int) -> Float[Array, "S S 3"]:
+    """Gaussian blur by 2 * radius + 1 taps a side; it repeats the edge pixels, as Pillow does.
 
     Two products with a banded matrix rather than dm-pix's convolution: with one sigma a sample, `vmap` makes that one
     convolution group a sample, which took 15 to 18 times as long (benchmarks/notes.md).
     """
-    side, radius = image.shape[0], image.shape[0] // 20
+    side = image.shape[0]
     offsets = jnp.arange(-radius, radius + 1)
     weights = jax.nn.softmax(-(offsets**2) / (2 * sigma**2))
     rows = jnp.arange(side)[:, None]
@@ -115,7 +125,7 @@ def augment_image(
     x = jnp.where(happens[1], dm_pix.rgb_to_grayscale(x, keep_dims=True), x)
     if spec.blur[view]:
         sigma = jax.random.uniform(keys[6], (), x.dtype, *spec.blur_sigma)
-        x = jnp.where(happens[2], gaussian_blur(x, sigma), x)
+        x = jnp.where(happens[2], gaussian_blur(x, sigma, spec.blur_radius(x.shape[0])), x)
     if spec.solarize[view]:
         x = jnp.where(happens[3], dm_pix.solarize(x, 128 / 255), x)
     return (jnp.clip(x, 0.0, 1.0) - IMAGENET_MEAN) / IMAGENET_STD

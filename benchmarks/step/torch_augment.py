@@ -46,9 +46,9 @@ def adjust_hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     return _to_rgb(hue + shift, saturation, value)
 
 
-def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
     """Blurs [N, S, S, 3] by a sigma [N] per image, as products with banded matrices that repeat the edge pixels."""
-    side, radius = x.shape[1], x.shape[1] // 20
+    side = x.shape[1]
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.softmax(-(offsets**2) / (2 * sigma[:, None] ** 2), dim=1)
     columns = (torch.arange(side, device=x.device)[:, None] + offsets).clamp(0, side - 1).expand(len(x), -1, -1)
@@ -94,7 +94,7 @@ def augment(images: torch.Tensor, spec: AugmentSpec, view: int) -> torch.Tensor:
     if spec.blur[view]:
         low, high = spec.blur_sigma
         sigma = low + (high - low) * torch.rand(len(x), device=x.device)
-        x = torch.where(happens(spec.blur[view]), gaussian_blur(x, sigma), x)
+        x = torch.where(happens(spec.blur[view]), gaussian_blur(x, sigma, spec.blur_radius(x.shape[1])), x)
     if spec.solarize[view]:
         x = torch.where(happens(spec.solarize[view]), torch.where(x < 128 / 255, x, 1 - x), x)
     x = (x.clamp(0, 1) - torch.as_tensor(IMAGENET_MEAN, device=x.device)) / torch.as_tensor(

@@ -1,6 +1,7 @@
 """The folder of a run: it belongs to one config, which `config.json` holds."""
 
 import json
+import shlex
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -24,6 +25,11 @@ FREE_FIELDS = (
     "data.train",
 )
 _FREE_SECTION = "knn."
+# What a run did whose config.json lacks the field, because it is older than the field. Add each new field here, with
+# the value that stands for the behaviour before it.
+BEFORE = {
+    "augment.blur_kernel": "byol",
+}
 
 
 def allowed_changes(config: ConfigDict) -> set[str]:
@@ -34,21 +40,27 @@ def allowed_changes(config: ConfigDict) -> set[str]:
 def check_config(run: Path, config: ConfigDict) -> None:
     """Checks that the folder has no `config.json`, or that of the same run.
 
-    Raises UserError that names the first field whose value differs and that `allow_changes` does not name.
+    Raises UserError that names the fields whose values differ and that `allow_changes` does not name.
     """
     if not (run / CONFIG).exists():
         return
     old, new = flatten(read_config(run)), flatten(config)
+    refused = {}
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTION):
             continue
         change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         if name not in allowed_changes(config):
-            raise UserError(
-                f"{run} is a run of another config: {change}; choose another --workdir, give the old value to resume "
-                f"this run, or change it on purpose by --config.allow_changes={name}"
-            )
-        print(f"changed on purpose: {change}")
+            refused[name] = change
+        else:
+            print(f"changed on purpose: {change}")
+    if refused:
+        values = {name: tuple(old[name]) if isinstance(old.get(name), list) else old.get(name) for name in refused}
+        flags = " ".join(f"--config.{name}={shlex.quote(str(value))}" for name, value in values.items())
+        raise UserError(
+            f"{run} is a run of another config: {', '.join(refused.values())}; choose another --workdir, resume this "
+            f"run by {flags}, or change it on purpose by --config.allow_changes={','.join(refused)}"
+        )
 
 
 def write_config(run: Path, config: ConfigDict) -> None:
@@ -57,11 +69,16 @@ def write_config(run: Path, config: ConfigDict) -> None:
 
 
 def read_config(run: Path) -> ConfigDict:
-    """The resolved config of a run's folder; UserError where the folder is no run."""
+    """The resolved config of a run's folder, with `BEFORE` for what it lacks; UserError where the folder is no run."""
     path = Path(run) / CONFIG
     if not path.is_file():
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the --workdir of a finished or running training")
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        config = ConfigDict(json.loads(path.read_text()))
+        for name, value in BEFORE.items():
+            section, field = name.split(".")
+            if section in config and field not in config[section]:
+                config[section][field] = value
+        return config
     except (ValueError, AttributeError, TypeError) as error:  # what is JSON may still be no object
         raise UserError(f"{path} is damaged ({error}); restore it or train anew in another --workdir") from error
