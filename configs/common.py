@@ -83,7 +83,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.blur_sigma = (0.1, 2.0)  # px
     config.augment.blur_kernel = "sigma"  # 3 of the largest sigma on each side; byol: a tenth of the image
     config.augment.solarize = (0.0, 0.2)  # at 128
-    config.augment.instances = "shared"  # shared or independent: one augmentation for both networks, or two (ours)
+    # Of an instance for the two networks: shared: one draw; independent: two; two_views: scene 1's for the online
+    # network, scene 2's for the target (ours).
+    config.augment.instances = "shared"
 
     config.model = ConfigDict()
     config.model.backbone = "resnet50"  # resnet18, 34, 50, 101, 152, 200; resnet10 for small images
@@ -92,6 +94,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.zero_init_residual = False
     config.model.hidden = 4096  # of projector and predictor
     config.model.projection = 256  # D
+    config.model.predictors = "one"  # for scenes and instances; two: one each (ORL)
+    config.model.running_stats = "all"  # passes that update batch norm's running statistics: all or scenes (ours)
     config.model.dtype = "bfloat16"  # of convolutions and linear layers; all else is float32
 
     config.loss = ConfigDict()  # weights; 0 switches a term off, and its compute
@@ -103,9 +107,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.transport = ConfigDict()
     config.transport.epsilon = 0.1  # OTA's value (ours)
     config.transport.num_iters = 50  # OTA's value (ours)
-    config.transport.plan_mass = 1.0  # sum of a plan; 0 stands for K (ours)
-    config.transport.marginal_features = "normalized"  # normalized or raw: the dot products of Eq. 9-10 (ours)
-    config.transport.marginal_floor = 1e-3  # of an image's largest weight (ours)
+    config.transport.plan = "sinkhorn"  # or diagonal, a control: each instance with itself alone
+    config.transport.plan_mass = (
+        1.0  # sum of a plan; 0: K, as in DeepEMD; -1: the sum of the supplies, as in OTA (ours)
+    )
+    config.transport.marginals = "affinity"  # Eq. 9-10, of l2-normalised features; or uniform, a control
+    config.transport.marginal_floor = 0.05  # added to affinities (cosines) that must sum to a given mass (ours)
+    config.transport.stop_gradient = True  # the plan is a constant, as in OTA; False: through the iterations (ours)
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # sgd or lars

@@ -1,5 +1,7 @@
 """NumPy in float64, loops rather than cleverness: what several test files compare with."""
 
+from typing import Any
+
 import numpy as np
 from scipy.special import logsumexp
 
@@ -26,14 +28,25 @@ def sinkhorn(cost: np.ndarray, supply: np.ndarray, demand: np.ndarray, epsilon: 
     return np.exp((f[:, None] + g[None, :] - cost) / epsilon)
 
 
-def marginals(
-    instances: np.ndarray, scenes: np.ndarray, plan_mass: float, floor: float, normalized: bool
-) -> np.ndarray:
-    """Weights [K] of one image's instances [K, D] from its scenes [2, D]: Eq. 9-10, floored, of sum `plan_mass`."""
-    instances, scenes = np.asarray(instances, np.float64), np.asarray(scenes, np.float64)
-    if normalized:
-        instances, scenes = unit(instances), unit(scenes)
-    mean = (scenes[0] + scenes[1]) / 2
-    weights = np.array([max(float(instance @ mean), 0.0) for instance in instances])
-    weights = weights / weights.max() + floor if weights.max() > 0 else np.ones(len(weights))
-    return plan_mass * weights / weights.sum()
+def marginals(instances: np.ndarray, scenes: np.ndarray, total: float | None, floor: float) -> np.ndarray:
+    """Weights [K] of one image's instances [K, D] from its scenes [2, D]: Eq. 9-10 of unit vectors.
+
+    With a `total` they are raised by `floor` and scaled to it; without, by 1e-8 (OTA's), for the logarithm.
+    """
+    instances, scenes = unit(np.asarray(instances, np.float64)), unit(np.asarray(scenes, np.float64))
+    weights = np.array([max(float(instance @ (scenes[0] + scenes[1]) / 2), 0.0) for instance in instances])
+    if total is None:
+        return weights + 1e-8
+    return total * (weights + floor) / (weights + floor).sum()
+
+
+def instance_plan(o: np.ndarray, t: np.ndarray, os: np.ndarray, ts: np.ndarray, spec: Any) -> np.ndarray:
+    """The plan [K, K] of one image's instances o, t [K, D] and scenes os, ts [2, D], by the reading of `spec`."""
+    total = {0.0: float(len(o)), -1.0: None}.get(spec.plan_mass, spec.plan_mass)
+    supply = marginals(o, ts, total, spec.marginal_floor)
+    demand = marginals(t, os, supply.sum(), spec.marginal_floor)
+    if spec.marginals == "uniform":
+        supply, demand = (np.full(len(o), supply.sum() / len(o)) for _ in range(2))
+    if spec.plan == "diagonal":
+        return np.diag(supply)
+    return sinkhorn(1 - unit(o) @ unit(t).T, supply, demand, spec.epsilon, spec.num_iters)

@@ -1,5 +1,6 @@
 """The three terms against NumPy by hand, their gradients, and features at the edge of what float32 holds."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -9,13 +10,24 @@ import oracles
 import pytest
 
 from univip_jax.common.errors import UserError
-from univip_jax.losses import LossSpec, cosine, instance_loss, scene_instance_loss, scene_loss
+from univip_jax.losses import LossSpec, cosine, instance_loss, plan_metrics, scene_instance_loss, scene_loss
 from univip_jax.transport import TransportSpec
 from univip_jax.types import OnlineOutputs, TargetOutputs
 
 B, D = 3, 8
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
-TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
+TRANSPORT = TransportSpec(0.1, 50, 1.0, "sinkhorn", "affinity", marginal_floor=0.05, stop_gradient=True)
+READINGS = {
+    "one": TRANSPORT,
+    "K": replace(TRANSPORT, plan_mass=0.0),
+    "OTA": replace(TRANSPORT, plan_mass=-1.0),
+    "uniform": replace(TRANSPORT, marginals="uniform"),
+    "OTA's mass, uniform": replace(TRANSPORT, plan_mass=-1.0, marginals="uniform"),
+    "diagonal": replace(TRANSPORT, plan="diagonal"),
+    "OTA's mass, diagonal": replace(TRANSPORT, plan="diagonal", plan_mass=-1.0),
+    "through the plan": replace(TRANSPORT, stop_gradient=False),
+    "OTA's mass, through the plan": replace(TRANSPORT, stop_gradient=False, plan_mass=-1.0),
+}
 
 
 def outputs(k: int, seed: int = 0, kind=np.float32) -> tuple[OnlineOutputs, TargetOutputs]:
@@ -79,26 +91,58 @@ def test_scene_instance_loss_compares_merged_with_both_views():
     np.testing.assert_allclose(jax.jit(scene_instance_loss)(online.merged, target.scenes), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("k", "mass", "features"), [(1, 1.0, "normalized"), (2, 0.0, "raw"), (8, 1.0, "normalized"), (8, 0.0, "raw")]
-)
-def test_instance_loss_by_numpy(k, mass, features):
-    """Supply from online instances and target scenes (Eq. 9), demand from target instances and online scenes (Eq. 10).
-
-    plan_mass 0 stands for K.
-    """
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+@pytest.mark.parametrize("reading", READINGS)
+def test_instance_loss_of_every_reading_is_numpys(reading, k):
+    """Supply from online instances and target scenes (Eq. 9), demand from target instances and online scenes (10)."""
     online, target = outputs(k, seed=k)
-    spec = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=mass, marginal_features=features, marginal_floor=1e-3)
+    spec = READINGS[reading]
     losses, plans = instance(online, target, spec)
     for image in range(B):
         o, t = online.instances[image], target.instances[image]
-        similarity = np.array([[oracles.cosine(o[m], t[n]) for n in range(k)] for m in range(k)])
-        weights = partial(oracles.marginals, plan_mass=mass or k, floor=1e-3, normalized=features == "normalized")
-        supply, demand = weights(o, target.scenes[image]), weights(t, online.scenes[image])
-        plan = oracles.sinkhorn(1 - similarity, supply, demand, epsilon=0.1, num_iters=50)
-        np.testing.assert_allclose(plans[image], plan, atol=2e-5)
-        np.testing.assert_allclose(losses[image], -np.sum(similarity * plan), atol=2e-5)
-        np.testing.assert_allclose(plans[image].sum(1), supply, atol=1e-5)  # rows are exact after the last update
+        plan = oracles.instance_plan(o, t, online.scenes[image], target.scenes[image], spec)
+        np.testing.assert_allclose(plans[image], plan, atol=2e-5 * max(1, k * (spec.plan_mass == 0)))
+        np.testing.assert_allclose(losses[image], -np.sum(oracles.unit(o) @ oracles.unit(t).T * plan), atol=1e-4)
+
+
+def test_the_gradient_through_the_plan_is_that_of_finite_differences():
+    """In float64; with the plan as a constant it is another one."""
+    with jax.enable_x64(True):
+        online, target = jax.tree.map(jnp.asarray, outputs(3, seed=1, kind=np.float64))
+        for reading in ("through the plan", "OTA's mass, through the plan"):
+            spec = READINGS[reading]
+
+            def loss(o, spec=spec):
+                return instance_loss(online._replace(instances=o), target, spec)[0].sum()
+
+            gradient = jax.jit(jax.grad(loss), compiler_options=QUICK)(online.instances)
+            direction = np.random.default_rng(2).normal(size=gradient.shape)
+            step = 1e-5 * direction
+            values = jax.jit(loss, compiler_options=QUICK)
+            slope = (values(online.instances + step) - values(online.instances - step)) / 2e-5
+            np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-5)
+            constant = jax.grad(partial(loss, spec=replace(spec, stop_gradient=True)))(online.instances)
+            assert np.abs(constant - gradient).max() > 1e-3
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_an_infinitesimal_change_of_a_score_does_not_move_the_mass(reading):
+    """Scores a hair above and below 0, on either side: dividing by the largest made noise into certainty."""
+    eye = np.eye(4, D, dtype=np.float32)
+    hair = np.array([1e-6, -0.3, -0.3, -0.3], np.float32)
+    far = np.array([0.5, 0.2, 0.1, 0.4], np.float32)  # the other side's scores: its mass is not 0
+
+    def scene(scores):
+        rest = np.sqrt(1 - np.sum(scores**2))
+        return np.tile(scores @ eye + rest * np.eye(1, D, 7, dtype=np.float32), (1, 2, 1))
+
+    def plan(supply, demand):
+        online, target = scene(demand), scene(supply)
+        return instance(OnlineOutputs(online, eye[None], online[:, 0]), TargetOutputs(target, eye[None]), spec)[1]
+
+    spec = READINGS[reading]
+    for above, below in (((hair, far), (-hair * [1, -1, -1, -1], far)), ((far, hair), (far, hair * [-1, 1, 1, 1]))):
+        np.testing.assert_allclose(plan(*above), plan(*below), atol=1e-3)
 
 
 def test_identical_one_hot_instances_give_the_diagonal_plan():
@@ -185,6 +229,47 @@ def extremes() -> dict:
         "bfloat16": scaled(1.0, jnp.bfloat16),
         "1e30 in bfloat16": scaled(1e30, jnp.bfloat16),
     }
+
+
+@cache
+def instance_gradients(reading: str):
+    """Jitted: (losses, gradient of their sum with respect to both sides) of a reading."""
+
+    def loss(both):
+        losses = instance_loss(*both, READINGS[reading])[0]
+        return losses.sum(), losses
+
+    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_every_reading_is_finite_for_extreme_features(reading):
+    for case, both in extremes().items():
+        gradient, losses = instance_gradients(reading)(both)
+        assert losses.dtype == jnp.float32 and np.isfinite(losses).all(), case
+        assert (np.abs(losses) <= 4 + 1e-3).all(), case  # the mass is at most K
+        for leaf in jax.tree.leaves(gradient):
+            assert np.isfinite(np.asarray(leaf, np.float32)).all(), case
+
+
+def test_plan_metrics_by_hand():
+    """Half of the mass of image 0 stays on the diagonal; image 1 is the diagonal plan of orthogonal instances."""
+    eye = np.eye(2, D, dtype=np.float32)
+    plan = jnp.array([[[0.1, 0.2], [0.0, 0.1]], [[3.0, 0.0], [0.0, 1.0]]])
+    same = np.array([[1.0, 0.0], [0.6, 0.8]]) @ eye  # cosines 1, 0 / 0.6, 0.8
+    scenes = jnp.zeros((2, 2, D))
+    online = OnlineOutputs(scenes, jnp.stack([same, eye]), scenes[:, 0])
+    found = plan_metrics(online, TargetOutputs(scenes, jnp.stack([eye, eye])), plan)
+    expected = {
+        "plan/diagonal": (0.5 + 1.0) / 2,
+        "plan/marginal_tv": (0.5 + 0.0) / 2,  # supply (0.3, 0.1) / 0.4, demand (0.1, 0.3) / 0.4
+        "plan/mass": (0.4 + 4.0) / 2,
+        "plan/cosine_same": (0.9 + 1.0) / 2,
+        "plan/cosine_other": (0.3 + 0.0) / 2,
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("case", extremes())

@@ -5,12 +5,14 @@ import numpy as np
 import oracles
 import pytest
 
+from configs import coco
+from univip_jax.config import to_spec
 from univip_jax.losses import LossSpec, total_loss
 from univip_jax.transport import TransportSpec
 from univip_jax.types import OnlineOutputs, TargetOutputs
 
 B, K = 4, 2
-TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
+TRANSPORT = to_spec(TransportSpec, coco.get_config(), "transport")
 
 
 def outputs() -> tuple[OnlineOutputs, TargetOutputs]:
@@ -26,8 +28,7 @@ def terms_by_hand(online: OnlineOutputs, target: TargetOutputs) -> dict[str, flo
         found["scene"] -= (oracles.cosine(os[0], ts[1]) + oracles.cosine(os[1], ts[0])) / B
         found["scene_instance"] -= (oracles.cosine(m, ts[0]) + oracles.cosine(m, ts[1])) / B
         similarity = oracles.unit(oi) @ oracles.unit(ti).T
-        supply, demand = (oracles.marginals(*pair, 1.0, 1e-3, True) for pair in ((oi, ts), (ti, os)))
-        found["instance"] -= np.sum(similarity * oracles.sinkhorn(1 - similarity, supply, demand, 0.1, 50)) / B
+        found["instance"] -= np.sum(similarity * oracles.instance_plan(oi, ti, os, ts, TRANSPORT)) / B
     return found
 
 
@@ -49,6 +50,8 @@ def test_total_loss_is_the_scaled_weighted_sum_and_terms_of_weight_zero_are_abse
     np.testing.assert_allclose(
         total, scale * sum(w * by_hand[n] for n, w in zip(names, weights, strict=True)), atol=1e-4
     )
-    assert metrics.keys() == {f"train/loss_{name}" for name, weight in zip(names, weights, strict=True) if weight}
-    for name, value in metrics.items():
+    terms = {name: value for name, value in metrics.items() if name.startswith("train/")}
+    assert terms.keys() == {f"train/loss_{name}" for name, weight in zip(names, weights, strict=True) if weight}
+    assert any(name.startswith("plan/") for name in metrics) == (weights[2] > 0)
+    for name, value in terms.items():
         np.testing.assert_allclose(value, by_hand[name.removeprefix("train/loss_")], atol=2e-5)

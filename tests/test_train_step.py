@@ -25,11 +25,15 @@ LR = PEAK * (1 + np.cos(0.3 * np.pi)) / 2  # without warm-up, at step 30 of 100
 MESH = make_mesh(jax.devices()[:1])
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 AUGMENT = to_spec(AugmentSpec, coco.get_config(), "augment")
-TRANSPORT = TransportSpec(epsilon=0.1, num_iters=50, plan_mass=1.0, marginal_features="normalized", marginal_floor=1e-3)
+TRANSPORT = to_spec(TransportSpec, coco.get_config(), "transport")
+MODEL = replace(
+    to_spec(ModelSpec, coco.get_config(), "model"),
+    **{"backbone": "resnet10", "width": 0.125, "stem": "small", "hidden": 16, "projection": 8, "dtype": "float32"},
+)
 VIEWS = replace(to_spec(ViewSpec, coco.get_config(), "views"), num_instances=K)
 PLAN = Plan(
     seed=0,
-    model=ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="float32"),
+    model=MODEL,
     augment=AUGMENT,
     views=VIEWS,
     loss=LossSpec(1.0, 1.0, 1.0, 2.0),
@@ -216,6 +220,20 @@ def test_independent_instances_are_drawn_anew_for_the_target(batch):
     assert (differ > 0.1).all()
     shared, _ = jax.jit(lambda batch: augment_views(jax.random.key(0), batch, AUGMENT))(batch)
     np.testing.assert_allclose(shared.instances, views.instances, atol=1e-5)
+
+
+def test_two_views_of_an_instance_are_augmented_as_the_two_scenes_are(batch):
+    """Without other draws: no blur for the online network, solarized pixels for the target alone."""
+    spec = replace(AUGMENT, flip=0.0, jitter=0.0, greyscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 1.0))
+    spec = replace(spec, instances="two_views")
+    online, target = jax.jit(lambda batch: augment_views(jax.random.key(0), batch, spec))(batch)
+
+    def normalized(pixels):
+        return (pixels / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+
+    np.testing.assert_allclose(online.instances, normalized(batch.instances), atol=1e-5)
+    solarized = np.where(batch.instances >= 128, 255 - batch.instances.astype(float), batch.instances)
+    np.testing.assert_allclose(target, normalized(solarized), atol=1e-5)
 
 
 def test_byol_s_step_needs_neither_instances_nor_f_linear(batch):

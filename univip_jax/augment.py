@@ -18,7 +18,7 @@ from univip_jax.common.errors import UserError
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
-INSTANCES = ("shared", "independent")  # between the online and the target network
+INSTANCES = ("shared", "independent", "two_views")  # between the online and the target network
 BLUR_KERNELS = ("sigma", "byol")
 
 

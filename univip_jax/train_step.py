@@ -12,34 +12,36 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from univip_jax.augment import AugmentSpec, augment_batch
 from univip_jax.losses import total_loss
-from univip_jax.models.univip import Encoder, Online, target_forward
+from univip_jax.models.univip import Encoder, Online, online_forward, target_forward
 from univip_jax.plan import Plan
 from univip_jax.sharding import by_batch, replicated
 from univip_jax.types import Batch, Metrics, OnlineOutputs, TrainState
 
 
 def augment_instances(
-    key: Key[Array, ""], instances: UInt8[Array, "B K I I 3"], spec: AugmentSpec
+    key: Key[Array, ""], instances: UInt8[Array, "B K I I 3"], spec: AugmentSpec, view: int
 ) -> Float[Array, "B K I I 3"]:
-    """Augmented, normalised instances, each by its own draw."""
+    """Augmented, normalised instances, each by its own draw of the first (0) or second (1) scene's augmentation."""
     if not instances.shape[1]:
         return jnp.zeros(instances.shape)
-    flat = augment_batch(key, instances.reshape(-1, *instances.shape[2:]), spec, view=0)
+    flat = augment_batch(key, instances.reshape(-1, *instances.shape[2:]), spec, view)
     return flat.reshape(instances.shape)
 
 
 def augment_views(key: Key[Array, ""], batch: Batch, spec: AugmentSpec) -> tuple[Batch, Float[Array, "B K I I 3"]]:
     """uint8 crops to augmented, normalised float32 crops of the same shapes, each crop by its own draw.
 
-    Returns the online network's views and the target's instances, which are the same ones if `spec.instances` is
-    "shared", and drawn anew from the same crops if it is "independent". The scenes are the same for both networks.
+    Returns the online network's views and the target's instances. Those are by `spec.instances`: the same ones
+    ("shared"), drawn anew as the first scene is ("independent") or as the second scene is ("two_views"). The scenes
+    are the same for both networks.
     """
     first, second, third = jax.random.split(key, 3)
     scenes = [augment_batch(key, batch.scenes[:, view], spec, view=view) for view, key in enumerate((first, second))]
-    instances = augment_instances(third, batch.instances, spec)
+    instances = augment_instances(third, batch.instances, spec, view=0)
     again = instances
-    if spec.instances == "independent":
-        again = augment_instances(jax.random.fold_in(third, 1), batch.instances, spec)
+    if spec.instances != "shared":
+        view = 1 if spec.instances == "two_views" else 0
+        again = augment_instances(jax.random.fold_in(third, 1), batch.instances, spec, view)
     return Batch(jnp.stack(scenes, axis=1), instances), again
 
 
@@ -49,20 +51,17 @@ def feature_std(outputs: Float[Array, "B D"]) -> Float[Array, ""]:
     return normalized.std(0).mean() * outputs.shape[-1] ** 0.5
 
 
-def online_forward(
+def sharded_online_forward(
     network: Online, params: Any, batch_stats: Any, views: Batch, mesh: Mesh
 ) -> tuple[OnlineOutputs, Any]:
-    """The online network's outputs and new batch statistics; each device computes those of its part of the batch.
+    """`online_forward`, where each device computes the outputs of its part of the batch.
 
     So the gradients of the three passes are added on each device, in float32, and reduced over the devices in one
     round. The partitioner would reduce those of each pass, in the dtype of the computation. One device sums nothing.
     """
 
     def forward(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
-        outputs, updates = network.apply(
-            {"params": params, "batch_stats": batch_stats}, *views, mutable=["batch_stats"]
-        )
-        return outputs, updates["batch_stats"]
+        return online_forward(network, {"params": params, "batch_stats": batch_stats}, *views)
 
     def forward_part(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
         params = jax.lax.pcast(params, mesh.axis_names, to="varying")  # its transpose is the one sum over devices
@@ -90,7 +89,7 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> tuple
     network = Online(plan.model, merge=plan.loss.scene_instance > 0)
 
     def loss_fn(params):
-        online, batch_stats = online_forward(network, params, state.batch_stats, views, mesh)
+        online, batch_stats = sharded_online_forward(network, params, state.batch_stats, views, mesh)
         loss, terms = total_loss(online, target, plan.loss, plan.transport)
         return loss, (terms, batch_stats)
 

@@ -1,18 +1,23 @@
-"""The three terms of univip_jax/losses.py in PyTorch, with Sinkhorn in the log domain; only the default choices."""
+"""The terms of univip_jax/losses.py in PyTorch, Sinkhorn in the log domain; of `transport` only `plan_mass` may differ."""
 
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from benchmarks.step.torch_networks import Encoder, Online
 from univip_jax.losses import LossSpec
-from univip_jax.transport import TransportSpec
+from univip_jax.transport import OWN_MASS, TransportSpec
 
 
-def marginals(instances: torch.Tensor, scenes: torch.Tensor, spec: TransportSpec) -> torch.Tensor:
-    """Weights [B, K] of instances [B, K, D] by scenes [B, 2, D] (UniVIP Eq. 9-10), floored, of equal sums."""
-    scores = torch.einsum("bkd,bd->bk", normalize(instances, dim=-1), normalize(scenes, dim=-1).mean(1)).clamp(min=0)
-    weights = scores / scores.amax(-1, keepdim=True).clamp(min=1e-12) + spec.marginal_floor
-    return (spec.plan_mass or instances.shape[1]) * weights / weights.sum(-1, keepdim=True)
+def marginals(
+    instances: torch.Tensor, scenes: torch.Tensor, spec: TransportSpec, total: torch.Tensor | None
+) -> torch.Tensor:
+    """Weights [B, K] of instances [B, K, D] by scenes [B, 2, D] (UniVIP Eq. 9-10); with sums [B, 1], or their own."""
+    mean = normalize(scenes, dim=-1).mean(1)
+    scores = torch.einsum("bkd,bd->bk", normalize(instances, dim=-1), mean).clamp(min=0)
+    if total is None:
+        return scores + 1e-8
+    weights = scores + spec.marginal_floor
+    return total * weights / weights.sum(-1, keepdim=True)
 
 
 def transport_plan(cost: torch.Tensor, supply: torch.Tensor, demand: torch.Tensor, spec: TransportSpec) -> torch.Tensor:
@@ -52,7 +57,10 @@ class Losses(torch.nn.Module):
         if ti is not None:
             similarity = normalize(oi, dim=-1) @ normalize(ti, dim=-1).mT
             with torch.no_grad():
-                supply, demand = marginals(oi, t, self.transport), marginals(ti, o, self.transport)
+                mass = self.transport.plan_mass
+                given = None if mass == OWN_MASS else oi.new_full((batch, 1), mass or oi.shape[1])
+                supply = marginals(oi, t, self.transport, given)
+                demand = marginals(ti, o, self.transport, supply.sum(-1, keepdim=True))
                 plan = transport_plan(1 - similarity, supply, demand, self.transport)
             total = total - self.loss.instance * (similarity * plan).sum((1, 2)).mean()
         return self.loss.scale * total

@@ -1,14 +1,21 @@
 """Which pictures meet in a pass, what the target computes, and the trees of the parameters."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import coco
 from univip_jax.common.errors import UserError
-from univip_jax.models.univip import Encoder, ModelSpec, Online, target_forward
+from univip_jax.config import to_spec
+from univip_jax.models.univip import Encoder, ModelSpec, Online, online_forward, target_forward
 
-SPEC = ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="float32")
+SPEC = replace(
+    to_spec(ModelSpec, coco.get_config(), "model"),
+    **{"backbone": "resnet10", "width": 0.125, "stem": "small", "hidden": 16, "projection": 8, "dtype": "float32"},
+)
 B, K = 3, 2
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
 
@@ -30,7 +37,7 @@ def variables(pictures) -> dict:
 def online():
     """(variables, scenes, instances) to (outputs, new statistics), in train mode, compiled once."""
     network = Online(SPEC, merge=True)
-    return jax.jit(lambda v, *x: network.apply(v, *x, mutable=["batch_stats"]), compiler_options=QUICK)
+    return jax.jit(lambda v, *x: online_forward(network, v, *x), compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,7 @@ def test_a_scene_does_not_see_the_other_scene_nor_the_instances(online, variable
 
 def test_the_target_computes_the_encoder_pass_by_pass(target, encode, variables, pictures):
     """Scene 1, scene 2, then all instances in one pass; statistics go from pass to pass in that order."""
+    assert SPEC.running_stats == "all"
     scenes, instances = pictures
     found, statistics = target(encoder_of(variables), scenes, instances)
     state, outputs = encoder_of(variables), []
@@ -108,9 +116,51 @@ def test_the_online_network_is_encoder_predictor_and_a_linear_layer(online, targ
 def test_both_networks_leave_the_statistics_of_the_same_pictures(online, target, variables, pictures):
     _, updates = online(variables, *pictures)
     _, statistics = target(encoder_of(variables), *pictures)
-    found = updates["batch_stats"]["encoder"]
+    found = updates["encoder"]
     assert jax.tree.structure(found) == jax.tree.structure(statistics)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, statistics)
+
+
+def test_running_statistics_of_scenes_alone_are_those_of_a_step_without_instances(online, target, variables, pictures):
+    """Outputs stay as they are: a pass in training normalises by its own pictures."""
+    scenes, instances = pictures
+    spec = replace(SPEC, running_stats="scenes")
+    network = Online(spec, merge=True)
+    found, statistics = jax.jit(lambda v, *x: online_forward(network, v, *x), compiler_options=QUICK)(
+        variables, *pictures
+    )
+    expected, of_all = online(variables, *pictures)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, expected)
+    of_target = jax.jit(lambda v, *x: target_forward(Encoder(spec), v, *x)[1], compiler_options=QUICK)(
+        encoder_of(variables), *pictures
+    )
+    _, of_scenes = target(encoder_of(variables), scenes, instances[:, :0])
+    for part in (statistics["encoder"], of_target):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), part, of_scenes)
+    differ = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), statistics["encoder"], of_all["encoder"])
+    assert min(jax.tree.leaves(differ)) > 1e-4
+
+
+def test_two_predictors_share_the_encoder_and_nothing_else(online, variables, pictures):
+    """With the weights of the one predictor in both, outputs are those of one; then instances follow their own."""
+    network = Online(replace(SPEC, predictors="two", running_stats="scenes"), merge=True)
+    forward = jax.jit(lambda v, *x: online_forward(network, v, *x), compiler_options=QUICK)
+    twice = {
+        kind: tree | {"instance_predictor": jax.tree.map(np.copy, tree["predictor"])}
+        for kind, tree in variables.items()
+    }
+    init = jax.eval_shape(lambda *x: network.init(jax.random.key(0), *x), *pictures)
+    assert jax.tree.map(np.shape, init) == jax.tree.map(np.shape, twice)
+    found, statistics = forward(twice, *pictures)
+    expected, _ = online(variables, *pictures)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, expected)
+    # No scene passes through it: its running statistics are of instances, whatever `running_stats` is.
+    moved = np.abs(statistics["instance_predictor"]["bn1"]["mean"]).max()
+    assert moved > 1e-3
+    twice["params"]["instance_predictor"]["linear2"]["kernel"] *= -1
+    after, _ = forward(twice, *pictures)
+    np.testing.assert_array_equal(after.scenes, found.scenes)
+    np.testing.assert_allclose(after.instances, -np.asarray(found.instances), atol=1e-6)
 
 
 def test_no_gradient_comes_out_of_the_target(variables):
@@ -157,7 +207,7 @@ def test_trees_of_the_parameters(variables):
 
 
 def test_bfloat16_gives_float32_outputs_statistics_and_parameters(pictures):
-    spec = ModelSpec("resnet10", 0.125, "small", False, hidden=16, projection=8, dtype="bfloat16")
+    spec = replace(SPEC, dtype="bfloat16")
     network = Online(spec, merge=True)
 
     def run(*pictures):
@@ -172,6 +222,8 @@ def test_bfloat16_gives_float32_outputs_statistics_and_parameters(pictures):
     [
         ("backbone", "resnet9"),
         ("stem", "cifar"),
+        ("predictors", "three"),
+        ("running_stats", "none"),
         ("dtype", "float16"),
         ("width", 0.01),
         ("hidden", 0),

@@ -14,6 +14,8 @@ from univip_jax.models.resnet import DEPTHS, STEMS, ResNet
 from univip_jax.types import OnlineOutputs, TargetOutputs
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+PREDICTORS = ("one", "two")
+RUNNING_STATS = ("all", "scenes")
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,18 @@ class ModelSpec:
     zero_init_residual: bool
     hidden: int
     projection: int
+    predictors: str
+    running_stats: str
     dtype: str
 
     def __post_init__(self):
-        for field, allowed in (("backbone", DEPTHS), ("stem", STEMS), ("dtype", DTYPES)):
+        for field, allowed in (
+            ("backbone", DEPTHS),
+            ("stem", STEMS),
+            ("predictors", PREDICTORS),
+            ("running_stats", RUNNING_STATS),
+            ("dtype", DTYPES),
+        ):
             if getattr(self, field) not in allowed:
                 raise UserError(
                     f"model.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
@@ -77,30 +87,50 @@ class Online(nn.Module):
 
     def setup(self):
         self.encoder = Encoder(self.spec)
-        self.predictor = MLP(self.spec.hidden, self.spec.projection, DTYPES[self.spec.dtype])
+        self.predictor = self._predictor()
+        if self.spec.predictors == "two":
+            self.instance_predictor = self._predictor()
         if self.merge:
             self.f_linear = nn.Dense(self.spec.projection, dtype=DTYPES[self.spec.dtype])
+
+    def _predictor(self) -> MLP:
+        return MLP(self.spec.hidden, self.spec.projection, DTYPES[self.spec.dtype])
 
     def __call__(
         self, scenes: Float[Array, "B 2 S S 3"], instances: Float[Array, "B K I I 3"], train: bool = True
     ) -> OnlineOutputs:
         """Scenes one view at a time, then the instances; K = 0 costs nothing."""
+        return OnlineOutputs(self.of_scenes(scenes, train), *self.of_instances(instances, train))
 
-        def network(images):
-            return self.predictor(self.encoder(images, train), train)
+    def of_scenes(self, scenes: Float[Array, "B 2 S S 3"], train: bool = True) -> Float[Array, "B 2 D"]:
+        """After the predictor."""
+        return _one_by_one(lambda images: self.predictor(self.encoder(images, train), train), scenes)
 
-        scene_outputs = _one_by_one(network, scenes)
-        batch, _, dim = scene_outputs.shape
-        instance_outputs = merged = None
-        if instances.shape[1]:
-            instance_outputs = _all_at_once(network, instances)
+    def of_instances(
+        self, instances: Float[Array, "B K I I 3"], train: bool = True
+    ) -> tuple[Float[Array, "B K D"], Float[Array, "B D"]]:
+        """After the predictor, and merged (zeros without `merge`)."""
+        batch, count = instances.shape[:2]
+        outputs, merged = jnp.zeros((batch, count, self.spec.projection)), jnp.zeros((batch, self.spec.projection))
+        if count:
+            predictor = self.instance_predictor if self.spec.predictors == "two" else self.predictor
+            outputs = _all_at_once(lambda images: predictor(self.encoder(images, train), train), instances)
         if self.merge:
-            merged = self.f_linear(instance_outputs.reshape(batch, -1)).astype(scene_outputs.dtype)
-        return OnlineOutputs(
-            scene_outputs,
-            jnp.zeros((batch, 0, dim)) if instance_outputs is None else instance_outputs,
-            jnp.zeros((batch, dim)) if merged is None else merged,
-        )
+            merged = self.f_linear(outputs.reshape(batch, -1)).astype(outputs.dtype)
+        return outputs, merged
+
+
+def online_forward(
+    network: Online, variables: Any, scenes: Float[Array, "B 2 S S 3"], instances: Float[Array, "B K I I 3"]
+) -> tuple[OnlineOutputs, Any]:
+    """The online outputs in train mode, and the new batch statistics."""
+    of_scenes, after_scenes = network.apply(variables, scenes, method="of_scenes", mutable=["batch_stats"])
+    of_instances, after_all = network.apply(
+        variables | after_scenes, instances, method="of_instances", mutable=["batch_stats"]
+    )
+    return OnlineOutputs(of_scenes, *of_instances), _kept(
+        network.spec, after_scenes["batch_stats"], after_all["batch_stats"]
+    )
 
 
 def target_forward(
@@ -111,15 +141,22 @@ def target_forward(
     Pass instances with K = 0 where no loss needs them.
     """
 
-    def forward(module: Encoder):
-        def network(images):
-            return module(images, True)
+    def of_scenes(module: Encoder):
+        return _one_by_one(lambda images: module(images, True), scenes)
 
-        scene_outputs = _one_by_one(network, scenes)
+    def of_instances(module: Encoder):
         if not instances.shape[1]:
-            batch, _, dim = scene_outputs.shape
-            return TargetOutputs(scene_outputs, jnp.zeros((batch, 0, dim)))
-        return TargetOutputs(scene_outputs, _all_at_once(network, instances))
+            return jnp.zeros((*instances.shape[:2], encoder.spec.projection))
+        return _all_at_once(lambda images: module(images, True), instances)
 
-    outputs, updates = nn.apply(forward, encoder, mutable=["batch_stats"])(variables)
-    return jax.lax.stop_gradient(outputs), updates["batch_stats"]
+    scene_outputs, after_scenes = nn.apply(of_scenes, encoder, mutable=["batch_stats"])(variables)
+    instance_outputs, after_all = nn.apply(of_instances, encoder, mutable=["batch_stats"])(variables | after_scenes)
+    outputs = jax.lax.stop_gradient(TargetOutputs(scene_outputs, instance_outputs))
+    return outputs, _kept(encoder.spec, after_scenes["batch_stats"], after_all["batch_stats"])
+
+
+def _kept(spec: ModelSpec, after_scenes: Any, after_all: Any) -> Any:
+    """Running statistics of the passes that `spec.running_stats` names; a predictor of instances has only theirs."""
+    if spec.running_stats == "all":
+        return after_all
+    return after_scenes | {name: after_all[name] for name in after_all if name == "instance_predictor"}
