@@ -29,7 +29,13 @@ _FREE_SECTION = "knn."
 # the value that stands for the behaviour before it.
 BEFORE = {
     "augment.blur_kernel": "byol",
+    "model.predictors": "one",
+    "model.running_stats": "all",
+    "transport.marginals": "affinity",
+    "transport.plan": "sinkhorn",
+    "transport.stop_gradient": True,
 }
+_GONE = ("transport.marginal_features",)  # fields of older runs, whose values nothing can give any more
 
 
 def allowed_changes(config: ConfigDict) -> set[str]:
@@ -79,6 +85,9 @@ def read_config(run: Path) -> ConfigDict:
             section, field = name.split(".")
             if section in config and field not in config[section]:
                 config[section][field] = value
+        for section, field in (name.split(".") for name in _GONE):
+            if field in config.get(section, ()):
+                del config[section][field]
         return config
     except (ValueError, AttributeError, TypeError) as error:  # what is JSON may still be no object
         raise UserError(f"{path} is damaged ({error}); restore it or train anew in another --workdir") from error
