@@ -1,4 +1,4 @@
-"""The terms of univip_jax/losses.py in PyTorch, Sinkhorn in the log domain; of `transport` only `plan_mass` may differ."""
+"""The terms of univip_jax/losses.py in PyTorch, Sinkhorn in the log domain; of `transport`, only `plan_mass` varies."""
 
 import torch
 from torch.nn.functional import cosine_similarity, normalize
