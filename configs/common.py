@@ -70,13 +70,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.views.pick = "random"  # random or first: which K of the overlap's proposals (ours)
     config.views.min_box_side = 64  # px of the photo: smallest side of a naive box
 
-    # Photometric augmentation. A pair is (scene 1 and instances, scene 2). BYOL's values.
+    # Photometric augmentation. A pair is (scene 1 and instances, scene 2). BYOL's values, by ORL's operations.
     config.augment = ConfigDict()
     config.augment.flip = 0.5
     config.augment.jitter = 0.8  # probability of the four adjustments below
-    config.augment.brightness = 0.4  # added: U(-0.4, 0.4) of white
-    config.augment.contrast = 0.4  # factor U(0.6, 1.4) about the mean of each channel
-    config.augment.saturation = 0.2  # factor U(0.8, 1.2)
+    config.augment.color = "torchvision"  # or byol: brightness is added, contrast by channel, saturation in HSV
+    config.augment.brightness = 0.4  # factor U(0.6, 1.4)
+    config.augment.contrast = 0.4  # factor U(0.6, 1.4) about the mean grey
+    config.augment.saturation = 0.2  # factor U(0.8, 1.2) about each pixel's grey
     config.augment.hue = 0.1  # shift U(-0.1, 0.1) of the circle
     config.augment.greyscale = 0.2
     config.augment.blur = (1.0, 0.1)

@@ -24,7 +24,7 @@ HOMES = {
     "torch": ("univip_jax/weights/", "univip_jax/export/"),
     "yaml": ("univip_jax/export/detectron2/",),
     "matplotlib": ("univip_jax/report/", "data_prep/page.py", "demo/picture.py"),
-    "dm_pix": ("univip_jax/augment.py",),
+    "dm_pix": ("univip_jax/augment.py", "univip_jax/colors.py"),
 }
 FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]
 # Parsed before any test runs: CPython 3.11's parser may fail where another thread parses too.

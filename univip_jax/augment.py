@@ -1,7 +1,7 @@
 """Photometric augmentation on the accelerator (BYOL's, as in its appendix B), every sample by its own draw.
 
-The operations are dm-pix's, which are those of BYOL's own code: brightness is added, contrast stretches about each
-channel's mean, saturation and hue act in HSV. Pixels are clipped before the normalisation, never after it.
+`augment.color` and `augment.blur_kernel` choose between ORL's colours and blur, which are PyTorch's, and those of
+BYOL's own code. Pixels are clipped before the normalisation, never after it.
 """
 
 import math
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
+from univip_jax.colors import JITTERS
 from univip_jax.common.errors import UserError
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's RGB pixels in [0, 1]
@@ -32,6 +33,7 @@ class AugmentSpec:
     saturation: float
     hue: float
     jitter: float
+    color: str
     greyscale: float
     blur: tuple[float, float]
     blur_sigma: tuple[float, float]
@@ -47,7 +49,7 @@ class AugmentSpec:
         probabilities = (self.flip, self.jitter, self.greyscale, *self.blur, *self.solarize)
         if not all(0 <= p <= 1 for p in probabilities):
             raise UserError(f"augment: {self} holds a probability outside 0..1")
-        for field, allowed in (("instances", INSTANCES), ("blur_kernel", BLUR_KERNELS)):
+        for field, allowed in (("instances", INSTANCES), ("color", JITTERS), ("blur_kernel", BLUR_KERNELS)):
             if getattr(self, field) not in allowed:
                 raise UserError(
                     f"augment.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
@@ -61,34 +63,6 @@ class AugmentSpec:
 def normalize_pixels(images: UInt8[Array, "*any H W 3"]) -> Float[Array, "*any H W 3"]:
     """uint8 pixels to float32 with ImageNet's mean and std removed."""
     return (images.astype(jnp.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
-
-
-def _color_jitter(key: Key[Array, ""], image: Float[Array, "H W 3"], spec: AugmentSpec) -> Float[Array, "H W 3"]:
-    """The four adjustments in a random order.
-
-    Under `vmap` a `switch` on the order evaluates all four at each place. They are element-wise and fuse, so that on
-    an accelerator this is memory traffic of a few images, little beside one convolution.
-    """
-    keys = jax.random.split(key, 5)
-
-    def draw(index: int, strength: float) -> Float[Array, ""]:
-        return jax.random.uniform(keys[index], dtype=image.dtype, minval=-strength, maxval=strength)
-
-    delta = (
-        draw(0, spec.brightness),
-        1 + draw(1, spec.contrast),
-        1 + draw(2, spec.saturation),
-        draw(3, spec.hue),
-    )
-    adjust = [
-        lambda x: dm_pix.adjust_brightness(x, delta[0]),
-        lambda x: dm_pix.adjust_contrast(x, delta[1]),
-        lambda x: dm_pix.adjust_saturation(x, delta[2]),
-        lambda x: dm_pix.adjust_hue(x, delta[3]),
-    ]
-    for index in jax.random.permutation(keys[4], 4):
-        image = jnp.clip(jax.lax.switch(index, adjust, image), 0.0, 1.0)
-    return image
 
 
 def gaussian_blur(image: Float[Array, "S S 3"], sigma: Float[Array, ""], radius: int) -> Float[Array, "S S 3"]:
@@ -121,7 +95,9 @@ def augment_image(
     ]
     x = image.astype(float) / 255.0  # float32, or float64 where a test switches it on
     x = dm_pix.random_flip_left_right(keys[4], x, probability=spec.flip)
-    x = jnp.where(happens[0], _color_jitter(keys[5], x, spec), x)
+    if spec.jitter:
+        jittered = JITTERS[spec.color](keys[5], x, spec.brightness, spec.contrast, spec.saturation, spec.hue)
+        x = jnp.where(happens[0], jittered, x)
     x = jnp.where(happens[1], dm_pix.rgb_to_grayscale(x, keep_dims=True), x)
     if spec.blur[view]:
         sigma = jax.random.uniform(keys[6], (), x.dtype, *spec.blur_sigma)

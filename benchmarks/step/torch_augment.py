@@ -3,6 +3,7 @@
 import torch
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD, AugmentSpec
+from univip_jax.colors import LUMA
 
 _GREY = (0.2989, 0.5870, 0.1140)
 
@@ -58,8 +59,15 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Te
     return torch.einsum("nlk,nikc->nilc", matrix, rows)
 
 
+def blend(x: torch.Tensor, kind: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """`univip_jax.colors.blend` of [N, H, W, 3], with a kind and a factor [N, 1, 1, 1] per image."""
+    grey = (x * x.new_tensor(LUMA)).sum(-1, keepdim=True)
+    anchor = torch.where(kind == 2, grey, torch.where(kind == 1, grey.mean((1, 2, 3), keepdim=True), 0.0))
+    return anchor + factor * (x - anchor)
+
+
 def _jitter(x: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
-    """The four adjustments in a random order: all four at each place, of which an image takes one."""
+    """The four adjustments in a random order: all at each place, of which an image takes one."""
 
     def draw(strength: float) -> torch.Tensor:
         return strength * (2 * torch.rand(len(x), 1, 1, 1, device=x.device) - 1)
@@ -68,12 +76,14 @@ def _jitter(x: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
     saturation, hue = 1 + draw(spec.saturation), draw(spec.hue)
     order = torch.rand(len(x), 4, device=x.device).argsort(1)
     for place in range(4):
-        which = order[:, place, None, None, None]
-        x = torch.where(
-            which < 2,
-            torch.where(which == 0, x + brightness, adjust_contrast(x, contrast)),
-            torch.where(which == 2, adjust_saturation(x, saturation), adjust_hue(x, hue)),
-        ).clamp(0, 1)
+        kind = order[:, place, None, None, None]
+        if spec.color == "byol":
+            light = torch.where(kind == 0, x + brightness, adjust_contrast(x, contrast))
+            other = torch.where(kind < 2, light, adjust_saturation(x, saturation))
+        else:
+            factor = torch.where(kind == 0, 1 + brightness, torch.where(kind == 1, contrast, saturation))
+            other = blend(x, kind, factor)
+        x = torch.where(kind == 3, adjust_hue(x, hue), other).clamp(0, 1)
     return x
 
 

@@ -12,6 +12,7 @@ from benchmarks.step import torch_augment
 from benchmarks.step.program import Program, random_pixels
 from benchmarks.step.torch_step import TorchStep
 from univip_jax.augment import augment_batch, gaussian_blur
+from univip_jax.colors import blend
 from univip_jax.plan import make_plan
 from univip_jax.sharding import make_mesh
 from univip_jax.train_step import train_step
@@ -110,6 +111,14 @@ def test_adjustments_are_dm_pixs(pixels, name, factors):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_blends_are_ours(pixels):
+    kinds, factors = np.arange(3), np.array([0.6, 0.8, 0.9], np.float32)
+    found = torch_augment.blend(
+        *(torch.tensor(x) for x in (pixels, *(y.reshape(3, 1, 1, 1) for y in (kinds, factors))))
+    )
+    np.testing.assert_allclose(found, jax.vmap(blend)(pixels, kinds, factors), atol=1e-5)
+
+
 def test_blur_is_ours(pixels):
     sigmas = np.array([0.1, 1.0, 2.0], np.float32)
     found = torch_augment.gaussian_blur(torch.tensor(pixels), torch.tensor(sigmas), 6)
@@ -129,9 +138,10 @@ def test_augmentation_without_chance_is_ours():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_jitter_draws_for_each_image():
+@pytest.mark.parametrize("color", ["torchvision", "byol"])
+def test_jitter_draws_for_each_image(color):
     """Strengths of 0 change nothing, those of BYOL each image in its own way."""
-    spec = replace(make_plan(Program("torch", "byol", BATCH).config(), 100_000).augment, jitter=1.0)
+    spec = replace(make_plan(Program("torch", "byol", BATCH).config(), 100_000).augment, jitter=1.0, color=color)
     spec = replace(spec, flip=0.0, greyscale=0.0, blur=(0.0, 0.0))
     still = replace(spec, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     images = torch.tensor(np.tile(random_pixels(1, 1, 20)[0], (8, 1, 1, 1)))

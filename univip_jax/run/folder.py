@@ -28,6 +28,7 @@ _FREE_SECTION = "knn."
 # What a run did whose config.json lacks the field, because it is older than the field. Add each new field here, with
 # the value that stands for the behaviour before it.
 BEFORE = {
+    "augment.color": "byol",
     "augment.blur_kernel": "byol",
     "model.predictors": "one",
     "model.running_stats": "all",
