@@ -16,6 +16,7 @@ import pytest
 from tests.small import assert_equal_states, prepare_photos, small_config, write_photos
 from univip_jax.common import cli
 from univip_jax.common.errors import DivergedReplicas, UserError
+from univip_jax.config import flatten
 from univip_jax.data.index import Index
 from univip_jax.data.records import open_dataset
 from univip_jax.evaluate import in_training as during
@@ -98,6 +99,28 @@ def test_k_nn_during_a_run_is_that_of_its_checkpoint_and_an_interrupted_one_is_m
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in kept))
     train(config, tmp_path)
     assert [line for line in lines(tmp_path) if "knn/top1" in line] == found
+
+
+OTHER_READINGS = {  # of what the paper leaves open; configs/coco.py has the others
+    "augment.instances": "two_views",
+    "model.predictors": "two",
+    "transport.plan_mass": -1.0,
+    "transport.stop_gradient": False,
+}
+
+
+def test_a_run_by_the_other_readings_resumes_with_the_same_bits(data, tmp_path):
+    config = small_config(data)
+    for name, value in OTHER_READINGS.items():
+        assert flatten(config)[name] != value
+        config.update_from_flattened_dict({name: value})
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "4")
+    train(config, tmp_path / "again")
+    assert_equal_states(tmp_path / "whole", tmp_path / "again", 4)
+    last = lines(tmp_path / "again")[-1]
+    assert 0 < last["plan/mass"] < 4 and last["plan/mass"] != pytest.approx(1.0)
 
 
 def test_goodput_counts_what_was_done_twice(run, data, tmp_path):
