@@ -9,8 +9,8 @@
 
 Cost: `num_epochs` forward passes of the training set for any size of the grid, and as many again where the chosen
 point is trained anew (`retrain`). `logistic` takes one pass, which is cached in the workdir.
-`--config.pretrained=random` is the baseline. Several values make a grid: --config.lr=0.1,0.01, and for names
-"--config.pooling=('gap','2x2')".
+`--config.pretrained=random` is the baseline. Several rates or decays make a grid: --config.lr=0.1,0.01. Several
+poolings make none, each has its head in the results: "--config.pooling=('res5','gap')".
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from configs.evaluation import shared_fields
 
 PROTOCOLS = {
     "linear_orl": {
-        "pooling": ("2x2",),
+        "pooling": ("res5", "conv1", "res2", "res3", "res4", "gap"),
         "batch_norm": True,
         "lr": (0.01,),
         "weight_decay": (1e-4,),
@@ -58,8 +58,10 @@ def get_config(arg: str = "protocol=linear_moco") -> ConfigDict:
 
     config.num_epochs = 0
     config.checkpoint_every_epochs = 1  # an interrupted probe resumes from there
-    config.pooling = ("gap",)  # of res5: gap is the mean, 2x2 ORL's pool, 8192 features of a ResNet-50
-    config.batch_norm = False  # without scale and shift, before the linear layer
+    # One head for each, on one pass: gap is the mean of res5; conv1, res2, res3, res4 and res5 are ORL's pools of a
+    # layer's map, 8192 or 9216 features of a ResNet-50. The first is `top1` of results.json; `heads` has all.
+    config.pooling = ("gap",)
+    config.batch_norm = False  # over the channels, without scale and shift, before the linear layer
     config.lr = (0.0,)  # for a batch of 256; grows linearly with the batch
     config.schedule = "milestones"  # or cosine, to 0
     config.milestones = ()  # epochs, x0.1 at each

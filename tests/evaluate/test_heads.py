@@ -36,6 +36,10 @@ def as_they_are(**sizes: int):
     return lambda variables, images, key: {pooling: images[:, :size] for pooling, size in sizes.items()}
 
 
+def start(spec: ProbeSpec, num_classes: int, **sizes: int) -> Heads:
+    return init_heads(spec, {pooling: (size,) for pooling, size in sizes.items()}, num_classes)
+
+
 @pytest.mark.parametrize(
     ("protocol", "batch_size", "epochs", "expected"),
     [
@@ -55,7 +59,8 @@ def test_make_schedule_of_each_protocol(protocol, batch_size, epochs, expected):
 
 def test_probe_spec_has_the_numbers_of_each_protocol():
     orl, byol = make_spec("linear_orl"), make_spec("linear_byol")
-    assert orl.points == [HeadSpec("2x2", 0.01, 1e-4)]
+    assert orl.points[0] == HeadSpec("res5", 0.01, 1e-4)
+    assert [point.pooling for point in orl.points[1:]] == ["conv1", "res2", "res3", "res4", "gap"]
     assert (orl.batch_norm, orl.nesterov, orl.momentum, orl.num_epochs) == (True, True, 0.9, 28)
     assert (orl.color_jitter, orl.lighting) == (0.4, 0.1)
     assert byol.points == [HeadSpec("gap", lr, 0.0) for lr in (0.4, 0.3, 0.2, 0.1, 0.05)]
@@ -74,7 +79,7 @@ def test_linear_config_refuses_an_unknown_protocol(argument):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pooling": ("3x3",)}, "pooling='3x3' is unknown; choose gap or 2x2"),
+        ({"pooling": ("2x2",)}, "pooling='2x2' is unknown; choose conv1 or res2 or res3 or res4 or res5 or gap"),
         ({"lr": (0.1, 0.1)}, "must be one or several different values"),
         ({"schedule": "linear"}, "schedule='linear' is unknown"),
         ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
@@ -99,7 +104,7 @@ def test_make_step_equals_numpy_sgd_for_three_steps(nesterov):
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(5, 6)).astype(np.float32), np.array([0, 1, 2, 2, 1])
     spec = make_spec("linear_moco", lr=(0.5,), weight_decay=(0.1,), nesterov=nesterov)
-    heads = init_heads(spec, {"gap": 6}, num_classes=3)
+    heads = start(spec, 3, gap=6)
     step_fn = make_step(spec, lambda step: jnp.array([1.0, 1.0, 0.5])[step], as_they_are(gap=6))
     w = [np.asarray(heads.weights["gap"][name][0], np.float64) for name in ("kernel", "bias")]
     v = [np.zeros_like(one) for one in w]
@@ -116,7 +121,7 @@ def test_make_step_equals_numpy_sgd_for_three_steps(nesterov):
 
 
 def trained(spec: ProbeSpec, sizes: dict[str, int], x, labels, steps: int) -> Heads:
-    heads = init_heads(spec, sizes, num_classes=int(labels.max()) + 1)
+    heads = start(spec, int(labels.max()) + 1, **sizes)
     step_fn = make_step(spec, make_schedule(spec, steps), as_they_are(**sizes))
     for step in range(steps):
         heads, _ = step_fn(heads, step, None, x, labels)
@@ -127,8 +132,8 @@ def test_make_step_trains_each_head_as_if_alone():
     """Two poolings, not in the order of the alphabet, two rates and two decays; with the batch norm of each pooling."""
     rng = np.random.default_rng(1)
     x, labels = (rng.normal(size=(8, 6)) * 3 + 1).astype(np.float32), rng.integers(0, 3, 8)
-    sizes = {"gap": 2, "2x2": 6}
-    spec = make_spec("linear_orl", pooling=("gap", "2x2"), lr=(3.0, 30.0), weight_decay=(0.0, 0.1), num_epochs=1)
+    sizes = {"res5": 2, "gap": 6}
+    spec = make_spec("linear_orl", pooling=("res5", "gap"), lr=(3.0, 30.0), weight_decay=(0.0, 0.1), num_epochs=1)
     grid = trained(spec, sizes, x, labels, steps=3)
     count = make_count(spec, as_they_are(**sizes))(grid, None, x, labels)
     assert len({one.tobytes() for stack in grid.weights.values() for one in stack["kernel"]}) == len(spec.points) == 8
@@ -136,7 +141,8 @@ def test_make_step_trains_each_head_as_if_alone():
         alone_spec = replace(spec, pooling=(point.pooling,), lr=(point.lr,), weight_decay=(point.weight_decay,))
         size = {point.pooling: sizes[point.pooling]}
         alone = trained(alone_spec, size, x, labels, steps=3)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), select(grid, spec, point), alone)
+        chosen = Heads(*({point.pooling: part[point.pooling]} for part in select(grid, spec, point)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), chosen, alone)
         np.testing.assert_array_equal(make_count(alone_spec, as_they_are(**size))(alone, None, x, labels)[0], right)
 
 
@@ -146,7 +152,7 @@ def test_batch_norm_has_running_statistics_and_no_affine_part():
     x, labels = rng.normal(size=(16, 2)).astype(np.float32) * [1, 40] + [5, 0], np.arange(16) % 2
     x = x.astype(np.float32)
     spec = make_spec("linear_orl", pooling=("gap",), lr=(0.0,), batch_size=256)
-    heads = init_heads(spec, {"gap": 2}, num_classes=2)
+    heads = start(spec, 2, gap=2)
     kernel = np.asarray(heads.weights["gap"]["kernel"][0], np.float64)
     after, losses = make_step(spec, make_schedule(spec, 1), as_they_are(gap=2))(heads, 0, None, x, labels)
     normalised = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
@@ -156,6 +162,25 @@ def test_batch_norm_has_running_statistics_and_no_affine_part():
     running = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * x.var(0) + 1e-5)
     expected = ((running @ kernel).argmax(1) == labels).sum()
     assert make_count(spec, as_they_are(gap=2))(after, None, x, labels).tolist() == [[expected, 16]]
+
+
+def test_batch_norm_of_a_map_is_over_its_channels():
+    """Cells of means 1, 0, 0, 0: 0.25 is subtracted from each. ORL norms the map, then flattens it."""
+    maps = np.zeros((6, 2, 2, 3), np.float32)
+    maps[:, 0, 0] = np.random.default_rng(3).permuted([0.0, 0.5, 1.0, 1.0, 1.5, 2.0])[:, None] * np.ones(3)
+    spec = make_spec("linear_orl", pooling=("res5",), lr=(0.0,), batch_size=256)
+    heads = init_heads(spec, {"res5": (2, 2, 3)}, num_classes=2)
+    kernel, labels = np.asarray(heads.weights["res5"]["kernel"][0], np.float64), np.arange(6) % 2
+    assert kernel.shape == (12, 2)
+    whole = lambda variables, images, key: {"res5": images}  # noqa: E731
+    after, losses = make_step(spec, make_schedule(spec, 1), whole)(heads, 0, None, maps, labels)
+    np.testing.assert_allclose(after.statistics["res5"]["mean"], [0.1 * 0.25] * 3, rtol=1e-6)
+    variance = 0.25 * (0 + 0.25 + 1 + 1 + 2.25 + 4) / 6 - 0.25**2  # the mean of squares less the squared mean
+    normalised = ((maps.astype(np.float64) - 0.25) / np.sqrt(variance + 1e-5)).reshape(6, 12)
+    np.testing.assert_allclose(losses[0], softmax_gradient(normalised, labels, kernel, np.zeros(2))[0], rtol=1e-5)
+    running = ((maps - 0.1 * 0.25) / np.sqrt(0.9 + 0.1 * variance + 1e-5)).reshape(6, 12)
+    right = ((running @ kernel).argmax(1) == labels).sum()
+    assert make_count(spec, whole)(after, None, maps, labels).tolist() == [[right, 6]]
 
 
 def blobs(count: int, spread: float, seed: int):
@@ -186,10 +211,12 @@ def test_make_step_leaves_the_backbone_alone():
     encoder = open_encoder(config)
     before = jax.tree.map(np.array, encoder.variables)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    spec = make_spec("linear_orl", pooling=("gap", "2x2"), lr=(1.0,), batch_size=256)
-    start = jax.device_get(init_heads(spec, {"gap": 64, "2x2": 256}, num_classes=2))
-    step_fn = make_step(spec, make_schedule(spec, 1), features_fn(encoder, spec))
-    heads, _ = step_fn(start, 0, encoder.variables, images, np.array([0, 1, 0, 1]))
+    spec = make_spec("linear_orl", lr=(1.0,), batch_size=256)
+    features_of = features_fn(encoder, spec)
+    shapes = {name: x.shape[1:] for name, x in jax.eval_shape(features_of, encoder.variables, images, None).items()}
+    before_step = jax.device_get(init_heads(spec, shapes, num_classes=2))
+    step_fn = make_step(spec, make_schedule(spec, 1), features_of)
+    heads, _ = step_fn(before_step, 0, encoder.variables, images, np.array([0, 1, 0, 1]))
     jax.tree.map(np.testing.assert_array_equal, encoder.variables, before)
     for pooling, stack in jax.device_get(heads.weights).items():
-        assert (stack["kernel"] != start.weights[pooling]["kernel"]).mean() > 0.9
+        assert (stack["kernel"] != before_step.weights[pooling]["kernel"]).mean() > 0.9

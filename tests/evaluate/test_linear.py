@@ -68,6 +68,9 @@ def test_linear_separates_separable_classes(run, labelled, tmp_path, protocol, p
     assert results["chosen"] == results["grid"][0] and len(results["grid"]) == 1
     assert (results["chosen"]["held_out"], results["chosen_by"]) == (None, "the only point of the grid")
     assert results["train"] == open_labelled(str(labelled)).describe()
+    assert [*results["heads"]] == [*config.pooling]
+    assert results["heads"][config.pooling[0]] == {"top1": results["top1"], "top5": 100}
+    assert all(head["top1"] > 99 for head in results["heads"].values())
 
 
 def test_linear_byol_chooses_on_held_out_photos_and_reads_the_test_set_once(labelled, tmp_path, reads, capsys):
@@ -98,12 +101,13 @@ def test_linear_byol_chooses_on_held_out_photos_and_reads_the_test_set_once(labe
 def test_linear_without_retraining_reports_the_chosen_head(labelled, tmp_path, reads):
     """An infinite rate is a point of the grid without a score, and is not chosen."""
     config = small_probe("linear_moco", labelled)
-    config.num_epochs, config.retrain, config.lr, config.pooling = 4, False, (np.inf, RATE * 30.0), ("2x2", "gap")
+    config.num_epochs, config.retrain, config.lr, config.pooling = 4, False, (np.inf, RATE * 30.0), ("gap", "res5")
     evaluate(config, tmp_path)
     results = results_of(tmp_path)
     assert len(reads) == 3
-    assert [point["held_out"] is None for point in results["grid"]] == [True, False, True, False]
-    assert results["chosen"]["lr"] == RATE * 30.0
+    assert [point["held_out"] is None for point in results["grid"]] == [True, False]
+    assert (results["chosen"]["lr"], results["chosen"]["pooling"]) == (RATE * 30.0, "gap")
+    assert [*results["heads"]] == ["gap", "res5"] and results["heads"]["gap"]["top1"] == results["top1"]
     assert results["chosen_by"].endswith("trained without them")
 
 
@@ -129,7 +133,7 @@ def test_train_heads_resumes_with_the_same_bits(labelled, tmp_path, monkeypatch,
         trained("interrupted")
     jax.tree.map(np.testing.assert_array_equal, trained("interrupted"), whole)
     assert "resuming after epoch 2" in capsys.readouterr().out
-    assert np.ptp(whole.statistics["2x2"]["mean"]) > 0
+    assert np.ptp(whole.statistics["res5"]["mean"]) > 0
 
 
 @pytest.mark.parametrize(

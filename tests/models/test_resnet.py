@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from univip_jax.common.errors import UserError
-from univip_jax.models.resnet import DEPTHS, ResNet, pool_2x2, stage_maps
+from univip_jax.models.resnet import DEPTHS, ResNet, layer_maps, pool_2x2, stage_maps
 
 WIDTH = 0.125
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs for long
@@ -53,11 +53,11 @@ class Reference:
     def __call__(self, images: np.ndarray, blocks: tuple[int, ...], stem: str = "imagenet") -> np.ndarray:
         kernel = self.params["conv1"]["kernel"]
         if stem == "imagenet":
-            x = tf.nn.relu(self.norm(conv(images, kernel, 2, 3), "bn1"))
+            x = self.conv1 = tf.nn.relu(self.norm(conv(images, kernel, 2, 3), "bn1"))
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-np.inf)
             x = tf.nn.max_pool2d(x, 3, 2, "VALID")
         else:
-            x = tf.nn.relu(self.norm(conv(images, kernel, 2, 1), "bn1"))
+            x = self.conv1 = tf.nn.relu(self.norm(conv(images, kernel, 2, 1), "bn1"))
         self.stages = []
         for stage, count in enumerate(blocks):
             for index in range(count):
@@ -129,15 +129,17 @@ def test_forward_is_that_of_tensorflow_with_pytorchs_padding(variant, blocks, si
 
     @partial(jax.jit, compiler_options=QUICK)
     def forward(variables, x):
-        return net.apply(variables, x, train=False), stage_maps(net, variables, x)
+        return net.apply(variables, x, train=False), layer_maps(net, variables, x), stage_maps(net, variables, x)
 
-    found, maps = jax.device_get(forward(variables, images))
+    found, layers, maps = jax.device_get(forward(variables, images))
     reference = Reference(variables, train=False)
     expected = reference(images, blocks)
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-    for stage, theirs in zip(maps, reference.stages, strict=True):
-        np.testing.assert_allclose(stage, theirs, atol=1e-4 * np.abs(theirs).max())
+    assert sorted(layers) == ["conv1", "res2", "res3", "res4", "res5"]
+    ours, theirs = [*layers.values(), *maps], [reference.conv1.numpy(), *reference.stages, *reference.stages]
+    for one, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")

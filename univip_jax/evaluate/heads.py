@@ -1,5 +1,6 @@
 """Linear heads on frozen features. All heads of a grid train together, on one pass, each as it would alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -15,14 +16,13 @@ from univip_jax.common.errors import UserError
 from univip_jax.evaluate.colors import augment_colors
 from univip_jax.evaluate.scores import count_right
 from univip_jax.evaluate.task import require_least
-from univip_jax.models.resnet import batch_norm, pool_2x2, stage_maps
-from univip_jax.types import at_least_float32
+from univip_jax.models.pooling import POOLINGS
+from univip_jax.models.resnet import batch_norm, layer_maps
 from univip_jax.weights.encoder import Encoder
 
-POOLINGS = {"gap": lambda res5: at_least_float32(res5).mean((1, 2)), "2x2": pool_2x2}
 SCHEDULES = ("milestones", "cosine")
-# (the backbone's variables, images, key of a training step or None) to the features by pooling
-FeaturesFn = Callable[[Any, UInt8[Array, "N H W 3"], Any], dict[str, Float[Array, "N F"]]]
+# (the backbone's variables, images, key of a training step or None) to the pooled maps by pooling
+FeaturesFn = Callable[[Any, UInt8[Array, "N H W 3"], Any], dict[str, Float[Array, "N *windows C"]]]
 
 
 class HeadSpec(NamedTuple):
@@ -82,7 +82,7 @@ class Heads(NamedTuple):
 
     weights: dict[str, dict[str, Array]]  # kernel [H, F, C], bias [H, C]
     opt_state: dict[str, Any]
-    statistics: dict[str, Any]  # of the batch norm, which has no weights: one for all heads of a pooling
+    statistics: dict[str, Any]  # [C] of the batch norm, which has no weights: one for all heads of a pooling
 
 
 def make_schedule(spec: ProbeSpec, steps_per_epoch: int) -> optax.Schedule:
@@ -102,14 +102,14 @@ def features_fn(encoder: Encoder, spec: ProbeSpec) -> FeaturesFn:
             pixels = (colored - IMAGENET_MEAN) / IMAGENET_STD
         else:
             pixels = normalize_pixels(images)
-        res5 = stage_maps(encoder.backbone, variables, pixels)[-1]
-        return {pooling: POOLINGS[pooling](res5) for pooling in spec.pooling}
+        maps = layer_maps(encoder.backbone, variables, pixels)
+        return {pooling: POOLINGS[pooling](maps) for pooling in spec.pooling}
 
     return features
 
 
-def init_heads(spec: ProbeSpec, sizes: dict[str, int], num_classes: int) -> Heads:
-    """Kernels N(0, 0.01), the same for all heads of a pooling; `sizes` are the numbers of features."""
+def init_heads(spec: ProbeSpec, shapes: dict[str, tuple[int, ...]], num_classes: int) -> Heads:
+    """Kernels N(0, 0.01), the same for all heads of a pooling; `shapes` are those of an image's pooled maps."""
     number = len(spec.lr) * len(spec.weight_decay)
 
     def head(size: int) -> dict[str, Array]:
@@ -119,10 +119,13 @@ def init_heads(spec: ProbeSpec, sizes: dict[str, int], num_classes: int) -> Head
             "bias": jnp.zeros((number, num_classes)),
         }
 
-    weights = {pooling: head(size) for pooling, size in sizes.items()}
+    weights = {pooling: head(math.prod(shape)) for pooling, shape in shapes.items()}
     opt_state = {pooling: jax.vmap(_optimizer(spec, 0.0, 0.0).init)(stack) for pooling, stack in weights.items()}
-    statistics = {pooling: {"mean": jnp.zeros(size), "var": jnp.ones(size)} for pooling, size in sizes.items()}
-    return Heads(weights, opt_state, statistics if spec.batch_norm else {})
+    if not spec.batch_norm:
+        return Heads(weights, opt_state, {})
+    channels = {pooling: shape[-1] for pooling, shape in shapes.items()}
+    statistics = {pooling: {"mean": jnp.zeros(number), "var": jnp.ones(number)} for pooling, number in channels.items()}
+    return Heads(weights, opt_state, statistics)
 
 
 def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn) -> Callable[..., tuple[Heads, Array]]:
@@ -151,6 +154,7 @@ def make_step(spec: ProbeSpec, schedule: optax.Schedule, features_of: FeaturesFn
                 statistics = {"batch_stats": heads.statistics[pooling]}
                 features, new = _norm(train=True).apply(statistics, features, mutable=["batch_stats"])
                 after.statistics[pooling] = new["batch_stats"]
+            features = features.reshape(len(features), -1)
             after.weights[pooling], after.opt_state[pooling], loss = jax.vmap(update, in_axes=(0, 0, 0, 0, None, None))(
                 heads.weights[pooling], heads.opt_state[pooling], rates * schedule(step), decays, features, labels
             )
@@ -168,7 +172,7 @@ def make_count(spec: ProbeSpec, features_of: FeaturesFn) -> Callable[..., Int[Ar
         for pooling, features in features_of(variables, images, None).items():
             if spec.batch_norm:
                 features = _norm(train=False).apply({"batch_stats": heads.statistics[pooling]}, features)
-            stack = heads.weights[pooling]
+            stack, features = heads.weights[pooling], features.reshape(len(features), -1)
             logits = jnp.einsum("nf,hfc->hnc", features, stack["kernel"]) + stack["bias"][:, None]
             right.append(jax.vmap(count_right, in_axes=(0, None))(logits, labels))
         return jnp.concatenate(right)
@@ -177,14 +181,14 @@ def make_count(spec: ProbeSpec, features_of: FeaturesFn) -> Callable[..., Int[Ar
 
 
 def select(heads: Heads, spec: ProbeSpec, point: HeadSpec) -> Heads:
-    """The state of one head, as if it were the only point of the grid."""
+    """The heads of all poolings with the rate and the decay of a point, as if the grid had no other."""
     index = list(product(spec.lr, spec.weight_decay)).index((point.lr, point.weight_decay))
-    one = jax.tree.map(lambda x: x[index : index + 1], (heads.weights[point.pooling], heads.opt_state[point.pooling]))
-    statistics = {point.pooling: heads.statistics[point.pooling]} if spec.batch_norm else {}
-    return Heads({point.pooling: one[0]}, {point.pooling: one[1]}, statistics)
+    weights, opt_state = jax.tree.map(lambda x: x[index : index + 1], (heads.weights, heads.opt_state))
+    return Heads(weights, opt_state, heads.statistics)
 
 
 def _norm(train: bool) -> Any:
+    """Over the channels of a pooled map, before it is flattened (ORL, OpenSelfSup)."""
     return batch_norm(train, jnp.float32, use_bias=False, use_scale=False)()
 
 

@@ -1,7 +1,7 @@
 """Linear probes on frozen features, by the protocols of configs/linear.py.
 
 The points of a grid train on a part of the training set and are compared on the rest of it. The test set is read once,
-by the one head that is reported.
+by the chosen point: one head for each pooling.
 """
 
 import dataclasses
@@ -51,8 +51,8 @@ def train_heads(spec: ProbeSpec, encoder: Encoder, train: Labelled, image_size: 
     schedule = make_schedule(spec, sgd.steps_per_epoch(train, spec.batch_size))
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
     features = jax.eval_shape(features_of, encoder.variables, image, None)
-    sizes = {pooling: value.shape[1] for pooling, value in features.items()}
-    init = partial(init_heads, spec, sizes, len(train.classes))
+    shapes = {pooling: value.shape[1:] for pooling, value in features.items()}
+    init = partial(init_heads, spec, shapes, len(train.classes))
     step_fn, variables = make_step(spec, schedule, features_of), sgd.on_each_device(mesh, encoder.variables)
     heads = sgd.fit(
         jax.jit(init, out_shardings=replicated(mesh)),
@@ -80,26 +80,36 @@ def score_heads(
 
 
 def judge_by_sgd(task: Task, spec: ProbeSpec, protocol: str) -> dict:
-    """Top-1 and top-5 in percent of the best head of the grid, which SGD trains on random crops."""
+    """Top-1 and top-5 in percent of the best point of the grid, which SGD trains on random crops.
+
+    `heads` has them for each pooling. The first is the protocol's own: it chooses the point, and is the result.
+    """
     encoder, train, size = task.encoder, task.train, task.image_size
-    points = [point._asdict() for point in spec.points]
+    points = [point._asdict() for point in spec.points[: len(spec.lr) * len(spec.weight_decay)]]
     parts = _split(train, spec, points)
     final, held_out, chosen = spec, [None], 0
     if len(points) > 1:
         heads = train_heads(spec, encoder, parts[0], size, task.workdir / FIT_GRID)
-        scores = score_heads(spec, encoder, heads, parts[1], size)[:, 0]
-        held_out = [float(value) if np.isfinite(value) else None for value in scores]
+        scores = score_heads(spec, encoder, heads, parts[1], size)[: len(points), 0]
+        held_out = _percent(scores)
         chosen = choose_best(points, held_out)
-        final = dataclasses.replace(spec, **{name: (value,) for name, value in points[chosen].items()})
+        final = dataclasses.replace(spec, lr=(points[chosen]["lr"],), weight_decay=(points[chosen]["weight_decay"],))
     if len(points) == 1 or spec.retrain:
         heads = train_heads(final, encoder, train, size, task.workdir / FIT_FINAL)
     else:
         heads = select(heads, spec, spec.points[chosen])
-    top1, top5 = score_heads(final, encoder, heads, task.test, size)[0].tolist()
-    if not np.isfinite(top1):
+    scores = score_heads(final, encoder, heads, task.test, size)
+    if not np.isfinite(scores[0]).all():
         raise UserError(f"the head of {points[chosen]} diverged; lower --config.lr")
-    scores = {"protocol": protocol, "top1": top1, "top5": top5, "epochs": spec.num_epochs}
-    return scores | _choice(points, held_out, chosen, parts, spec.retrain)
+    named = [dict(zip(("top1", "top5"), _percent(score), strict=True)) for score in scores]
+    results = {"protocol": protocol, **named[0], "epochs": spec.num_epochs}
+    results |= {"heads": dict(zip(spec.pooling, named, strict=True))}
+    return results | _choice(points, held_out, chosen, parts, spec.retrain)
+
+
+def _percent(scores: np.ndarray) -> list[float | None]:
+    """For JSON; None for a head that diverged."""
+    return [float(value) if np.isfinite(value) else None for value in scores]
 
 
 def judge_by_logistic(task: Task, spec: LogisticSpec) -> dict | None:

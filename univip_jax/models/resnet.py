@@ -124,18 +124,24 @@ class ResNet(nn.Module):
         return at_least_float32(x).mean((1, 2))
 
 
-def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
-    """What leaves each of the four stages (res2 to res5), by running statistics; images as for `net`."""
+def layer_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> dict[str, Float[Array, "N h w c"]]:
+    """What leaves conv1 (after its norm and ReLU) and the stages res2 to res5, by running statistics."""
     _, captured = net.apply(
         variables,
         images,
         train=False,
-        capture_intermediates=lambda module, _: isinstance(module, Block),
+        capture_intermediates=lambda module, _: isinstance(module, Block) or module.path == ("bn1",),
         mutable=["intermediates"],
     )
+    maps = {name: module["__call__"][0] for name, module in captured["intermediates"].items()}
     blocks, _ = DEPTHS[net.variant]
-    last = [f"layer{stage}_{count - 1}" for stage, count in enumerate(blocks, start=1)]
-    return [captured["intermediates"][name]["__call__"][0] for name in last]
+    stages = {f"res{stage + 1}": maps[f"layer{stage}_{count - 1}"] for stage, count in enumerate(blocks, start=1)}
+    return {"conv1": nn.relu(maps["bn1"])} | stages
+
+
+def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
+    """What leaves each of the four stages (res2 to res5), by running statistics; images as for `net`."""
+    return list(layer_maps(net, variables, images).values())[1:]
 
 
 def pool_2x2(res5: Float[Array, "N h w c"]) -> Float[Array, "N 4*c"]:
