@@ -13,38 +13,13 @@ from ml_collections import config_flags
 
 from configs import coco, demo, imagenet
 from configs.common import TABLE8
+from tests.reproduce.made_up import COCO_STEPS, rows, write_result, write_run
 from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
 from univip_jax.reproduce.rows import TABLES, Row
 from univip_jax.reproduce.table import compare
-from univip_jax.run.folder import write_config
 
 ROOT = Path(__file__).parents[2]
-COCO_STEPS = 231 * 800  # 118,287 // 512 per epoch
-
-
-def write_run(folder: Path, config, **fields) -> None:
-    config.update_from_flattened_dict(fields)
-    folder.mkdir(parents=True)
-    write_config(folder, config)
-
-
-def write_result(folder: Path, pretrained: str, top1: float, **fields) -> None:
-    """By default linear_orl, on all of ImageNet, of the last step of 800 epochs of COCO."""
-    values = {"protocol": "linear_orl", "top1": top1, "pretrained": pretrained, "step": COCO_STEPS, "image_size": 224}
-    values |= {"epochs": 28, "classes": 1000, "seed": 0, "train": {"images": 1_281_167}, "test": {"images": 50_000}}
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(values | fields))
-
-
-def rows(text: str) -> dict[str, list[list[str]]]:
-    """The cells of each row of a Markdown table, by the row's name."""
-    found = {}
-    for line in text.splitlines():
-        if line.startswith("| "):
-            name, *cells = (cell.strip() for cell in line.strip("| ").split(" | "))
-            found.setdefault(name, []).append(cells)
-    return found
 
 
 def test_compare_averages_seeds_of_the_papers_settings(tmp_path):
@@ -54,10 +29,12 @@ def test_compare_averages_seeds_of_the_papers_settings(tmp_path):
     write_result(tmp_path / "b", "/elsewhere/deep/coco", 60.6, seed=1)
     write_result(tmp_path / "again", "/elsewhere/deep/coco", 60.6, seed=1)  # a copy of the same evaluation
     write_result(tmp_path / "older", "/elsewhere/deep/coco", 41.0, step=1000)
-    write_result(tmp_path / "moco", "/elsewhere/deep/coco", 59.0, protocol="linear_moco")
+    write_result(tmp_path / "byol", "/elsewhere/deep/coco", 59.0, protocol="linear_byol")
     text = compare(TABLES[1], tmp_path)
     run = f"/elsewhere/deep/coco, step {COCO_STEPS}"
-    assert rows(text)["UniVIP, COCO, 800 epochs"] == [["60.2", "60.30 ± 0.42 (n = 2)", "none", run, "linear_orl"]]
+    orl, moco = rows(text)["UniVIP, COCO, 800 epochs"]
+    assert orl == ["60.2", "60.30 ± 0.42 (n = 2)", "none", run, "linear_orl"]
+    assert moco == ["60.2", "missing", "", "", "linear_moco"]
     assert [name for name, cells in rows(text).items() if cells[0][1] == "missing"] == [
         "untrained",
         "BYOL, COCO, 800 epochs",
@@ -68,8 +45,9 @@ def test_compare_averages_seeds_of_the_papers_settings(tmp_path):
         "UniVIP, ImageNet, 300 epochs",
     ]
     left_out = re.findall(r"- (linear_\w+ [\d.]+), .*: another protocol, or an older step", text)
-    assert left_out == ["linear_moco 59.00", "linear_orl 41.00"]
-    assert "# UniVIP, COCO, 800 epochs" not in text  # no gap
+    assert left_out == ["linear_byol 59.00", "linear_orl 41.00"]
+    evaluation = [words for words in commands(1, tmp_path) if f"--config.pretrained={tmp_path}/deep/coco" in words]
+    assert [words[2] for words in evaluation] == ["--config=configs/linear.py:protocol=linear_moco"]  # the only gap
 
 
 def test_compare_prints_differences_and_averages_only_equal_settings(tmp_path):
@@ -136,16 +114,21 @@ def test_a_run_of_another_config_belongs_to_no_row(tmp_path):
 
 def test_rows_of_table_1_differ_in_data_and_epochs(tmp_path):
     write_run(tmp_path / "long", imagenet.get_config(), num_epochs=290.0)
-    write_run(tmp_path / "short", imagenet.get_config(), **{"num_epochs": 200.0, "optimizer.lr": 0.45})
+    write_run(tmp_path / "short", imagenet.get_config(), num_epochs=200.0)
     for name, top1 in (("long", 29.0), ("short", 10.0)):
         write_result(tmp_path / f"{name}_linear", name, top1, protocol="linear_byol", epochs=80, step=10**9)
     write_run(tmp_path / "plus", coco.get_config(), **{"data.train": "/disk/coco_plus"})
     write_result(tmp_path / "plus_linear", "plus", 62.0, step=10**9)
     found = rows(compare(TABLES[1], tmp_path))
-    assert [cells[1:3] for cells in found["UniVIP, ImageNet, 300 epochs"]] == [["29.00", "num_epochs 290.0, not 300.0"]]
+    missing = ["missing", ""]  # linear_orl
+    assert [cells[1:3] for cells in found["UniVIP, ImageNet, 300 epochs"]] == [
+        ["29.00", "num_epochs 290.0, not 300.0"],
+        missing,
+    ]
     assert [cells[1:3] for cells in found["UniVIP, ImageNet, 200 epochs"]] == [
-        ["29.00", "num_epochs 290.0, not 200.0; optimizer.lr 0.3, not 0.45"],
+        ["29.00", "num_epochs 290.0, not 200.0"],
         ["10.00", "none"],
+        missing,
     ]
     assert found["UniVIP, COCO+, 800 epochs"][0][1:3] == ["62.00", "none"]
     assert found["UniVIP, COCO, 800 epochs"][0][1] == "missing"
@@ -160,6 +143,7 @@ def test_semi_supervised_results_differ_in_their_share_of_labels(tmp_path):
             "epochs": 20,
             "labels": labels,
             "top5": 50.0,
+            "chosen": {"lr": 0.01},
             "train": {"images": images},
         }
         for name, top1 in (("coco", 20.0 + labels), ("random", 1.0)):
@@ -189,7 +173,7 @@ def test_command_skips_files_that_are_not_results(tmp_path):
 
 def test_rows_need_the_configs_of_the_working_directory():
     with pytest.raises(UserError, match=r"configs/absent\.py is missing here: run this in the folder of main\.py"):
-        _ = Row("", "absent:", TABLES[1].rows[0].evaluation, ()).settings
+        _ = Row("", "absent:", (), ()).settings
 
 
 def commands(table: int, root: Path) -> list[list[str]]:
@@ -231,14 +215,14 @@ def test_missing_pretrainings_are_those_of_the_rows(tmp_path, table):
         write_run(Path(words[-1].removeprefix("--workdir=")), parse(words))
     left = commands(table, tmp_path)
     assert all("--config.pretrained" in " ".join(words) for words in left)
-    assert len(left) == {1: 8, 6: 14, 7: 5, 8: 7}[table]
+    assert len(left) == {1: 1 + 7 * 2, 6: 14, 7: 5, 8: 7}[table]
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_missing_evaluations_follow_the_rows_protocol(tmp_path, table):
     found = [parse(words) for words in commands(table, tmp_path) if "--config.pretrained" in " ".join(words)]
     protocols = {(config.get("protocol", "semi_orl"), config.get("labels")) for config in found}
-    assert protocols == {(row.evaluation.protocol, row.evaluation.labels) for row in TABLES[table].rows}
+    assert protocols == {(one.protocol, one.labels) for row in TABLES[table].rows for one in row.evaluations}
     assert all(config.data.train.startswith("imagenet2012") and config.data.test for config in found)
 
 

@@ -10,7 +10,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
 from univip_jax.data import MANIFEST
 from univip_jax.evaluate.results import RESULTS
-from univip_jax.reproduce.rows import PHOTOS, RANDOM, TABLES, Row
+from univip_jax.reproduce.rows import LAYERS, PHOTOS, RANDOM, TABLES, Evaluation, Fields, Row
 from univip_jax.run.folder import CONFIG, FREE_FIELDS, read_config
 
 # Fields that say where, how or with which seed a run was done. `photos` stands for the data set.
@@ -28,6 +28,7 @@ class Result:
     run: str  # the field `pretrained`
     step: int
     scores: dict[str, float]  # percent, the main one first
+    layers: dict[str, float]  # percent, top-1 of the heads of `LAYERS`
     evaluation: Settings
     settings: Settings | None  # of the network's training; None if it was not found
 
@@ -71,6 +72,10 @@ def _parse(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Sett
     main = "map" if "map" in values else "top1"
     scores = {main: float(values[main])} | ({"top5": float(values["top5"])} if "top5" in values else {})
     evaluation = {f"evaluation.{name}": values.get(name) for name in ("epochs", "image_size", "classes")}
+    if pooling := values.get("chosen", {}).get("pooling"):
+        evaluation["evaluation.pooling"] = pooling
+    heads = {name: head["top1"] for name, head in values.get("heads", {}).items()}
+    layers = {name: heads[name] for name in LAYERS if heads.get(name) is not None}
     evaluation |= {f"evaluation.{part}_photos": int(values[part]["images"]) for part in ("train", "test")}
     run, step = str(values["pretrained"]), int(values["step"])
     if run == RANDOM:
@@ -80,7 +85,7 @@ def _parse(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Sett
         parts = Path(run).parts
         folders = (root.joinpath(*parts[start:]) for start in range(len(parts)))
         settings = next((runs[folder] for folder in folders if folder in runs), None)
-    return Result(path, values["protocol"], values.get("labels"), run, step, scores, evaluation, settings)
+    return Result(path, values["protocol"], values.get("labels"), run, step, scores, layers, evaluation, settings)
 
 
 def rows_of(result: Result, rows: tuple[Row, ...]) -> list[Row]:
@@ -92,27 +97,35 @@ def rows_of(result: Result, rows: tuple[Row, ...]) -> list[Row]:
         return []
     name = result.settings.get("row")
     named = [row.settings for table in TABLES.values() for row in table.rows if row.config == name]
-    exact = [row for row in rows if not difference(row.settings, result.settings)]
+    exact = [row for row in rows if not difference(row.settings, result.settings, row.accepted)]
     return exact or [row for row in rows if row.settings in named]
 
 
-def difference(expected: Settings, found: Settings) -> list[str]:
+def difference(expected: Settings, found: Settings, accepted: Fields = ()) -> list[str]:
     """Fields that differ, each with both values; empty if none does."""
     return [
         f"{name} {found.get(name, 'missing')}, not {expected.get(name, 'set')}"
         for name in sorted(expected.keys() | found.keys())
         if found.get(name) != expected.get(name) and name not in _NO_DIFFERENCE and not name.startswith("knn.")
+        if (name, found.get(name)) not in accepted
     ]
 
 
-def differences(row: Row, result: Result) -> list[str]:
-    """How a result differs from the paper's settings: pre-training, evaluation, an unfinished run."""
+def differences(row: Row, evaluation: Evaluation, result: Result) -> list[str]:
+    """How a result differs from the paper's settings: pre-training, evaluation, an unfinished run, heads it lacks."""
     settings, total = result.settings, 0
     if isinstance(settings.get("photos"), int):
         total = settings["num_steps"] or round(settings["num_epochs"] * (settings["photos"] // settings["batch_size"]))
     unfinished = [f"step {result.step} of {total}"] if result.step < total else []
+    lacking = [name for name in LAYERS if row.best_layer and name not in result.layers]
     return [
-        *difference(row.settings, settings),
+        *difference(row.settings, settings, row.accepted),
         *unfinished,
-        *difference(row.evaluation.settings, result.evaluation),
+        *difference(evaluation.settings, result.evaluation),
+        *([f"no heads of {', '.join(lacking)}: the paper's is the best of five"] if lacking else []),
     ]
+
+
+def accepted(row: Row, result: Result) -> list[str]:
+    """The row's accepted values that the pre-training has, to print beside its result."""
+    return [f"{name} {value}: accepted" for name, value in row.accepted if result.settings.get(name) == value]

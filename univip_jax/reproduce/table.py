@@ -4,8 +4,17 @@ import shlex
 import statistics
 from pathlib import Path
 
-from univip_jax.reproduce.results import Result, Settings, difference, differences, find_runs, read_results, rows_of
-from univip_jax.reproduce.rows import RANDOM, Row, Table
+from univip_jax.reproduce.results import (
+    Result,
+    Settings,
+    accepted,
+    difference,
+    differences,
+    find_runs,
+    read_results,
+    rows_of,
+)
+from univip_jax.reproduce.rows import RANDOM, Evaluation, Row, Table
 
 _NOTE = (
     "Scores are top-1, in Table 6 top-1 / top-5. The paper's box AP is by Mask R-CNN 1x, which runs in Detectron2. "
@@ -20,21 +29,27 @@ def compare(table: Table, root: Path) -> str:
     """
     runs = find_runs(root)
     results = read_results(root, runs)
-    of_row = {row: _newest(row, table, results) for row in table.rows}
+    found = {
+        (row, evaluation): _newest(row, evaluation, table, results)
+        for row in table.rows
+        for evaluation in row.evaluations
+    }
     box_ap = ["box AP, paper"] if table.rows[0].box_ap else []
     columns = ["row", "paper", *box_ap, "ours", "differences from the paper's settings", "run", "protocol"]
-    lines = [f"# {table.title}", "", _NOTE, "", _line(columns), _line(["---"] * len(columns))]
-    for row, mine in of_row.items():
+    lines = [f"# {table.title}", "", f"{_NOTE} {table.note}".strip(), ""]
+    lines += [_line(columns), _line(["---"] * len(columns))]
+    for (row, evaluation), mine in found.items():
         paper = [row.name, " / ".join(f"{score:.1f}" for score in row.paper)]
         paper += [f"{row.box_ap:.1f}"] if row.box_ap else []
-        lines += [_line([*paper, *cells, row.evaluation.protocol]) for cells in _ours(row, mine)]
-    shown = {result.path for mine in of_row.values() for result in mine}
+        lines += [_line([*paper, *cells, evaluation.protocol]) for cells in _ours(row, evaluation, mine)]
+    shown = {result.path for mine in found.values() for result in mine}
     if others := [_why_left_out(result, table) for result in results if result.path not in shown]:
         lines += ["", "## Results that are not in the table", "", *others]
     gaps: dict[tuple[str, ...], list[str]] = {}  # commands to the rows that they fill
-    for row, mine in of_row.items():
-        if all(differences(row, result) for result in mine):
-            gaps.setdefault(_commands(row, table, root, runs), []).append(row.name)
+    for row in table.rows:
+        missing = [e for e in row.evaluations if all(differences(row, e, result) for result in found[row, e])]
+        if missing:
+            gaps.setdefault(_commands(row, missing, table, root, runs), []).append(row.name)
     if gaps:
         lines += ["", "## Missing", "", "```"]
         for commands, names in gaps.items():
@@ -43,31 +58,35 @@ def compare(table: Table, root: Path) -> str:
     return "\n".join(lines)
 
 
-def _newest(row: Row, table: Table, results: list[Result]) -> list[Result]:
+def _newest(row: Row, evaluation: Evaluation, table: Table, results: list[Result]) -> list[Result]:
     """The results of a row; of each run, those of its newest step."""
-    judged = (row.evaluation.protocol, row.evaluation.labels)
+    judged = (evaluation.protocol, evaluation.labels)
     mine = [r for r in results if (r.protocol, r.labels) == judged and row in rows_of(r, table.rows)]
     return [r for r in mine if r.step == max(other.step for other in mine if other.run == r.run)]
 
 
-def _ours(row: Row, mine: list[Result]) -> list[list[str]]:
+def _ours(row: Row, evaluation: Evaluation, mine: list[Result]) -> list[list[str]]:
     """Cells: scores, differences, runs."""
     groups: dict[str, list[Result]] = {}
     for result in mine:
-        groups.setdefault("; ".join(differences(row, result)) or "none", []).append(result)
+        different = [*accepted(row, result), *differences(row, evaluation, result)]
+        groups.setdefault("; ".join(different) or "none", []).append(result)
     return [
-        [" / ".join(_mean(name, group) for name in ("top1", "top5")[: len(row.paper)]), different, _runs(group)]
+        [" / ".join(_mean(row, name, group) for name in ("top1", "top5")[: len(row.paper)]), different, _runs(group)]
         for different, group in groups.items()
     ] or [["missing", "", ""]]
 
 
-def _mean(name: str, group: list[Result]) -> str:
+def _mean(row: Row, name: str, group: list[Result]) -> str:
     """The mean of a score and, for several results, the std (of the sample) and their number."""
-    values = [result.scores[name] for result in group if name in result.scores]
+    values, layer = [result.scores[name] for result in group if name in result.scores], ""
+    if row.best_layer and all(result.layers for result in group):
+        values = [max(result.layers.values()) for result in group]
+        layer = f" ({', '.join(sorted({max(result.layers, key=result.layers.get) for result in group}))})"
     if not values:
         return "?"
     several = f" ± {statistics.stdev(values):.2f} (n = {len(values)})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{several}"
+    return f"{statistics.mean(values):.2f}{several}{layer}"
 
 
 def _runs(results: list[Result]) -> str:
@@ -84,12 +103,14 @@ def _why_left_out(result: Result, table: Table) -> str:
     return f"- {result.protocol} {next(iter(result.scores.values())):.2f}, {_runs([result])}: {why} ({result.path})"
 
 
-def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) -> tuple[str, ...]:
-    """The evaluation of a row, after its pre-training unless `runs` has one with the row's settings."""
-    evaluation, train = row.evaluation, None
+def _commands(
+    row: Row, missing: list[Evaluation], table: Table, root: Path, runs: dict[Path, Settings]
+) -> tuple[str, ...]:
+    """The evaluations of a row, after its pre-training unless `runs` has one with the row's settings."""
+    commands = []
     if row.config == RANDOM:
         run = Path(RANDOM)
-    elif folders := [folder for folder, settings in runs.items() if not difference(row.settings, settings)]:
+    elif folders := [folder for folder, found in runs.items() if not difference(row.settings, found, row.accepted)]:
         run = folders[0]
     else:
         first = next(other for other in table.rows if other.settings == row.settings)  # rows may share a pre-training
@@ -97,12 +118,14 @@ def _commands(row: Row, table: Table, root: Path, runs: dict[Path, Settings]) ->
         run = root / "_".join(words)
         config = first.config.replace(":", ".py:").removesuffix(":")
         fields = [f"--config.{name}={value}" for name, value in first.fields]
-        train = ["python", "main.py", f"--config=configs/{config}", *fields, f"--workdir={run}"]
-    percent = f"_{evaluation.labels}pct" if evaluation.labels else ""
-    words = ["python", "main.py", f"--config={evaluation.config}", f"--config.data.train={evaluation.train}"]
-    words += ["--config.data.test=imagenet2012:validation", *(["--config.data.subset=all"] if percent else [])]
-    words += [f"--config.pretrained={run}", f"--workdir={root / run.name}_{evaluation.protocol}{percent}"]
-    return tuple(shlex.join(command) for command in (train, words) if command)
+        commands.append(["python", "main.py", f"--config=configs/{config}", *fields, f"--workdir={run}"])
+    for evaluation in missing:
+        percent = f"_{evaluation.labels}pct" if evaluation.labels else ""
+        words = ["python", "main.py", f"--config={evaluation.config}", f"--config.data.train={evaluation.train}"]
+        words += ["--config.data.test=imagenet2012:validation", *(["--config.data.subset=all"] if percent else [])]
+        words += [f"--config.pretrained={run}", f"--workdir={root / run.name}_{evaluation.protocol}{percent}"]
+        commands.append(words)
+    return tuple(map(shlex.join, commands))
 
 
 def _line(cells: list[str]) -> str:
