@@ -14,15 +14,16 @@ from sklearn.datasets import load_digits
 HELD_OUT = 500
 SCENE_SIDE = 64  # px
 SINGLE_SIDE = 36  # px
-_MARGIN = 2  # px around a single digit, which the centre crop of the evaluation cuts off
+MARGIN = 2  # px around a single digit, which the centre crop of the evaluation cuts off
 _PAPER = 235.0
 
 
-def _paper(side: int) -> np.ndarray:
+def paper(side: int) -> np.ndarray:
+    """Blank paper: float32 [side, side, 3]."""
     return np.full((side, side, 3), _PAPER, np.float32)
 
 
-def _paint(region: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> None:
+def paint(region: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> None:
     """Blends a digit [8, 8] in 0..16, enlarged, into the region [S, S, 3] of a canvas, in place, in a dark colour."""
     picture = Image.fromarray((digit * 255 / 16).astype(np.uint8)).resize(region.shape[:2], Image.Resampling.BICUBIC)
     alpha = np.asarray(picture, np.float32)[..., None] / 255
@@ -31,7 +32,7 @@ def _paint(region: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> N
 
 def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """2 to 4 of `digits` [N, 8, 8], of 20 to 32 px, with little overlap: uint8 [SCENE_SIDE, SCENE_SIDE, 3]."""
-    canvas = _paper(SCENE_SIDE)
+    canvas = paper(SCENE_SIDE)
     taken = np.zeros((SCENE_SIDE, SCENE_SIDE), bool)
     wanted, painted = rng.integers(2, 5), 0
     for attempt in range(50):
@@ -40,7 +41,7 @@ def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         y, x = rng.integers(0, SCENE_SIDE - side + 1, 2)
         place = np.s_[y : y + side, x : x + side]
         if painted < wanted and taken[place].mean() <= 0.1:
-            _paint(canvas[place], digits[rng.integers(len(digits))], rng)
+            paint(canvas[place], digits[rng.integers(len(digits))], rng)
             taken[place] = True
             painted += 1
     return canvas.round().astype(np.uint8)
@@ -48,10 +49,10 @@ def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def make_single(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One digit of 14 to 32 px anywhere on its paper: uint8 [SINGLE_SIDE, SINGLE_SIDE, 3]."""
-    canvas = _paper(SINGLE_SIDE)
-    side = int(rng.integers(14, SINGLE_SIDE - 2 * _MARGIN + 1))
-    y, x = rng.integers(_MARGIN, SINGLE_SIDE - _MARGIN - side + 1, 2)
-    _paint(canvas[y : y + side, x : x + side], digit, rng)
+    canvas = paper(SINGLE_SIDE)
+    side = int(rng.integers(14, SINGLE_SIDE - 2 * MARGIN + 1))
+    y, x = rng.integers(MARGIN, SINGLE_SIDE - MARGIN - side + 1, 2)
+    paint(canvas[y : y + side, x : x + side], digit, rng)
     return canvas.round().astype(np.uint8)
 
 

@@ -1,20 +1,30 @@
-"""Trains the rows of UniVIP's Table 7 or 8 with the same scenes, seeds and budget, and prints the table.
+"""Trains rows of UniVIP's Table 7 or 8, and variants of them, with the same scenes, seeds and budget, and compares.
 
-    python -m benchmarks.scenes --train=imagenette128/train --test=imagenette128/val --out=scenes
-    python -m benchmarks.ablation --scenes=scenes/scenes.npz --workdir=runs/ablation [--budget=tiny] [--table=7]
-        [--seeds=0,1] [--rows=a,e] [--set=optimizer.lr=0.2,ema.base=0.98]
+    python -m benchmarks.scenes --digits --out=scenes --count=4000
+    python -m benchmarks.ablation --scenes=scenes/scenes.npz --workdir=runs/ablation --budget=digits --seeds=0,1
+        [--rows=b,e] [--variant=e_diagonal:transport.plan=diagonal] [--set=optimizer.lr=0.2,ema.base=0.98]
+    python -m benchmarks.ablation --workdir=runs/ablation         # only prints the table of what is finished there
 
-Each row and seed has a folder in --workdir; the same command resumes with the unfinished ones. Needs no TensorFlow.
+Each row and seed has a folder in --workdir; the same command resumes with the unfinished ones, and another one adds its
+rows to the same table, where seeds pair. Needs no TensorFlow. To run two commands side by side, one core each:
+
+    export OMP_NUM_THREADS=1
+    export XLA_FLAGS="--xla_disable_hlo_passes=algsimp --xla_cpu_multi_thread_eigen=false \
+        intra_op_parallelism_threads=1"
+
 For the paper's budget run the commands that `python -m univip_jax.reproduce --table=7 --runs=DIR` prints.
 """
 
 import os
+import re
 from pathlib import Path
 
 from absl import flags
 
+from benchmarks.ablation.table import read_results, table_lines
 from configs.common import TABLE7
 from univip_jax.common.cli import run as run_command
+from univip_jax.common.errors import UserError
 
 NAME = "benchmarks.ablation"
 # One row of each config: none is k0, k4 is selective_search.
@@ -25,45 +35,69 @@ _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder with one folder per row and seed.")
-    flags.DEFINE_enum("budget", "tiny", ["tiny", "small"], "For 2 CPU cores, or for one H200.")
+    flags.DEFINE_enum("budget", "tiny", ["digits", "tiny", "small"], "digits, tiny: for one CPU core; small: a GPU.")
     flags.DEFINE_enum("table", "7", [str(number) for number in _ROWS], "Number of the paper's table.")
-    flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes.")
-    flags.DEFINE_list("rows", [], "Only these rows of the table.")
+    flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes; without it nothing is trained.")
+    flags.DEFINE_list("rows", None, "Only these rows of the table; `--rows=`: none.")
+    flags.DEFINE_multi_string("variant", [], "ROW_NAME:FIELD=VALUE[,...]: the row with other config fields, as well.")
     flags.DEFINE_list("seeds", ["0"], "Seeds of networks, order, crops and augmentation.")
-    flags.DEFINE_list("set", [], "Config fields that override the budget's, e.g. optimizer.lr=0.2.")
+    flags.DEFINE_string("set", "", "Config fields that override the budget's in every row, e.g. optimizer.lr=0.2.")
+    flags.DEFINE_string("reference", "", "Row or variant from which the others are subtracted; b, else the first.")
+
+
+def _row_of(variant: str) -> str:
+    """The row of ROW_NAME, or nothing."""
+    rows = [row for row in _ROWS[int(flags.FLAGS.table)] if variant.startswith(f"{row}_")]
+    return max(rows, key=len, default="")
 
 
 def _check_flags() -> None:
     args = flags.FLAGS
-    if unknown := set(args.rows) - set(_ROWS[int(args.table)]):
-        raise flags.Error(f"--rows={','.join(sorted(unknown))}: choose from {','.join(_ROWS[int(args.table)])}")
+    rows = _ROWS[int(args.table)]
+    if unknown := set(args.rows or ()) - set(rows):
+        raise flags.Error(f"--rows={','.join(sorted(unknown))}: choose from {','.join(rows)}")
     if wrong := [seed for seed in args.seeds if not seed.isdecimal()]:
         raise flags.Error(f"--seeds={wrong[0]} is not a number")
-    if wrong := [change for change in args.set if "=" not in change]:
-        raise flags.Error(f"--set={wrong[0]} has no value; give e.g. --set=optimizer.lr=0.2")
+    for variant in args.variant:
+        name, _, changes = variant.partition(":")
+        if not _row_of(name) or not changes or not re.fullmatch(r"[\w.-]+", name):
+            raise flags.Error(f"--variant={variant}: give ROW_NAME:FIELD=VALUE, e.g. e_lr:optimizer.lr=0.2")
 
 
-def _work() -> None:
+def _train() -> None:
     args = flags.FLAGS
-    table, root = int(args.table), Path(args.workdir)
-    if args.budget == "tiny":
+    if args.budget != "small":
         os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)  # before JAX is imported
-    from benchmarks.ablation.budgets import row_config
-    from benchmarks.ablation.row import run_row, untrained
-    from benchmarks.ablation.table import table_lines
+    from benchmarks.ablation.budgets import parse_changes, row_config
+    from benchmarks.ablation.row import UNTRAINED, run_row
     from benchmarks.scenes.packed import unpack
 
-    changes = dict(change.split("=", 1) for change in args.set)
-    packed, results = unpack(Path(args.scenes)), []
-    for seed in map(int, args.seeds):
-        results.append(untrained(row_config(args.budget, table, _ROWS[table][0], seed, changes), packed))
-        for row in args.rows or _ROWS[table]:
-            config, name = row_config(args.budget, table, row, seed, changes), f"table{table}_{row}_seed{seed}"
-            results.append(run_row(config, packed, root / name, row))
-            print("\n".join(table_lines(table, results)), flush=True)
+    table, packed, common = int(args.table), unpack(Path(args.scenes)), parse_changes(args.set)
+    rows = _ROWS[table] if args.rows is None else args.rows
+    wanted = [(UNTRAINED, _ROWS[table][0], {})] + [(row, row, {}) for row in rows]
+    for name, _, changes in (variant.partition(":") for variant in args.variant):
+        wanted.append((name, _row_of(name), parse_changes(changes)))
+    configs = [(name, row_config(args.budget, table, row, int(seed), common | changes))
+               for seed in args.seeds for name, row, changes in wanted]  # fmt: skip
+    for name, config in configs:  # all are made: a wrong field ends before anything is trained
+        run_row(config, packed, Path(args.workdir) / f"table{table}_{name}_seed{config.seed}", name)
+    _print_table()
+
+
+def _print_table() -> None:
+    args = flags.FLAGS
+    results = read_results(Path(args.workdir), int(args.table))
+    if not results:
+        raise UserError(f"{args.workdir} has no finished row of Table {args.table}: give --scenes to train some")
+    print("\n".join(table_lines(int(args.table), results, args.reference)), flush=True)
 
 
 if __name__ == "__main__":
     run_command(
-        NAME, _define_flags, ("workdir", "scenes"), _work, check=_check_flags, interrupted="the same command resumes"
+        NAME,
+        _define_flags,
+        ("workdir",),
+        lambda: _train() if flags.FLAGS.scenes else _print_table(),
+        check=_check_flags,
+        interrupted="the same command resumes",
     )

@@ -4,14 +4,17 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from benchmarks.ablation.table import RESULTS
 from benchmarks.ablation.views import make_views
 from benchmarks.scenes.packed import Packed, Singles
 from univip_jax.augment import normalize_pixels
@@ -20,10 +23,11 @@ from univip_jax.common.files import write_whole
 from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.evaluate.scores import accuracy
-from univip_jax.models.univip import make_backbone
+from univip_jax.models.resnet import BATCH_NORM_MOMENTUM
+from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.plan import Plan, make_plan
-from univip_jax.run.health import effective_rank
-from univip_jax.sharding import by_batch, make_mesh
+from univip_jax.run.health import backbone_variables, effective_rank
+from univip_jax.sharding import by_batch, make_mesh, replicated
 from univip_jax.train_step import make_train_step
 from univip_jax.types import Features, TrainState
 
@@ -31,11 +35,14 @@ _K, _TEMPERATURE = 20, 0.07  # of k-NN, as in configs/knn.py
 _INVERSE_L2 = 0.1  # of the logistic probe
 _BATCH = 512  # photos per forward pass
 _NUM_EVALUATIONS = 4  # by k-NN while a row trains, evenly spaced
-METRICS, RESULTS = "metrics.jsonl", "results.json"
+METRICS, UNTRAINED = "metrics.jsonl", "untrained"
 
 
 def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict:
-    """Trains a row and writes `metrics.jsonl` and, last, `results.json`; reads them if the row is finished."""
+    """Trains a row and writes `metrics.jsonl` and, last, `results.json`; reads them if the row is finished.
+
+    The row `untrained` is evaluated as it is.
+    """
     wanted = json.loads(config.to_json()) | {"data.train": packed.fingerprint}
     if (folder / RESULTS).exists():
         found = json.loads((folder / RESULTS).read_text())
@@ -46,12 +53,14 @@ def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict
     plan, start = make_plan(config, len(packed.scenes.photos)), time.monotonic()
     if len(packed.scenes.photos) < plan.batch_size:
         raise UserError(f"batch_size={plan.batch_size} is more than the {len(packed.scenes.photos)} scenes: lower it")
-    state, overlap = _train(plan, packed, folder, name, config.log_every_steps)
+    if name == UNTRAINED:
+        state, seen = plan.init_state(), {}
+    else:
+        state, seen = _train(plan, packed, folder, name, config.log_every_steps)
     results = {
         "row": name,
         "seed": config.seed,
-        "steps": plan.total_steps,
-        "overlap": overlap,
+        **seen,
         **_evaluate(plan, state, packed, probe=True),
         "seconds": time.monotonic() - start,
         "config": wanted,
@@ -60,13 +69,14 @@ def run_row(config: ConfigDict, packed: Packed, folder: Path, name: str) -> dict
     return results
 
 
-def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) -> tuple[TrainState, float]:
-    """The state after the last step, and the mean share of the photo that is the scenes' overlap.
+def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) -> tuple[TrainState, dict]:
+    """The state after the last step, the mean share of the photo that is the scenes' overlap, the last plan metrics.
 
     Raises UserError if a step is not finite: it would be skipped, and rows would differ in length.
     """
     mesh, seed, batch = make_mesh(), plan.seed, plan.batch_size
-    step_fn, state = make_train_step(plan, mesh), plan.init_state()
+    step_fn = make_train_step(plan, mesh)
+    state = jax.device_put(plan.init_state(), replicated(mesh))  # as a step returns it: else the second step recompiles
     scenes = jax.tree.map(jnp.asarray, packed.scenes)
     evaluate_every, overlaps, window = max(1, plan.total_steps // _NUM_EVALUATIONS), [], []
     with (folder / METRICS).open("w") as file, tqdm(total=plan.total_steps, unit="step", desc=name) as bar:
@@ -93,30 +103,57 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
                 bar.set_postfix(loss=means["train/loss"], refresh=False)
                 bar.update(len(window))
                 window = []
-    return state, float(np.mean(overlaps))
+    last = {name: value for name, value in means.items() if name.startswith("plan/")}
+    return state, {"steps": plan.total_steps, "overlap": float(np.mean(overlaps)), **last}
 
 
 def _evaluate(plan: Plan, state: TrainState, packed: Packed, *, probe: bool) -> dict[str, float]:
-    """k-NN and logistic probe on held-out single photos (percent), and the effective rank of their features."""
-    backbone = make_backbone(replace(plan.model, dtype="float32"))
-    variables = {"params": state.params["encoder"]["backbone"], "batch_stats": state.batch_stats["encoder"]["backbone"]}
-    apply = jax.jit(lambda variables, images: backbone.apply(variables, normalize_pixels(images), train=False))
+    """Scores of the held-out single photos: `knn`, `rank` and, if asked for, `probe`.
 
-    def features(singles: Singles) -> Features:
+    Of features by running statistics re-estimated on the labelled training photos; `as_trained/...` by those of the
+    training, a mixture of scenes and instances.
+    """
+    model, variables = replace(plan.model, dtype="float32"), backbone_variables(state)
+    estimated = variables | {"batch_stats": mean_statistics(model, variables["params"], packed.train.photos)}
+
+    def features(variables: dict, singles: Singles) -> Features:
         parts = [singles.photos[start : start + _BATCH] for start in range(0, len(singles.photos), _BATCH)]
-        return Features(np.concatenate([np.asarray(apply(variables, part)) for part in parts]), singles.labels)
+        return Features(np.concatenate([np.asarray(_apply(variables, part, model)) for part in parts]), singles.labels)
 
-    train, test = features(packed.train), features(packed.test)
-    scores = {"knn": knn_top1(train, test, _K, _TEMPERATURE), "effective_rank": effective_rank(test.features)}
-    if probe:
-        try:
-            scores["probe"] = accuracy(fit_logistic(train, test.features, _INVERSE_L2), test.labels, 1)
-        except UserError as error:  # a probe that does not converge does not spoil the row
-            print(f"no probe for this row: {error}", file=sys.stderr)
+    scores = {}
+    for prefix, which in (("", estimated), ("as_trained/", variables)):
+        train, test = features(which, packed.train), features(which, packed.test)
+        scores[f"{prefix}knn"] = knn_top1(train, test, _K, _TEMPERATURE)
+        scores[f"{prefix}rank"] = effective_rank(test.features - test.features.mean(0))
+        if probe:
+            try:
+                log_probabilities = fit_logistic(train, test.features, _INVERSE_L2)
+                scores[f"{prefix}probe"] = accuracy(log_probabilities, test.labels, 1)
+            except UserError as error:  # a probe that does not converge does not spoil the row
+                print(f"no {prefix}probe for this row: {error}", file=sys.stderr)
     return scores
 
 
-def untrained(config: ConfigDict, packed: Packed) -> dict:
-    """The scores of the network before training."""
-    plan = make_plan(config, len(packed.scenes.photos))
-    return {"row": "untrained", "seed": config.seed, **_evaluate(plan, plan.init_state(), packed, probe=True)}
+@partial(jax.jit, static_argnames="model")
+def _apply(variables: dict, images: UInt8[Array, "N S S 3"], model: ModelSpec) -> Float[Array, "N F"]:
+    return make_backbone(model).apply(variables, normalize_pixels(images), train=False)
+
+
+def mean_statistics(model: ModelSpec, params: dict, photos: UInt8[np.ndarray, "N S S 3"]) -> dict:
+    """Batch norm's statistics, averaged over whole batches of the photos in random order; one batch at least."""
+    batch = min(_BATCH, len(photos))
+    order = np.random.default_rng(0).permutation(len(photos))  # they are sorted by class
+    ends = range(batch, len(photos) + 1, batch)
+    found = [_statistics(params, photos[order[end - batch : end]], model) for end in ends]
+    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found)
+
+
+@partial(jax.jit, static_argnames="model")
+def _statistics(params: dict, images: UInt8[Array, "N S S 3"], model: ModelSpec) -> dict:
+    """Of one batch."""
+    backbone, images = make_backbone(model), normalize_pixels(images)
+    like = jax.eval_shape(partial(backbone.init, train=True), jax.random.key(0), images)["batch_stats"]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    _, new = backbone.apply({"params": params, "batch_stats": zeros}, images, train=True, mutable=["batch_stats"])
+    # The moving average of zeros and the batch's.
+    return jax.tree.map(lambda leaf: leaf / (1 - BATCH_NORM_MOMENTUM), new["batch_stats"])

@@ -1,15 +1,17 @@
-"""Several single-object photos, pasted on a background photo: the situation of UniVIP's Figure 1, with labels.
+"""Scenes of several labelled objects: the situation of UniVIP's Figure 1, with known classes and boxes.
 
-The photos lie in a folder with one folder per class. `data_prep` reads the scenes and their COCO json like any other
-photos. Every byte of a scene follows from the seed and the names and bytes of the photos.
+`photo_objects` are photos in a folder with one folder per class, pasted on another photo; `benchmarks.scenes.digits`
+has handwritten digits on paper. `data_prep` reads the scenes and their COCO json like any other photos. Every byte of a
+scene follows from the seed and the objects.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,12 +24,24 @@ _TRIES = 50  # places tried per object
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """Geometry of a scene. Lengths in px."""
+    """A distribution of scenes. Lengths in px."""
 
     side: int = 128
     num_objects: tuple[int, int] = (2, 4)  # least and largest
     object_side: tuple[int, int] = (40, 64)  # least and largest
     max_covered: float = 0.15  # share of an object that later ones may cover
+    affinity: float = 0.7  # probability that an object is of its scene's class; else it is of any
+    suffix: str = ".jpg"  # of the scenes' files
+
+
+@dataclass(frozen=True)
+class Objects:
+    """N objects to compose scenes of. Both functions fill a square canvas in 0..255 in place."""
+
+    labels: Int[np.ndarray, " N"]
+    classes: list[str]  # names by label
+    paint_ground: Callable[[Float[np.ndarray, "S S 3"], int], None]  # by the object of that number
+    paint: Callable[[Float[np.ndarray, "S S 3"], int, np.random.Generator], None]
 
 
 def list_classes(root: Path) -> list[tuple[Path, int]]:
@@ -92,8 +106,26 @@ def place_objects(rng: np.random.Generator, spec: SceneSpec) -> Int[np.ndarray, 
     return np.array(placed)
 
 
-def write_scenes(photos: list[tuple[Path, int]], out: Path, count: int, seed: int, spec: SceneSpec) -> Path:
-    """Writes `out/photos/*.jpg` and `out/annotations.json` (COCO); returns the path of the json.
+def photo_objects(photos: list[tuple[Path, int]]) -> Objects:
+    """The photos of `list_classes`; the ground is one of them too."""
+
+    def paint(canvas: Float[np.ndarray, "S S 3"], number: int, rng: np.random.Generator | None = None) -> None:
+        canvas[:] = open_square(photos[number][0], len(canvas))
+
+    names = dict(sorted({(label, path.parent.name) for path, label in photos}))
+    return Objects(np.array([label for _, label in photos]), list(names.values()), paint, paint)
+
+
+def choose_objects(
+    rng: np.random.Generator, labels: Int[np.ndarray, " N"], count: int, affinity: float
+) -> Int[np.ndarray, " count"]:
+    """Numbers of objects: with probability `affinity` each is of the one class that is drawn first, else of any."""
+    same = np.flatnonzero(labels == rng.choice(labels))
+    return np.where(rng.random(count) < affinity, rng.choice(same, count), rng.integers(0, len(labels), count))
+
+
+def write_scenes(objects: Objects, out: Path, count: int, seed: int, spec: SceneSpec) -> Path:
+    """Writes `out/photos/*` and `out/annotations.json` (COCO); returns the path of the json.
 
     Raises UserError if `out` has more scenes than `count`.
     """
@@ -104,18 +136,18 @@ def write_scenes(photos: list[tuple[Path, int]], out: Path, count: int, seed: in
     for number in tqdm(range(count), unit="scene", desc="composing"):
         rng = np.random.default_rng([seed, number])
         places = place_objects(rng, spec)
-        chosen = rng.integers(0, len(photos), 1 + len(places))
-        canvas = open_square(photos[chosen[0]][0], spec.side).copy()
-        name = f"{number:06d}.jpg"
-        for (y, x, side), photo in zip(places.tolist(), chosen[1:], strict=True):
-            path, label = photos[photo]
-            canvas[y : y + side, x : x + side] = open_square(path, side)
-            box = {"bbox": [x, y, side, side], "area": side**2, "category_id": label + 1, "iscrowd": 0}
+        chosen = choose_objects(rng, objects.labels, 1 + len(places), spec.affinity).tolist()
+        canvas = np.empty((spec.side, spec.side, 3), np.float32)
+        objects.paint_ground(canvas, chosen[0])
+        name = f"{number:06d}{spec.suffix}"
+        for (y, x, side), one in zip(places.tolist(), chosen[1:], strict=True):
+            objects.paint(canvas[y : y + side, x : x + side], one, rng)
+            category = int(objects.labels[one]) + 1
+            box = {"bbox": [x, y, side, side], "area": side**2, "category_id": category, "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": number, **box})
-        Image.fromarray(canvas).save(out / "photos" / name, quality=_QUALITY)
+        Image.fromarray(canvas.round().astype(np.uint8)).save(out / "photos" / name, quality=_QUALITY)
         images.append({"id": number, "file_name": name, "height": spec.side, "width": spec.side})
-    names = sorted({(label, path.parent.name) for path, label in photos})
-    categories = [{"id": label + 1, "name": name} for label, name in names]
+    categories = [{"id": label, "name": name} for label, name in enumerate(objects.classes, start=1)]
     path = out / "annotations.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path

@@ -1,5 +1,6 @@
 """Views made in JAX equal the shipped pipeline's; rows train, are kept, and appear beside the paper's."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -10,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.ablation import row, views
-from benchmarks.ablation.budgets import row_config
-from benchmarks.ablation.row import METRICS, RESULTS, run_row, untrained
-from benchmarks.ablation.table import table_lines
+from benchmarks.ablation.budgets import parse_changes, row_config
+from benchmarks.ablation.row import METRICS, UNTRAINED, mean_statistics, run_row
+from benchmarks.ablation.table import RESULTS, read_results, table_lines
 from benchmarks.scenes.packed import Packed, Scenes, Singles
 from univip_jax.common.errors import UserError
 from univip_jax.data import crops
@@ -88,7 +89,7 @@ def test_views_are_distributed_like_the_shipped_pipelines(packed, spec, proposal
     assert (apart.any(-1) | np.eye(4, dtype=bool)).all()
 
 
-def test_run_row_trains_once_and_table_lines_shows_it_beside_the_papers(packed, tmp_path):
+def test_run_row_trains_once(packed, tmp_path):
     # k-NN runs after every quarter, whatever log_every_steps is.
     config = row_config("tiny", 7, "a", 0, TINY | {"log_every_steps": "3"})
     first = run_row(config, packed, tmp_path / "a", "a")
@@ -96,6 +97,7 @@ def test_run_row_trains_once_and_table_lines_shows_it_beside_the_papers(packed, 
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(np.isfinite(line["train/loss"]) and "knn" in line for line in lines)
     assert first["knn"] == lines[-1]["knn"] and first["probe"] == 100  # the classes differ in brightness
+    assert first["as_trained/probe"] == 100 and first["as_trained/rank"] != first["rank"]
     assert first["overlap"] == pytest.approx(np.mean([line["overlap"] for line in lines]))
     written = (tmp_path / "a" / METRICS).stat().st_mtime_ns
     assert run_row(config, packed, tmp_path / "a", "a") == first
@@ -103,10 +105,52 @@ def test_run_row_trains_once_and_table_lines_shows_it_beside_the_papers(packed, 
     with pytest.raises(UserError, match="another config or other scenes"):
         run_row(row_config("tiny", 7, "a", 1, TINY), packed, tmp_path / "a", "a")
 
-    again = first | {"seed": 1, "knn": first["knn"] + 2}
-    table = table_lines(7, [untrained(config, packed), first, again])
-    assert table[2].startswith("| untrained |  |")
-    assert table[3].startswith(f"| (a) BYOL | 57.3 | {first['knn'] + 1:.1f} +- 1.4 | 100.0 +- 0.0 |")
+
+def test_the_untrained_row_is_evaluated_as_it_is(packed, tmp_path):
+    found = run_row(row_config("tiny", 7, "a", 0, TINY), packed, tmp_path / "u", UNTRAINED)
+    assert 1 <= found["rank"] <= 10 and "overlap" not in found  # 10 test photos
+    assert not (tmp_path / "u" / METRICS).exists()
+
+
+def test_mean_statistics_are_those_of_the_photos(packed):
+    """The first batch norm sees the stem's convolution of the photos, here by NumPy."""
+    plan = make_plan(row_config("tiny", 7, "a", 0, TINY), 12)
+    params = plan.init_state().params["encoder"]["backbone"]
+    found = mean_statistics(plan.model, params, packed.train.photos)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    images = (packed.train.photos / 255 - mean) / std
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]  # n y x c dy dx
+    outputs = np.einsum("nyxcij,ijcd->nyxd", windows, np.asarray(params["conv1"]["kernel"]))
+    np.testing.assert_allclose(found["bn1"]["mean"], outputs.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["bn1"]["var"], outputs.var((0, 1, 2)), rtol=1e-3)
+
+
+def test_table_lines_pair_by_seed_and_show_the_papers_rows(tmp_path):
+    knn = {"untrained": [20.0], "a": [30.0, 34.0], "b": [33.0, 36.0, 41.0], "e_diagonal": [34.0, 39.0]}
+    for name, values in knn.items():
+        for seed, value in enumerate(values):
+            folder = tmp_path / f"table7_{name}_seed{seed}"
+            folder.mkdir()
+            plan = {"plan/diagonal": 0.5 + seed / 10} if name == "e_diagonal" else {}
+            (folder / RESULTS).write_text(json.dumps({"row": name, "seed": seed, "knn": value, "rank": 9.0} | plan))
+    (tmp_path / "table7_c_seed0").mkdir()  # not finished
+    results = read_results(tmp_path, 7)
+    lines = table_lines(7, results)
+    assert [line.split(" | ")[:3] for line in lines[2:6]] == [
+        ["| untrained", "", "20.0"],
+        ["| (a) BYOL", "57.3", "32.0 +- 2.8"],
+        ["| (b) scene", "57.7", "36.7 +- 4.0"],
+        ["| e_diagonal", "", "36.5 +- 3.5"],
+    ]
+    # Seeds 0 and 1: -3 and -2; 1 and 3. The standard error of two is half of their difference.
+    assert lines[7].startswith("| minus b by seed")
+    assert [line.split(" | ")[:3] for line in lines[9:11]] == [
+        ["| (a) BYOL", "57.3", "-2.5 +- 0.5"],
+        ["| e_diagonal", "", "+2.0 +- 1.0"],
+    ]
+    assert lines[14].split(" | ")[:3] == ["| e_diagonal", "", "0.55 +- 0.07"]
+    assert "| (b) scene | 57.7 | +2.5 +- 0.5 |" in "\n".join(table_lines(7, results, "a"))
 
 
 def test_run_row_refuses_a_step_that_is_not_finite(packed, tmp_path, monkeypatch):
@@ -123,3 +167,19 @@ def test_run_row_refuses_a_step_that_is_not_finite(packed, tmp_path, monkeypatch
 def test_row_config_names_a_wrong_change(changes, message):
     with pytest.raises(UserError, match=message):
         row_config("tiny", 7, "a", 0, changes)
+
+
+def test_parse_changes_keeps_tuples_whole():
+    assert parse_changes("") == {}
+    assert parse_changes("augment.blur=(0.5,0.1),optimizer.lr=0.2") == {
+        "augment.blur": "(0.5,0.1)",
+        "optimizer.lr": "0.2",
+    }
+    with pytest.raises(UserError, match="'optimizer' has no value"):
+        parse_changes("optimizer")
+
+
+def test_the_budgets_keep_what_a_row_sets():
+    assert row_config("digits", 8, "k8", 3, {}).views.num_instances == 8
+    assert row_config("digits", 7, "e", 3, {}).views.num_instances == 2
+    assert row_config("digits", 7, "b", 3, {}).seed == 3

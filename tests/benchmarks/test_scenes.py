@@ -5,8 +5,19 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
-from benchmarks.scenes.compose import SceneSpec, list_classes, list_pair, open_square, place_objects, write_scenes
+from benchmarks.scenes.compose import (
+    SceneSpec,
+    choose_objects,
+    list_classes,
+    list_pair,
+    open_square,
+    photo_objects,
+    place_objects,
+    write_scenes,
+)
+from benchmarks.scenes.digits import digit_objects, write_singles
 from benchmarks.scenes.packed import pack, unpack
 from tests.small import prepare_photos
 from univip_jax.common.errors import UserError
@@ -28,7 +39,7 @@ def classes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scenes(classes, tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(list_classes(classes), root, 12, 0, SceneSpec())
+    write_scenes(photo_objects(list_classes(classes)), root, 12, 0, SceneSpec())
     return root
 
 
@@ -62,9 +73,40 @@ def test_place_objects_limits_the_covered_share():
             assert (front == number).sum() >= 0.85 * side**2
 
 
+@pytest.mark.parametrize(("affinity", "expected"), [(0.0, 1 / 3), (0.5, 0.25 + 0.75 / 3), (1.0, 1.0)])
+def test_affinity_is_the_share_of_objects_of_the_scenes_class(affinity, expected):
+    """Of pairs of objects of a scene, P^2 + (1 - P^2) / 3 share a class, where three classes are equally large."""
+    labels, rng = np.arange(30) % 3, np.random.default_rng(0)
+    pairs = labels[np.stack([choose_objects(rng, labels, 2, affinity) for _ in range(4000)])]
+    error = np.sqrt(expected * (1 - expected) / 4000)
+    assert np.mean(pairs[:, 0] == pairs[:, 1]) == pytest.approx(expected, abs=4 * error + 1e-9)
+
+
+def test_digits_are_ink_where_the_annotations_say(tmp_path):
+    spec = SceneSpec(side=64, object_side=(20, 32), max_covered=0.1, affinity=1.0, suffix=".png")
+    found = json.loads(write_scenes(digit_objects(), tmp_path, 20, 0, spec).read_text())
+    for image in found["images"]:
+        pixels = np.asarray(Image.open(tmp_path / "photos" / image["file_name"])).astype(int)
+        boxes = [a for a in found["annotations"] if a["image_id"] == image["id"]]
+        assert len({a["category_id"] for a in boxes}) == 1
+        outside = np.ones((64, 64), bool)
+        for x, y, side, _ in (a["bbox"] for a in boxes):
+            assert pixels[y : y + side, x : x + side].min() < 100
+            outside[y : y + side, x : x + side] = False
+        assert np.all(pixels[outside] == 235)
+
+
+def test_singles_of_digits_have_the_sets_sizes(tmp_path):
+    train, test = (list_classes(folder) for folder in write_singles(tmp_path, 0))
+    assert (len(train), len(test)) == (2594, 4000)
+    expected = np.bincount(load_digits().target[-500:])
+    assert np.bincount([label for _, label in test]).tolist() == (8 * expected).tolist()
+    assert open_square(test[0][0], 32).shape == (32, 32, 3)
+
+
 def test_write_scenes_depends_on_photos_and_seed_only(classes, scenes, tmp_path):
     for seed, same in ((0, True), (1, False)):
-        write_scenes(list_classes(classes), tmp_path / str(seed), 2, seed, SceneSpec())
+        write_scenes(photo_objects(list_classes(classes)), tmp_path / str(seed), 2, seed, SceneSpec())
         again = (tmp_path / str(seed) / "photos" / "000001.jpg").read_bytes()
         assert (again == (scenes / "photos" / "000001.jpg").read_bytes()) == same
 
@@ -111,5 +153,5 @@ def test_mistakes_are_one_line(tmp_path, classes):
 
 def test_write_scenes_refuses_a_folder_with_more_scenes(classes, scenes):
     with pytest.raises(UserError, match=r"has 12 scenes, more than --count=2"):
-        write_scenes(list_classes(classes), scenes, 2, 0, SceneSpec())
+        write_scenes(photo_objects(list_classes(classes)), scenes, 2, 0, SceneSpec())
     assert len(list((scenes / "photos").iterdir())) == 12

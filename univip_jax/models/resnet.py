@@ -27,6 +27,7 @@ DEPTHS = {
     "resnet200": ((3, 24, 36, 3), True),
 }
 STEMS = ("imagenet", "small")
+BATCH_NORM_MOMENTUM = 0.9  # of the running statistics
 
 # He initialisation of the fan-out, as PyTorch's ResNet has it.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -38,7 +39,7 @@ def batch_norm(train: bool, dtype: Any, **kwargs: Any) -> Callable[..., nn.Modul
     return partial(
         nn.BatchNorm,
         use_running_average=not train,
-        momentum=0.9,
+        momentum=BATCH_NORM_MOMENTUM,
         epsilon=1e-5,
         dtype=dtype,
         axis_name=split or None,
