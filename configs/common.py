@@ -96,7 +96,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.hidden = 4096  # of projector and predictor
     config.model.projection = 256  # D
     config.model.predictors = "one"  # for scenes and instances; two: one each (ORL)
-    config.model.running_stats = "all"  # passes that update batch norm's running statistics: all or scenes (ours)
+    config.model.running_stats = "scenes"  # passes that update batch norm's running statistics: scenes or all (ours)
     config.model.dtype = "bfloat16"  # of convolutions and linear layers; all else is float32
 
     config.loss = ConfigDict()  # weights; 0 switches a term off, and its compute
