@@ -40,7 +40,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes; without it nothing is trained.")
     flags.DEFINE_list("rows", None, "Only these rows of the table; `--rows=`: none.")
     flags.DEFINE_multi_string("variant", [], "ROW_NAME:FIELD=VALUE[,...]: the row with other config fields, as well.")
-    flags.DEFINE_list("seeds", ["0"], "Seeds of networks, order, crops and augmentation.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds of networks, order and crops.")
     flags.DEFINE_string("set", "", "Config fields that override the budget's in every row, e.g. optimizer.lr=0.2.")
     flags.DEFINE_string("reference", "", "Row or variant from which the others are subtracted; b, else the first.")
 

@@ -11,21 +11,21 @@ from univip_jax.common.errors import UserError
 
 # Two augmentations per instance: with one, each instance is matched with itself (notes.md).
 _SHARED = {
+    "views.scene_size": 48,
+    "views.instance_size": 32,  # at 16 px a crop keeps little but its colour
     "views.min_box_side": 16,
     "augment.instances": "independent",
     "model.stem": "small",
     "log_every_steps": 50,
 }
 BUDGETS = {
-    # For one CPU core, on the scenes of `benchmarks.scenes --digits`; all else is configs/demo.py.
+    # One CPU core, about 2 minutes a row: scenes of `benchmarks.scenes --digits`; all else is configs/demo.py.
     "digits": {"num_steps": 750, "views.instance_size": 16},
-    # For two CPU cores: less than 2 hours for Table 7 with one seed.
+    # One CPU core, about 6 minutes a row: 0.24 s a step of row e, and the probe.
     "tiny": _SHARED
     | {
         "batch_size": 64,
-        "num_steps": 3000,
-        "views.scene_size": 32,
-        "views.instance_size": 16,
+        "num_steps": 1000,
         "model.backbone": "resnet10",
         "model.width": 0.125,
         "model.hidden": 512,
@@ -34,20 +34,19 @@ BUDGETS = {
         "optimizer.lr": 0.4,
         "optimizer.warmup_epochs": 2.0,
     },
-    # For one H200: less than 25 minutes for Table 7 with one seed. Not run yet.
+    # A GPU. Not run yet; by arithmetic less than 8 minutes a row on an H100: row e has 10 GFLOP an image, so 5 TFLOP a
+    # step; at 100 TFLOP/s (a tenth of the peak) and with 10 ms for views and augmentation 4,000 steps take 4 minutes.
     "small": _SHARED
     | {
         "batch_size": 512,
-        "num_steps": 8000,
-        "views.scene_size": 48,
-        "views.instance_size": 24,
+        "num_steps": 4000,
         "model.backbone": "resnet18",
         "model.width": 1.0,
         "model.hidden": 2048,
         "model.projection": 256,
         "model.dtype": "bfloat16",
         "optimizer.lr": 0.2,
-        "optimizer.warmup_epochs": 4.0,
+        "optimizer.warmup_epochs": 10.0,
     },
 }
 
@@ -76,5 +75,6 @@ def row_config(budget: str, table: int, row: str, seed: int, changes: dict[str, 
             old = config_path.get_value(name, config)
             config_path.set_value(name, config, value if isinstance(old, str) else ast.literal_eval(value))
         except (AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
-            raise UserError(f"{name}={value}: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"{name}={value}: there is no such field, or its type is another ({reason})") from error
     return config

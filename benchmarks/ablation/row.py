@@ -28,7 +28,7 @@ from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.plan import Plan, make_plan
 from univip_jax.run.health import backbone_variables, effective_rank
 from univip_jax.sharding import by_batch, make_mesh, replicated
-from univip_jax.train_step import make_train_step
+from univip_jax.train_step import compile_step
 from univip_jax.types import Features, TrainState
 
 _K, _TEMPERATURE = 20, 0.07  # of k-NN, as in configs/knn.py
@@ -75,8 +75,8 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
     Raises UserError if a step is not finite: it would be skipped, and rows would differ in length.
     """
     mesh, seed, batch = make_mesh(), plan.seed, plan.batch_size
-    step_fn = make_train_step(plan, mesh)
-    state = jax.device_put(plan.init_state(), replicated(mesh))  # as a step returns it: else the second step recompiles
+    step_fn = compile_step(replace(plan, seed=0), mesh)  # its seed is that of augmentation; seeds share the compilation
+    state = jax.device_put(plan.init_state(), replicated(mesh))
     scenes = jax.tree.map(jnp.asarray, packed.scenes)
     evaluate_every, overlaps, window = max(1, plan.total_steps // _NUM_EVALUATIONS), [], []
     with (folder / METRICS).open("w") as file, tqdm(total=plan.total_steps, unit="step", desc=name) as bar:
@@ -85,7 +85,7 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
             if position == 0:
                 order = np.random.default_rng([seed, epoch]).permutation(len(scenes.photos))
             rows = order[position * batch : (position + 1) * batch]
-            key = jax.random.fold_in(jax.random.key(seed + 1), step)  # the step itself uses key(seed)
+            key = jax.random.fold_in(jax.random.key(seed + 1), step)
             views, overlap = make_views(key, *(part[rows] for part in scenes), spec=plan.views)
             state, metrics = step_fn(state, jax.device_put(views, by_batch(mesh)))
             window.append(metrics | {"overlap": overlap.mean()})
@@ -110,18 +110,20 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
 def _evaluate(plan: Plan, state: TrainState, packed: Packed, *, probe: bool) -> dict[str, float]:
     """Scores of the held-out single photos: `knn`, `rank` and, if asked for, `probe`.
 
-    Of features by running statistics re-estimated on the labelled training photos; `as_trained/...` by those of the
-    training, a mixture of scenes and instances.
+    Of features by running statistics re-estimated on the labelled training photos; with the probe also
+    `as_trained/...`, by those of the training, a mixture of scenes and instances.
     """
     model, variables = replace(plan.model, dtype="float32"), backbone_variables(state)
-    estimated = variables | {"batch_stats": mean_statistics(model, variables["params"], packed.train.photos)}
+    kinds = {"": variables | {"batch_stats": mean_statistics(model, variables["params"], packed.train.photos)}}
+    if probe:
+        kinds["as_trained/"] = variables
 
     def features(variables: dict, singles: Singles) -> Features:
         parts = [singles.photos[start : start + _BATCH] for start in range(0, len(singles.photos), _BATCH)]
         return Features(np.concatenate([np.asarray(_apply(variables, part, model)) for part in parts]), singles.labels)
 
     scores = {}
-    for prefix, which in (("", estimated), ("as_trained/", variables)):
+    for prefix, which in kinds.items():
         train, test = features(which, packed.train), features(which, packed.test)
         scores[f"{prefix}knn"] = knn_top1(train, test, _K, _TEMPERATURE)
         scores[f"{prefix}rank"] = effective_rank(test.features - test.features.mean(0))

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from univip_jax.common.errors import UserError
 from univip_jax.reproduce.rows import TABLES
 
 RESULTS = "results.json"
@@ -22,7 +23,7 @@ def table_lines(table: int, results: list[dict], reference: str = "") -> list[st
     """Three tables: scores of each row, their paired differences from `reference`, and the plans of the instances.
 
     Means over the seeds, with the std of the sample; of differences over the common seeds, with their standard error.
-    The reference is, if not named, row b or the first one that was trained.
+    The reference is, if not named, row b or the first one that was trained. Raises UserError if it is not finished.
     """
     paper = {row.config.partition("=")[2]: row for row in TABLES[table].rows}
     rows = {}
@@ -30,6 +31,8 @@ def table_lines(table: int, results: list[dict], reference: str = "") -> list[st
         rows.setdefault(one["row"], {})[one["seed"]] = one
     trained = [row for row in rows if row != "untrained"]
     reference = reference or next((row for row in ("b", *trained) if row in rows), "")
+    if trained and reference not in trained:
+        raise UserError(f"--reference={reference} is not finished: choose from {','.join(trained)}")
     scores = _SCORES | {f"as_trained/{key}": f"as trained: {name}" for key, name in _SCORES.items()}
 
     def label(row: str) -> list[str]:

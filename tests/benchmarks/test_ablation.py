@@ -151,11 +151,13 @@ def test_table_lines_pair_by_seed_and_show_the_papers_rows(tmp_path):
     ]
     assert lines[14].split(" | ")[:3] == ["| e_diagonal", "", "0.55 +- 0.07"]
     assert "| (b) scene | 57.7 | +2.5 +- 0.5 |" in "\n".join(table_lines(7, results, "a"))
+    with pytest.raises(UserError, match="--reference=c is not finished: choose from a,b,e_diagonal"):
+        table_lines(7, results, "c")
 
 
 def test_run_row_refuses_a_step_that_is_not_finite(packed, tmp_path, monkeypatch):
     metrics = {"train/loss": np.float32(np.nan), "train/bad_steps": np.int32(1)}
-    monkeypatch.setattr(row, "make_train_step", lambda spec, mesh: lambda state, views: (state, metrics))
+    monkeypatch.setattr(row, "compile_step", lambda plan, mesh: lambda state, views: (state, metrics))
     with pytest.raises(UserError, match="a: a step up to 1 was not finite"):
         run_row(row_config("tiny", 7, "a", 0, TINY), packed, tmp_path / "a", "a")
     assert not (tmp_path / "a" / RESULTS).exists()
