@@ -109,9 +109,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.transport.epsilon = 0.1  # OTA's value (ours)
     config.transport.num_iters = 50  # OTA's value (ours)
     config.transport.plan = "sinkhorn"  # or diagonal, a control: each instance with itself alone
-    config.transport.plan_mass = (
-        1.0  # sum of a plan; 0: K, as in DeepEMD; -1: the sum of the supplies, as in OTA (ours)
-    )
+    config.transport.plan_mass = -1.0  # sum of a plan; -1: the sum of the supplies (OTA), 0: K (DeepEMD) (ours)
     config.transport.marginals = "affinity"  # Eq. 9-10, of l2-normalised features; or uniform, a control
     config.transport.marginal_floor = 0.05  # added to affinities (cosines) that must sum to a given mass (ours)
     config.transport.stop_gradient = True  # the plan is a constant, as in OTA; False: through the iterations (ours)
