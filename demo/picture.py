@@ -59,7 +59,7 @@ def draw_views(seed: int) -> Preview:
 
 
 def plan_of(folder: Path, views: Batch) -> Float[np.ndarray, "K K"]:
-    """The transport plan of the instances by a run's newest checkpoint, with running statistics and no augmentation."""
+    """Shares of the transport plan by a run's newest checkpoint, with running statistics and no augmentation."""
     config = read_config(folder)
     plan = make_plan(config, num_images=config.batch_size)  # the number of photos shapes schedules alone
     with Checkpoints(folder) as checkpoints:
@@ -75,7 +75,8 @@ def plan_of(folder: Path, views: Batch) -> Float[np.ndarray, "K K"]:
         return Encoder(plan.model).apply(variables, images, train=False)[None]
 
     outputs = TargetOutputs(target(scenes[0]), target(instances[0]))
-    return np.asarray(instance_loss(online, outputs, plan.transport)[1][0])
+    found = np.asarray(instance_loss(online, outputs, plan.transport)[1][0])
+    return found / found.sum()
 
 
 def _show(axes: Axes, image: UInt8[np.ndarray, "H W 3"], color: str, text: str = "") -> None:

@@ -29,7 +29,7 @@ def test_make_scene_paints_two_to_four_digits(seed):
     assert 2 <= (counts > 100).sum() - 1 <= 4, colors
 
 
-def test_picture_shows_boxes_inside_both_scenes_and_a_plan_of_mass_one(run, tmp_path):
+def test_picture_shows_boxes_inside_both_scenes_and_the_shares_of_a_plan(run, tmp_path):
     preview = picture.draw_views(seed=2138)
     plan = picture.plan_of(run, preview.views)
     for scene in preview.geometry.scenes:
