@@ -64,6 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.views.overlap = True  # the two scenes must overlap, and the overlap must hold proposals (Algorithm 1)
     config.views.min_proposals = config.views.get_oneway_ref("num_instances")  # in the overlap, at least; K
     config.views.num_trials = 40  # pairs drawn before the best is taken (ours)
+    config.views.crop = "torchvision"  # the first of ten draws that fits; uniform: the area is not changed by what fits
     config.views.area = (0.08, 1.0)  # of a scene crop: share of the photo
     config.views.aspect = (3 / 4, 4 / 3)  # width / height of a scene crop
     config.views.proposals = "stored"  # stored, annotated (the data set's objects) or naive (random boxes)

@@ -24,6 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.views.min_proposals = 1
     config.views.min_box_side = 16
     config.views.area = (0.3, 1.0)
+    config.views.crop = "uniform"  # the results of demo/notes.md have it
 
     # A mirrored digit is not a digit. Views with jittered colours differ mostly in their colours at first: a small net
     # then predicts the mean colour, and nothing else, for longer than a demo lasts.

@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train = "data/imagenet"
     config.batch_size = 4096
     config.num_epochs = 300.0
+    config.views.crop = "uniform"
     config.augment.color = "byol"
     config.augment.blur_kernel = "byol"
     config.model.zero_init_residual = True

@@ -9,6 +9,7 @@ from univip_jax.common.errors import UserError
 
 PROPOSALS = ("stored", "annotated", "naive")
 PICKS = ("random", "first")
+CROPS = ("torchvision", "uniform")
 MAX_INSTANCES = 64  # more boxes with an IoU of at most 0.5 do not fit into a usual overlap
 
 
@@ -22,6 +23,7 @@ class ViewSpec:
     overlap: bool
     min_proposals: int
     num_trials: int
+    crop: str
     area: tuple[float, float]
     aspect: tuple[float, float]
     proposals: str
@@ -29,7 +31,7 @@ class ViewSpec:
     min_box_side: int
 
     def __post_init__(self):
-        for field, allowed in (("proposals", PROPOSALS), ("pick", PICKS)):
+        for field, allowed in (("proposals", PROPOSALS), ("pick", PICKS), ("crop", CROPS)):
             if getattr(self, field) not in allowed:
                 raise UserError(
                     f"views.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"

@@ -4,6 +4,7 @@ The distributions are equal, the random numbers differ; tests compare the two. B
 without area is padding.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -14,14 +15,35 @@ from univip_jax.data.boxes import MAX_ASPECT, MAX_IOU
 from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 
+_TRIES = 10  # of a crop, before it is the whole photo
 _CANDIDATES = 100  # naive boxes drawn per photo and smallest side
 _TOUCH = 1e-6  # rounding error allowed for a box inside the overlap
 
 Boxes = Float[Array, "*n 4"]
 
 
-def random_crops(key: Key[Array, ""], count: int, spec: ViewSpec) -> Float[Array, "count 4"]:
-    """Random resized crops of a square photo: area uniform, aspect log-uniform among those that fit."""
+def random_crops(key: Key[Array, ""], side: int, count: int, spec: ViewSpec) -> Float[Array, "count 4"]:
+    """Random resized crops of a photo of `side` px by `views.crop`; see `data.crops`."""
+    draw = {"torchvision": _torchvision_crops, "uniform": _uniform_crops}[spec.crop]
+    return draw(key, side, count, spec)
+
+
+def _torchvision_crops(key: Key[Array, ""], side: int, count: int, spec: ViewSpec) -> Float[Array, "count 4"]:
+    """The first of ten draws that fits, else the whole photo, which is square."""
+    keys = jax.random.split(key, 3)
+    area_ = side**2 * jax.random.uniform(keys[0], (count, _TRIES), minval=spec.area[0], maxval=spec.area[1])
+    low, high = map(math.log, spec.aspect)
+    ratio = jnp.exp(jax.random.uniform(keys[1], (count, _TRIES), minval=low, maxval=high))
+    tries = jnp.round(jnp.sqrt(jnp.stack([area_ / ratio, area_ * ratio], -1)))
+    tries = jnp.concatenate([tries, jnp.full((count, 1, 2), side)], 1)
+    first = jnp.argmax(jnp.all((tries >= 1) & (tries <= side), -1), 1)
+    sides = jnp.take_along_axis(tries, first[:, None, None], 1)[:, 0]
+    corner = jnp.floor(jax.random.uniform(keys[2], (count, 2)) * (side - sides + 1))
+    return jnp.concatenate([corner, corner + sides], -1) / side
+
+
+def _uniform_crops(key: Key[Array, ""], side: int, count: int, spec: ViewSpec) -> Float[Array, "count 4"]:
+    """Area uniform, aspect log-uniform among those that fit."""
     keys = jax.random.split(key, 3)
     area_ = jax.random.uniform(keys[0], (count,), minval=spec.area[0], maxval=spec.area[1])
     low, high = (jnp.log(jnp.clip(bound, *spec.aspect)) for bound in (area_, 1 / area_))
@@ -53,8 +75,8 @@ def scene_pair(
 ) -> tuple[Float[Array, "2 4"], Float[Array, " 4"]]:
     """Two scene crops and the region for their instances; see `data.crops.scene_pair`."""
     if not spec.overlap:
-        return random_crops(key, 2, spec), jnp.array([0.0, 0.0, 1.0, 1.0])
-    pairs = random_crops(key, 2 * spec.num_trials, spec).reshape(spec.num_trials, 2, 4)
+        return random_crops(key, side, 2, spec), jnp.array([0.0, 0.0, 1.0, 1.0])
+    pairs = random_crops(key, side, 2 * spec.num_trials, spec).reshape(spec.num_trials, 2, 4)
     overlaps = intersection(pairs[:, 0], pairs[:, 1])
     held = inside(proposals[None], overlaps[:, None]).sum(1)
     enough = (held >= spec.min_proposals) & (area(overlaps) > 0)

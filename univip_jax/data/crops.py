@@ -5,15 +5,18 @@ float32 yxyx in [0, 1]; seeds are int32 [2], as the stateless random operations 
 in its length, so no photo can hang or fail.
 """
 
+import math
+
 from univip_jax.data.boxes import MAX_ASPECT, MAX_IOU
 from univip_jax.data.host import tf
 from univip_jax.views import ViewSpec
 
+_TRIES = 10  # of a crop, before it is the central one
 _CANDIDATES = 100  # naive boxes drawn per photo
 _TOUCH = 1e-6  # rounding allowed when a box lies inside the overlap
 
 
-def random_crops(
+def torchvision_crops(
     seed: tf.Tensor,
     height: tf.Tensor,
     width: tf.Tensor,
@@ -21,15 +24,43 @@ def random_crops(
     share: tuple[float, float],
     aspect: tuple[float, float],
 ) -> tf.Tensor:
-    """Boxes [count, 4] of random resized crops: area uniform, aspect log-uniform over the part of its range that fits.
+    """Boxes [count, 4] of torchvision's RandomResizedCrop: the first of ten draws of area and aspect that fits.
 
-    Inception's crop draws again when a shape does not fit, which makes large crops rare; here the area stays uniform,
-    and no draw is lost. Where no aspect of the range fits, the crop is as long as the photo.
+    Area is uniform and aspect log-uniform in each draw; large crops seldom fit, so they are rare. Where no draw fits,
+    the crop is the largest central one whose aspect lies in the range. Sides and places are whole px.
 
     Args:
       height, width: of the photo, px, float32 scalars.
       share: of the photo's area, least and largest.
       aspect: width / height, least and largest.
+    """
+    seeds, photo = tf.random.split(seed, 3), tf.stack([height, width])
+    area = height * width * tf.random.stateless_uniform([count, _TRIES], seeds[0], *share)
+    ratio = tf.exp(tf.random.stateless_uniform([count, _TRIES], seeds[1], *map(math.log, aspect)))
+    tries = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], -1)))
+    central = tf.stack([width / aspect[0], height * aspect[1]])
+    central = tf.clip_by_value(tf.round(central), 1, photo)
+    tries = tf.concat([tries, tf.tile(central[None, None], [count, 1, 1])], 1)
+    fits = tf.reduce_all((tries >= 1) & (tries <= photo), -1)  # the last always does
+    first = tf.argmax(tf.cast(fits, tf.int32), 1)
+    sides = tf.gather(tries, first, batch_dims=1)
+    corner = tf.floor(tf.random.stateless_uniform([count, 2], seeds[2]) * (photo - sides + 1))
+    corner = tf.where(first[:, None] == _TRIES, tf.floor((photo - sides) / 2), corner)
+    return tf.concat([corner, corner + sides], -1) / tf.tile(photo, [2])
+
+
+def uniform_crops(
+    seed: tf.Tensor,
+    height: tf.Tensor,
+    width: tf.Tensor,
+    count: int,
+    share: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tf.Tensor:
+    """Boxes [count, 4] whose area stays uniform: the aspect is log-uniform over the part of its range that fits.
+
+    Nearly DeepMind's, which clips what does not fit. Where no aspect of the range fits, the crop is as long as the
+    photo. Arguments as for `torchvision_crops`.
     """
     seeds = tf.random.split(seed, 3)
     area = tf.random.stateless_uniform([count], seeds[0], *share)
@@ -39,6 +70,12 @@ def random_crops(
     sides = tf.minimum(tf.sqrt(tf.stack([area * photo / ratio, area * ratio / photo], -1)), 1.0)
     corner = tf.random.stateless_uniform([count, 2], seeds[2]) * (1 - sides)
     return tf.concat([corner, corner + sides], -1)
+
+
+def random_crops(seed: tf.Tensor, height: tf.Tensor, width: tf.Tensor, count: int, spec: ViewSpec) -> tf.Tensor:
+    """Boxes [count, 4] by `views.crop`, `views.area` and `views.aspect`."""
+    draw = {"torchvision": torchvision_crops, "uniform": uniform_crops}[spec.crop]
+    return draw(seed, height, width, count, spec.area, spec.aspect)
 
 
 def intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -74,8 +111,8 @@ def scene_pair(
     Without it: any pair, and the region is the whole photo.
     """
     if not spec.overlap:
-        return random_crops(seed, height, width, 2, spec.area, spec.aspect), tf.constant([0.0, 0.0, 1.0, 1.0])
-    crops = random_crops(seed, height, width, 2 * spec.num_trials, spec.area, spec.aspect)
+        return random_crops(seed, height, width, 2, spec), tf.constant([0.0, 0.0, 1.0, 1.0])
+    crops = random_crops(seed, height, width, 2 * spec.num_trials, spec)
     pairs = tf.reshape(crops, [spec.num_trials, 2, 4])
     overlaps = intersection(pairs[:, 0], pairs[:, 1])
     held = tf.reduce_sum(tf.cast(inside(proposals[None], overlaps[:, None]), tf.float32), 1)

@@ -30,6 +30,7 @@ _FREE_SECTION = "knn."
 BEFORE = {
     "augment.color": "byol",
     "augment.blur_kernel": "byol",
+    "views.crop": "uniform",
     "model.predictors": "one",
     "model.running_stats": "all",
     "transport.marginals": "affinity",

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from univip_jax.common.errors import TransientError, UserError, shorten
-from univip_jax.data.crops import crop, random_crops
+from univip_jax.data.crops import crop, torchvision_crops
 from univip_jax.data.host import tf
 from univip_jax.data.labelled.tfds_labels import open_tfds
 from univip_jax.data.labelled.views import View, centre_crop
@@ -203,7 +203,7 @@ def training_batches(
         image = _decode(labelled, example[0])
         seeds = tf.random.split(key, 2)
         sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
-        box = random_crops(seeds[0], *sides, 1, (0.08, 1.0), (3 / 4, 4 / 3))
+        box = torchvision_crops(seeds[0], *sides, 1, (0.08, 1.0), (3 / 4, 4 / 3))
         view = crop(image, box, size)[0]
         return LabelledBatch(tf.image.stateless_random_flip_left_right(view, seeds[1]), example[1])
 
