@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt8
@@ -25,19 +24,17 @@ from PIL import Image
 from configs import coco
 from data_prep import filters
 from data_prep.selective_search import photo_generator, selective_search
-from univip_jax.augment import normalize_pixels
 from univip_jax.common.cli import run
 from univip_jax.config import to_spec
 from univip_jax.data.crops import crop
 from univip_jax.data.host import tf
 from univip_jax.data.pipeline import Geometry, Preview, choose_views
-from univip_jax.losses import instance_loss
-from univip_jax.models.univip import Encoder, Online
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config
+from univip_jax.run.plans import make_transport_plans
 from univip_jax.sharding import make_mesh, replicated
-from univip_jax.types import Batch, TargetOutputs
+from univip_jax.types import Batch
 from univip_jax.views import ViewSpec
 
 _SEED = 2138  # of the views; chosen for a clear picture
@@ -65,17 +62,8 @@ def plan_of(folder: Path, views: Batch) -> Float[np.ndarray, "K K"]:
     with Checkpoints(folder) as checkpoints:
         like = jax.eval_shape(plan.init_state)
         state, _ = checkpoints.restore(checkpoints.steps()[-1], like, replicated(make_mesh(jax.devices()[:1])))
-    scenes, instances = (normalize_pixels(jnp.asarray(images[None])) for images in views)
-    online = Online(plan.model, merge=False).apply(
-        {"params": state.params, "batch_stats": state.batch_stats}, scenes, instances, train=False
-    )
-
-    def target(images: Float[jax.Array, "n H W 3"]) -> Float[jax.Array, "1 n D"]:
-        variables = {"params": state.target_params, "batch_stats": state.target_batch_stats}
-        return Encoder(plan.model).apply(variables, images, train=False)[None]
-
-    outputs = TargetOutputs(target(scenes[0]), target(instances[0]))
-    found = np.asarray(instance_loss(online, outputs, plan.transport)[1][0])
+    batch = jax.tree.map(lambda crops: crops[None], views)
+    found = np.asarray(make_transport_plans(plan)(state, batch)[0])
     return found / found.sum()
 
 

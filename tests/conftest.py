@@ -25,6 +25,7 @@ atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_e
 _CHECKED = ("augment", "losses", "models", "plan", "sharding", "train_step", "transport", "data.boxes", "run.health")
 _CHECKED += (
     "run.integrity",
+    "run.plans",
     *(f"evaluate.{name}" for name in ("features", "heads", "neighbours", "scores")),
 )
 _HOOK = install_import_hook([f"univip_jax.{module}" for module in _CHECKED], "tests.typechecker.check")

@@ -84,8 +84,8 @@ def small_config(data: Path, row: str = "table7=e") -> ConfigDict:
 
 
 def long_config(data: Path) -> ConfigDict:
-    """BYOL for longer than any test waits, with a checkpoint after every second step."""
-    config = small_config(data, "table7=a")
+    """Scenes and instances for longer than any test waits, with a checkpoint after every second step."""
+    config = small_config(data, "table7=d")
     config.num_steps = 1000
     return config
 

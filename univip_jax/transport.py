@@ -44,7 +44,7 @@ class TransportSpec:
         for field in ("epsilon", "num_iters", "marginal_floor"):
             if not getattr(self, field) > 0:
                 raise UserError(f"transport.{field}={getattr(self, field)} must be above 0")
-        if (least := math.ceil(_LEAST_ITERATIONS / self.epsilon)) > self.num_iters:
+        if (least := least_iterations(self.epsilon)) > self.num_iters:
             raise UserError(
                 f"transport.num_iters={self.num_iters} is too few for transport.epsilon={self.epsilon}: the plan would "
                 f"miss its marginals; set transport.num_iters={least} or more"
@@ -59,6 +59,11 @@ class TransportSpec:
                 raise UserError(
                     f"transport.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
+
+
+def least_iterations(epsilon: float) -> int:
+    """The iterations with which a plan meets its marginals."""
+    return math.ceil(_LEAST_ITERATIONS / epsilon)
 
 
 def normalize(x: Float[Array, "*any D"]) -> Float[Array, "*any D"]:

@@ -9,17 +9,17 @@ CADENCE = Cadence(report=3, save=4, evaluate=6, total=13)
 
 @pytest.mark.parametrize(
     ("step", "stopping", "due"),
-    [  # report, spread, save, evaluate, stop
+    [  # report, diagnose, save, evaluate, stop
         (1, False, ""),
         (3, False, "report"),
-        (4, False, "report spread save"),
+        (4, False, "report diagnose save"),
         (6, False, "report save evaluate"),
-        (12, False, "report spread save evaluate"),
-        (13, False, "report spread save stop"),
+        (12, False, "report diagnose save evaluate"),
+        (13, False, "report diagnose save stop"),
         (1, True, "report save stop"),
-        (4, True, "report spread save stop"),
+        (4, True, "report diagnose save stop"),
         (6, True, "report save stop"),
-        (13, True, "report spread save stop"),
+        (13, True, "report diagnose save stop"),
     ],
 )
 def test_cadence_of_a_step(step, stopping, due):

@@ -73,6 +73,7 @@ def test_sigterm_loses_nothing_whenever_it_comes(run, data, labelled, tmp_path, 
     assert_equal_states(run, again, 4)
     assert [line["step"] for line in lines(again) if "train/loss" in line] == [1, 2, 3, 4]
     assert [line["step"] for line in lines(again) if "knn/top1" in line] == [2, 4]
+    assert (again / "plans.npz").read_bytes() == (run / "plans.npz").read_bytes()
 
 
 def test_the_best_checkpoint_stays_and_multiples_of_keep_every_steps_do(data, labelled, tmp_path, monkeypatch):
@@ -190,6 +191,7 @@ def test_resume_equals_an_undisturbed_run_bit_for_bit(run, data, tmp_path):
     train(small_config(data), again)
     assert_equal_states(run, again, 4)
     assert [line["step"] for line in lines(again)] == [1, 2, 3, 4]
+    assert (again / "plans.npz").read_bytes() == (run / "plans.npz").read_bytes()
 
 
 def test_a_finished_run_is_left_alone(run, data, capsys):

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,11 +13,19 @@ _POINTS = 300  # per line, at most; a shade spans the minimum and maximum of the
 Series = Mapping[str, Sequence[tuple[int, float]]]  # label to (step, value), ordered by step
 
 
-def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
+class Level(NamedTuple):
+    """A value to compare with."""
+
+    label: str
+    value: float
+
+
+def draw_lines(title: str, series: Series, scale: str = "linear", level: Level | None = None) -> bytes:
     """An SVG of lines over steps, thinned if there are many points.
 
     Args:
         scale: linear, log, or from_zero (for values that only compare with zero, e.g. a collapse).
+        level: drawn as a dashed line.
     """
     figure = Figure(figsize=(5.6, 2.8), layout="constrained")
     axes = figure.subplots()
@@ -30,12 +39,14 @@ def draw_lines(title: str, series: Series, scale: str = "linear") -> bytes:
         axes.fill_between(steps, least, most, color=color, alpha=0.2, linewidth=0)
         marker = "o" if len(points) < 30 else ""
         axes.plot(steps, means, label=label, color=color, linewidth=1.2, marker=marker, markersize=3)
+    if level:
+        axes.axhline(level.value, label=level.label, color="#444444", linewidth=1, linestyle="--")
     if scale == "log":
         axes.set_yscale("log")
     elif scale == "from_zero":
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or None)
-    if len(series) > 1:
-        axes.legend(fontsize=8, frameon=False, ncols=2)
+    if len(series) > 1 or level:
+        axes.legend(fontsize=8, edgecolor="none", ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -13,10 +13,13 @@ from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
 from univip_jax.evaluate.results import read_results
 from univip_jax.report.charts import draw_lines
+from univip_jax.report.curves import Drawn, draw_curves
+from univip_jax.report.heat_maps import draw_plans
 from univip_jax.run.clock import KINDS
 from univip_jax.run.folder import read_config
-from univip_jax.run.health import BUNDLE
+from univip_jax.run.health import BUNDLE, uniform_plan
 from univip_jax.run.log import FIRST_BATCH, METRICS, duration, read_metrics
+from univip_jax.run.plans import read_plans
 
 PAGE = "report.html"
 # Older versions logged these names.
@@ -25,37 +28,13 @@ _RENAMED = {"features/deviation": "features/std", "train/feature_deviation": "tr
 _LEAST_STD, _LEAST_RANK = 0.1, 4.0
 _MOST_WAITING = 0.1  # for the next batch, as a share of the steps' time
 _MOST_LOST = 0.1  # to interruptions, as a share of all time
-_BAD_STEPS = "skipped steps (not finite)"
-_TERMS = {
-    "loss": "train/loss",
-    "scene": "train/loss_scene",
-    "scene-instance": "train/loss_scene_instance",
-    "instance": "train/loss_instance",
-}
-_CHARTS = (  # title, label and metric of each line, scale
-    ("loss and its terms", _TERMS, "linear"),
-    ("gradient norm", {"": "train/grad_norm"}, "log"),
-    (
-        "std of features (0 is collapse)",
-        {"backbone": "features/std", "target projection": "train/feature_std"},
-        "from_zero",
-    ),
-    (
-        "effective rank of features (1 is collapse)",
-        {"training batch": "features/effective_rank", "labelled photos": "knn/effective_rank"},
-        "from_zero",
-    ),
-    ("top-1 on labelled photos, %", {"k-NN": "knn/top1", "logistic probe": "probe/top1"}, "linear"),
-    ("learning rate", {"": "train/learning_rate"}, "from_zero"),
-    ("images per second", {"": "train/images_per_second"}, "from_zero"),
-    (_BAD_STEPS, {"": "train/bad_steps"}, "from_zero"),
-)
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>
 body {{ font: 15px/1.5 sans-serif; color: #222; max-width: 1240px; margin: 2em auto; padding: 0 1em }}
 img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }} progress {{ width: 100%; height: 1.2em }}
 .warning {{ background: #fff0f0; border-left: 4px solid #e6194b; padding: .3em 1em }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)) }}
+figure {{ margin: 0 }} figcaption {{ font-size: 13px; color: #555; padding: 0 1em 1em }}
 td {{ padding: 0 1.5em 0 0; font: 13px monospace }}
 </style></head><body>
 <h1>{name}</h1>
@@ -69,10 +48,17 @@ _RUN = """<progress value="{step}" max="{total}"></progress>
 <div class="charts">{charts}</div>
 <p>The horizontal axis is the training step. Where points are dense, the line is their mean and the shade spans their
 minimum and maximum.</p>
-<h2>First batch</h2>
+{plans}<h2>First batch</h2>
 {first_batch}
 <h2>Config</h2>
 <details><summary>{num_fields} fields</summary><table>{config}</table></details>"""
+_PLANS = """<h2>Transport plans</h2>
+<p>How the instance term pairs the K crops of a photo, for {photos} photos of the first batch. Rows are the online
+network's crops, columns the target's. A cell is the share of the photo's mass that pulls the one to the other, in
+percent if K is at most 4; the darkest is 1/K or more. Healthy: the diagonal becomes dark, each crop is pulled to
+itself. Where all cells are equal, the plan tells no crop from another. Without augmentation, by running statistics.</p>
+{picture}
+"""
 
 
 def write_report(folder: Path) -> tuple[Path, list[str]]:
@@ -105,13 +91,15 @@ def _run(run: Path) -> tuple[str, list[str]]:
     newest = steps[-1]
     total = config.num_steps or round(config.num_epochs * newest["step"] / newest["train/epoch"])
     picture = run / FIRST_BATCH
-    found, fields = warnings(run, lines, config.batch_size), sorted(flatten(config).items())
+    plans, damage = _transport(run)
+    found, fields = warnings(run, lines, config, total) + damage, sorted(flatten(config).items())
     body = _RUN.format(
         step=newest["step"],
         total=total,
         progress=html.escape(_progress(run, config, lines, newest, total)),
         warnings="".join(f'<p class="warning">{html.escape(line)}</p>' for line in found),
-        charts="".join(_charts(lines)),
+        charts="".join(map(_figure, draw_curves(lines, config))),
+        plans=plans,
         first_batch=_inline(picture.read_bytes(), "png", "photos and their views") if picture.exists() else "none",
         num_fields=len(fields),
         config="".join(f"<tr><td>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in fields),
@@ -119,7 +107,7 @@ def _run(run: Path) -> tuple[str, list[str]]:
     return body, found
 
 
-def warnings(run: Path, lines: list[dict], batch_size: int) -> list[str]:
+def warnings(run: Path, lines: list[dict], config: ConfigDict, total: int) -> list[str]:
     """One line per problem of a run, with the way out."""
     found = []
     newest = {name: value for line in lines for name, value in line.items()}
@@ -135,7 +123,7 @@ def warnings(run: Path, lines: list[dict], batch_size: int) -> list[str]:
             "optimizer.lr."
         )
     # The rank of a batch is at most its size.
-    least_of = {"std": _LEAST_STD, "effective_rank": min(_LEAST_RANK, batch_size / 4)}
+    least_of = {"std": _LEAST_STD, "effective_rank": min(_LEAST_RANK, config.batch_size / 4)}
     low = [name for name, least in least_of.items() if newest.get(f"features/{name}", least) < least]
     if low:
         measured = ", ".join(f"{name.replace('_', ' ')} {newest[f'features/{name}']:.2g}" for name in low)
@@ -143,6 +131,16 @@ def warnings(run: Path, lines: list[dict], batch_size: int) -> list[str]:
             f"The features have nearly collapsed ({measured}). If they do not recover after the warm-up, lower "
             "optimizer.lr or raise ema.base."
         )
+    near_uniform = uniform_plan(
+        newest,
+        total_steps=total,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        num_instances=config.views.num_instances,
+        epsilon=config.transport.epsilon,
+        num_iters=config.transport.num_iters,
+    )
+    if near_uniform:
+        found.append(near_uniform)
     seconds = _goodput(newest)
     stepping = seconds["data"] + seconds["train"]
     if seconds["data"] > _MOST_WAITING * stepping:
@@ -188,16 +186,20 @@ def _progress(run: Path, config: ConfigDict, lines: list[dict], newest: dict, to
     return " ".join(parts)
 
 
-def _charts(lines: list[dict]) -> list[str]:
-    drawn = []
-    for title, metrics, scale in _CHARTS:
-        series = {
-            label: [(line["step"], line[name]) for line in lines if name in line] for label, name in metrics.items()
-        }
-        series = {label: points for label, points in series.items() if points}
-        if series and (title != _BAD_STEPS or any(value for _, value in series[""])):
-            drawn.append(_inline(draw_lines(title, series, scale), "svg+xml", title))
-    return drawn
+def _figure(drawn: Drawn) -> str:
+    note = f"<figcaption>{html.escape(drawn.note)}</figcaption>" if drawn.note else ""
+    return f"<figure>{_inline(drawn.svg, 'svg+xml', drawn.title)}{note}</figure>"
+
+
+def _transport(run: Path) -> tuple[str, list[str]]:
+    """The section with the transport plans, and what is wrong with their file."""
+    try:
+        found = read_plans(run)
+    except UserError as error:
+        return "", [f"No transport plans are drawn: {error}"]
+    if not found:
+        return "", []
+    return _PLANS.format(picture=_inline(draw_plans(found), "png", "transport plans"), photos=len(found.crops)), []
 
 
 def _goodput(line: dict) -> dict[str, float]:

@@ -7,7 +7,7 @@ class Due(NamedTuple):
     """What follows a step, in this order."""
 
     report: bool
-    spread: bool  # a part of the report
+    diagnose: bool  # a part of the report, where no interruption moves it
     save: bool
     evaluate: bool
     stop: bool
@@ -31,7 +31,7 @@ class Cadence(NamedTuple):
         save = regular or stopping or self.evaluates(step)
         return Due(
             report=save or step % self.report == 0,
-            spread=regular,
+            diagnose=regular,
             save=save,
             evaluate=self.evaluates(step) and not stopping,
             stop=stopping or last,

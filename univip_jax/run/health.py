@@ -1,9 +1,11 @@
-"""The health of a run, which needs no label: steps that are not finite, and two alarms for a collapse of features."""
+"""The health of a run, which needs no label: steps that are not finite, alarms for collapsed features and for a plan
+that stays near uniform.
+"""
 
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from univip_jax.common.files import write_whole
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.sharding import by_batch, replicated
 from univip_jax.train_step import feature_std
+from univip_jax.transport import least_iterations
 from univip_jax.types import Batch, TrainState
 
 BUNDLE = "not_finite.json"
 _SPREAD_OVER = 1024  # photos: the singular values of more would take longer than many steps
+_NEAR_UNIFORM = 0.25  # of the way to a diagonal plan; a gap of the cosines of about epsilon gives more
+_LEAST_EPSILON = 0.01  # a plan that needs less tells noise apart
 
 
 def effective_rank(features: Float[np.ndarray, "N F"]) -> float:
@@ -121,3 +126,44 @@ class BadSteps:
             for step, values in self._row
         ]
         write_whole(self._folder / BUNDLE, json.dumps({"steps": steps}, indent=2) + "\n")
+
+
+def uniform_plan(
+    newest: Mapping[str, float],
+    *,
+    total_steps: int,
+    warmup_epochs: float,
+    num_instances: int,
+    epsilon: float,
+    num_iters: int,
+) -> str | None:
+    """One line with the way out where the transport plan stays near uniform, a quarter of the run and its warm-up gone.
+
+    Args:
+      newest: step, `train/epoch` and `losses.plan_metrics`, which a run without an instance term lacks.
+      epsilon, num_iters: of `config.transport`.
+    """
+    uniform = 1 / max(num_instances, 1)
+    least = uniform + _NEAR_UNIFORM * (1 - uniform) if num_instances > 1 else 0.0
+    judged = newest["step"] >= total_steps / 4 and newest["train/epoch"] > warmup_epochs
+    if not judged or not newest.get("plan/diagonal", least) < least:
+        return None
+    moved, same, other = (newest[f"plan/{name}"] for name in ("marginal_tv", "cosine_same", "cosine_other"))
+    ways, smaller = [], float(f"{min(epsilon, same - other) / 2:.1g}")
+    if 1 - moved < least:
+        cause = f"its marginals alone move {moved:.0%} off it, whatever transport.epsilon is"
+        ways.append("--config.transport.marginals=uniform")
+    else:
+        cause = (
+            f"the cosines of an instance with itself ({same:.2f}) and with the others ({other:.2f}) are too near for "
+            f"transport.epsilon={epsilon:g}"
+        )
+        if smaller >= _LEAST_EPSILON:
+            iterations = max(num_iters, least_iterations(smaller))
+            ways.append(f"--config.transport.epsilon={smaller:g} --config.transport.num_iters={iterations}")
+    ways.append("--config.loss.instance=0")
+    return (
+        f"The transport plan stays near uniform, and pulls instances to each other: {newest['plan/diagonal']:.0%} of "
+        f"its mass is on the diagonal (uniform: {uniform:.0%}, healthy: above 50%); {cause}. Train in another "
+        f"--workdir with {', or with '.join(ways)}"
+    )

@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 from univip_jax.common.files import write_whole
 from univip_jax.plan import Plan
 from univip_jax.run.clock import Clock
-from univip_jax.run.health import is_finite
+from univip_jax.run.health import is_finite, uniform_plan
 
 METRICS, FIRST_BATCH = "metrics.jsonl", "first_batch.png"
 TOP1 = "knn/top1"  # the metric that makes a checkpoint the best
@@ -30,7 +30,7 @@ class RunLog:
         self._writer = MetricsWriter(folder, start) if folder else None
         lines = read_metrics(folder) if folder else []
         self._progress = Progress(start, plan, clock)
-        self._clock, self._steps_per_epoch = clock, plan.steps_per_epoch
+        self._clock, self._plan, self._warned = clock, plan, False
         self._top1 = {line["step"]: line[TOP1] for line in lines if TOP1 in line}
         self._trained = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
 
@@ -48,11 +48,27 @@ class RunLog:
         """Writes and prints the metrics of the steps since the last report, up to `step`, and the feature spread."""
         values, rate = _summarize(window), self._progress.rate(step)
         if self._writer:
-            pace = {"train/epoch": step / self._steps_per_epoch, "train/images_per_second": rate}
+            pace = {"train/epoch": step / self._plan.steps_per_epoch, "train/images_per_second": rate}
             self._writer.write(step, {**values, **spread, **pace, **self._clock.write()})
             self._progress.print(step, values, rate)
             if spread:
                 print(f"step {step}: {_named(spread)}", flush=True)
+            self._warn({"step": step, **values, **pace})
+
+    def _warn(self, newest: dict[str, float]) -> None:
+        """Says once that the transport plan stays near uniform."""
+        plan = self._plan
+        found = uniform_plan(
+            newest,
+            total_steps=plan.total_steps,
+            warmup_epochs=plan.optimizer.warmup_epochs,
+            num_instances=plan.views.num_instances,
+            epsilon=plan.transport.epsilon,
+            num_iters=plan.transport.num_iters,
+        )
+        if found and not self._warned:
+            print(f"step {newest['step']}: {found}", file=sys.stderr)
+            self._warned = True
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Writes and prints the metrics of an evaluation after `step` steps."""

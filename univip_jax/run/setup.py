@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import make_batches, preview
+from univip_jax.data.pipeline import Preview, make_batches, preview
 from univip_jax.data.preview import draw_batch
 from univip_jax.data.records import Dataset, open_dataset
 from univip_jax.plan import Plan, make_plan
@@ -21,11 +22,12 @@ from univip_jax.run.cadence import Cadence
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import allowed_changes, check_config
 from univip_jax.run.log import FIRST_BATCH
+from univip_jax.run.plans import PlanLog
 from univip_jax.sharding import local_rows, make_mesh, replicated
 from univip_jax.train_step import augment_views, compile_step, lower_step
 from univip_jax.types import Batch, TrainState
 
-_PICTURED = 4  # photos of the first batch that are drawn
+_PICTURED = 4  # photos of the first batch that are drawn, and whose transport plans are logged
 _SLOW_ON_CPU = 20e9  # FLOP per image, from which a step on a CPU takes minutes
 
 
@@ -50,6 +52,15 @@ class Run:
     rows: np.ndarray
     cadence: Cadence
     evaluator: Evaluator | None
+
+    @cached_property
+    def first_photos(self) -> list[Preview]:
+        """The first photos of the first batch, exactly as training sees them."""
+        return preview(self.dataset, self.index, self.plan.views, step=0, count=_PICTURED)
+
+    def first_views(self) -> Batch:
+        """Their views."""
+        return jax.tree.map(lambda *views: np.stack(views), *(photo.views for photo in self.first_photos))
 
 
 MakeEvaluator = Callable[[ConfigDict, Plan], Evaluator | None]
@@ -108,6 +119,13 @@ def run_batches(run: Run, start: int) -> Iterator[Batch]:
     return make_batches(run.dataset, run.index, views, rows=run.rows, num_threads=threads, **span)
 
 
+def open_plan_log(run: Run, start: int) -> PlanLog | None:
+    """The log of the transport plans; None without an instance term, and in all processes but the first."""
+    if not run.plan.loss.instance or jax.process_index():
+        return None
+    return PlanLog(run.folder, start, run.plan, run.first_views())
+
+
 def compile_run(run: Run, start: int) -> jax.stages.Compiled:
     """Says what will run, draws the first batch, and compiles the step ahead of time."""
     plan, mesh, dataset = run.plan, run.mesh, run.dataset
@@ -149,8 +167,6 @@ def compile_run(run: Run, start: int) -> jax.stages.Compiled:
 def _draw_first_batch(run: Run, path: Path) -> None:
     """Draws what the network will see: a wrong folder or a wrong augmentation is best seen before days of training."""
     plan = run.plan
-    photos = preview(run.dataset, run.index, plan.views, step=0, count=_PICTURED)
-    batch = jax.tree.map(lambda *views: np.stack(views), *(photo.views for photo in photos))
-    augmented = jax.jit(lambda b: augment_views(jax.random.key(plan.seed), b, plan.augment)[0])(batch)
-    draw_batch(photos, jax.device_get(augmented), path)
+    augmented = jax.jit(lambda b: augment_views(jax.random.key(plan.seed), b, plan.augment)[0])(run.first_views())
+    draw_batch(run.first_photos, jax.device_get(augmented), path)
     print(f"picture of the first batch: {path}")

@@ -15,7 +15,15 @@ from univip_jax.run.clock import Clock
 from univip_jax.run.folder import write_config
 from univip_jax.run.health import BadSteps, make_spread
 from univip_jax.run.log import RunLog
-from univip_jax.run.setup import MakeEvaluator, Run, compile_run, open_run, run_batches, start_or_resume
+from univip_jax.run.setup import (
+    MakeEvaluator,
+    Run,
+    compile_run,
+    open_plan_log,
+    open_run,
+    run_batches,
+    start_or_resume,
+)
 from univip_jax.run.stop import Stop
 from univip_jax.sharding import of_first_process, put_batch
 from univip_jax.types import TrainState
@@ -66,7 +74,7 @@ def _steps(
     """The loop. Its order (report, save, evaluate, stop) is the contract of a restart."""
     with clock.spend("compile"):
         step_fn = compile_run(run, start)
-        spread = make_spread(run.plan.model, run.mesh)
+        spread, plan_log = make_spread(run.plan.model, run.mesh), open_plan_log(run, start)
     bad_steps = BadSteps(run.config.max_bad_steps, run.folder, partial(photo_ids, run.dataset, run.index))
     first, total, window = jax.process_index() == 0, run.plan.total_steps, _Window()
     if stop.reached(start):
@@ -84,8 +92,12 @@ def _steps(
         if due.report:
             steps = window.take()
             bad_steps.check(steps, step - len(steps), first)
-            with clock.spend("evaluate") if due.spread else contextlib.nullcontext():
-                spread_now = spread(state, batch) if due.spread else {}
+            spread_now = {}
+            if due.diagnose:
+                with clock.spend("evaluate"):
+                    spread_now = spread(state, batch)
+                    if plan_log:  # before the save: a checkpoint's plans are not lost
+                        plan_log.add(step, state)
             log.report(step, steps, spread_now)
             checkpoints.check()
         else:
