@@ -1,4 +1,4 @@
-"""Data, preparation, pre-training and evaluation in a few minutes.
+"""Data, preparation, pre-training of BYOL and of UniVIP, and evaluation, in a few minutes.
 
     python -m demo [--workdir=runs/demo] [--seed=0]
 
@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -20,65 +21,116 @@ from configs import demo as config
 from demo.scenes import write_photos
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of photos, networks and order.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the photos, and the first of two seeds of networks and order.")
 _SCENES = 1000
 _CONFIG = config.get_config()
+_PROPOSALS = ("--min_side=18", "--search_max_side=0")  # smaller ones are scraps of digits
+_ROWS = {"univip": "", "byol": ":table7=a"}
 _MARK = ".made_by_demo"
 # On a CPU this pass makes 3x3 convolutions of 2x2 pixels 25 times slower; larger images need no flag (demo/notes.md).
-_XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
+_ENV = {"XLA_FLAGS": "--xla_disable_hlo_passes=algsimp", **os.environ}
 
 
-def _command(*words: str) -> None:
-    """Runs a command; if it fails, the demo ends with its exit code."""
-    print(f"\n$ python {shlex.join(words)}", flush=True)
-    if code := subprocess.run([sys.executable, *words], env={"XLA_FLAGS": _XLA_FLAGS, **os.environ}).returncode:
+def _together(log: Path, *commands: list[str]) -> None:
+    """Runs commands side by side, shows the output of the first and keeps the others' in `log`.
+
+    If one fails, the demo ends with its exit code.
+    """
+    for words in commands:
+        print(f"\n$ python {shlex.join(words)}", flush=True)
+    with log.open("w") as file:
+        first, *others = [
+            subprocess.Popen(
+                [sys.executable, *words],
+                env=_ENV,
+                **({"stdout": file, "stderr": subprocess.STDOUT} if index else {}),
+            )
+            for index, words in enumerate(commands)
+        ]
+        codes = [process.wait() for process in (first, *others)]
+    if any(codes[1:]):
+        print(log.read_text(), file=sys.stderr)
+    if code := next(filter(None, codes), 0):
         sys.exit(code)
 
 
-def _evaluate(name: str, pretrained: str, root: Path) -> float:
-    """Top-1 in percent of a linear probe on the features of `pretrained`, on held-out digits."""
-    _command(
+def _evaluate(name: str, pretrained: str, root: Path, seed: int) -> tuple[Path, list[str]]:
+    """The command of a linear probe on held-out digits, and the folder of its results."""
+    folder = root / f"probe_{name}"
+    return folder, [
         "main.py",
         "--config=configs/linear.py:protocol=logistic",
-        f"--workdir={root / name}",
+        f"--workdir={folder}",
         f"--config.pretrained={pretrained}",
         f"--config.data.train={root / 'photos/labelled/train'}",
         f"--config.data.test={root / 'photos/labelled/test'}",
         f"--config.image_size={_CONFIG.views.scene_size}",
-        f"--config.seed={_SEED.value}",
+        f"--config.seed={seed}",
         *(f"--config.model.{field}={_CONFIG.model[field]}" for field in ("backbone", "width", "stem")),
-    )
-    return json.loads((root / name / "results.json").read_text())["top1"]
+    ]
 
 
 def main(_: list[str]) -> None:
     """Runs the demo."""
-    began, root = time.monotonic(), Path(_WORKDIR.value)
+    began, root, seeds = time.monotonic(), Path(_WORKDIR.value), (_SEED.value, _SEED.value + 1)
     if root.exists() and not (root / _MARK).exists():
         sys.exit(f"error: --workdir={root} was not made by a demo and is not replaced: choose another --workdir")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / _MARK).touch()
+    log, data = root / "side_by_side.log", root / "data"
     print(f"writing {_SCENES} scenes of handwritten digits to {root / 'photos'}")
     write_photos(root / "photos", _SCENES, _SEED.value)
-    _command(
-        "-m", "data_prep", f"--images={root / 'photos/scenes'}", f"--out={root / 'data'}",
-        "--min_side=10", "--search_max_side=0",
-    )  # fmt: skip
-    run = root / "run"
-    _command(
-        "main.py", "--config=configs/demo.py", f"--workdir={run}", f"--config.data.train={root / 'data'}",
-        f"--config.seed={_SEED.value}",
-    )  # fmt: skip
-    _command("-m", "univip_jax.report", f"--run={run}")
-    untrained = _evaluate("probe_untrained", "random", root)
-    trained = _evaluate("probe_trained", str(run), root)
+    _together(
+        log,
+        [
+            "-m",
+            "data_prep",
+            f"--images={root / 'photos/scenes'}",
+            f"--out={data}",
+            "--min_side=18",
+            "--search_max_side=0",
+        ],
+    )
+    probes = {}
+    for seed in seeds:
+        print(f"\nUniVIP and BYOL side by side, seed {seed}; UniVIP's output follows, BYOL's is in {log}")
+        names = [f"{row}_{seed}" for row in _ROWS]
+        _together(
+            log,
+            *(
+                [
+                    "main.py",
+                    f"--config=configs/demo.py{argument}",
+                    f"--workdir={root / name}",
+                    f"--config.data.train={data}",
+                    f"--config.seed={seed}",
+                ]
+                for name, argument in zip(names, _ROWS.values(), strict=True)
+            ),
+        )
+        found = [_evaluate(name, str(root / name), root, seed) for name in names]
+        found.append(_evaluate(f"untrained_{seed}", "random", root, seed))
+        _together(log, *(command for _, command in found))
+        probes |= {folder.name.removeprefix("probe_"): folder for folder, _ in found}
+    run = root / f"univip_{seeds[0]}"
+    _together(log, ["-m", "univip_jax.report", f"--run={run}"])
+    top1 = {name: json.loads((folder / "results.json").read_text())["top1"] for name, folder in probes.items()}
+    print("\nlinear probe on digits that no scene showed, of any size and place, top-1 in percent (chance: 10)")
+    print(f"  {'':28}seed {seeds[0]:<4}seed {seeds[1]:<4}mean")
+    for row, text in (
+        ("untrained", "untrained network"),
+        ("byol", "BYOL (Table 7 a)"),
+        ("univip", "UniVIP (Table 7 e)"),
+    ):
+        values = [top1[f"{row}_{seed}"] for seed in seeds]
+        print(f"  {text:26}{values[0]:7.1f}  {values[1]:7.1f}  {statistics.mean(values):7.1f}")
+    gains = [top1[f"univip_{seed}"] - top1[f"byol_{seed}"] for seed in seeds]
     print(
-        "\nlinear probe on digits that no scene showed, of any size and place (chance: 10 %)\n"
-        f"  untrained network   {untrained:5.1f} %\n"
-        f"  after pre-training  {trained:5.1f} %\n"
+        f"  UniVIP - BYOL             {gains[0]:+7.1f}  {gains[1]:+7.1f}  {statistics.mean(gains):+7.1f} +- "
+        f"{statistics.stdev(gains) / len(gains) ** 0.5:.1f} (standard error of the mean)\n"
         f"what the network saw   {run / 'first_batch.png'}\n"
-        f"the run on one page    {run / 'report.html'}; curves live: tensorboard --logdir={run}\n"
+        f"the run on one page    {run / 'report.html'}; curves live: tensorboard --logdir={root}\n"
         f"done in {time.monotonic() - began:.0f} s"
     )
 

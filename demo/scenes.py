@@ -16,6 +16,8 @@ SCENE_SIDE = 64  # px
 SINGLE_SIDE = 36  # px
 MARGIN = 2  # px around a single digit, which the centre crop of the evaluation cuts off
 _PAPER = 235.0
+_AFFINITY = 0.7  # probability that a digit is of its scene's class; else it is of any
+_COPIES = {"train": 1, "test": 4}  # pictures of each labelled digit
 
 
 def paper(side: int) -> np.ndarray:
@@ -30,18 +32,23 @@ def paint(region: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> No
     region[:] = (1 - alpha) * region + alpha * rng.uniform(0, 60, 3)
 
 
-def make_scene(digits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """2 to 4 of `digits` [N, 8, 8], of 20 to 32 px, with little overlap: uint8 [SCENE_SIDE, SCENE_SIDE, 3]."""
+def make_scene(digits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """2 to 4 of `digits` [N, 8, 8], of 20 to 32 px, with little overlap: uint8 [SCENE_SIDE, SCENE_SIDE, 3].
+
+    A scene has a class, and most of its digits are of it: scenes and instances have something in common to be learned.
+    """
     canvas = paper(SCENE_SIDE)
     taken = np.zeros((SCENE_SIDE, SCENE_SIDE), bool)
     wanted, painted = rng.integers(2, 5), 0
+    of_class = np.flatnonzero(labels == rng.choice(labels))
     for attempt in range(50):
         # A large first digit in the middle leaves room for small ones only.
         side = int(rng.integers(20, 33)) if attempt < 25 else 20
         y, x = rng.integers(0, SCENE_SIDE - side + 1, 2)
         place = np.s_[y : y + side, x : x + side]
         if painted < wanted and taken[place].mean() <= 0.1:
-            paint(canvas[place], digits[rng.integers(len(digits))], rng)
+            chosen = rng.choice(of_class) if rng.random() < _AFFINITY else rng.integers(len(digits))
+            paint(canvas[place], digits[chosen], rng)
             taken[place] = True
             painted += 1
     return canvas.round().astype(np.uint8)
@@ -59,17 +66,18 @@ def make_single(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def write_photos(root: Path, num_scenes: int, seed: int) -> None:
     """Writes `scenes/*.png`, and single digits in class folders: `labelled/train/<digit>/`, `labelled/test/<digit>/`.
 
-    Scenes and labelled training photos show the same digits, test photos the held-out ones.
+    Scenes and labelled training photos show the same digits, test photos the held-out ones, 4 pictures of each.
     """
     data = load_digits()
     known, labels = data.images[:-HELD_OUT], data.target[:-HELD_OUT]
     rng = np.random.default_rng(seed)
     (root / "scenes").mkdir(parents=True)
     for index in range(num_scenes):
-        Image.fromarray(make_scene(known, rng)).save(root / "scenes" / f"{index:05d}.png")
+        Image.fromarray(make_scene(known, labels, rng)).save(root / "scenes" / f"{index:05d}.png")
     sets = {"train": (known, labels), "test": (data.images[-HELD_OUT:], data.target[-HELD_OUT:])}
     for name, (digits, targets) in sets.items():
         for index, (digit, target) in enumerate(zip(digits, targets, strict=True)):
             folder = root / "labelled" / name / str(target)
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(make_single(digit, rng)).save(folder / f"{index:05d}.png")
+            for copy in range(_COPIES[name]):
+                Image.fromarray(make_single(digit, rng)).save(folder / f"{index:05d}_{copy}.png")
