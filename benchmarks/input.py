@@ -46,7 +46,7 @@ def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
         seed = record_seed(index.seed, tf.constant(0, tf.int64), record)
         scenes, _, instances, _ = choose_views(parsed, seed, spec)
         image = decode_image(parsed["encoded"])
-        scene_crops = crop(image, scenes, spec.scene_size)
+        scene_crops = crop(image, scenes, spec.scene_size, spec.interpolation)
         needed_later = {
             LIMIT: (image,),
             "read": (serialized,),
@@ -54,7 +54,7 @@ def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
             "geometry": (parsed["encoded"], scenes, instances),
             "decode": (image, scenes, instances),
             "scene crops": (scene_crops, image, instances),
-            "instance crops": (scene_crops, crop(image, instances, spec.instance_size)),
+            "instance crops": (scene_crops, crop(image, instances, spec.instance_size, spec.interpolation)),
         }
         return needed_later[stage]
 

@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.backbone = "resnet10"
     config.model.width = 0.125
     config.model.stem = "small"
+    config.model.init = "fan_out"  # as crop
     config.model.hidden = 1024
     config.model.projection = 128
     config.model.dtype = "float32"

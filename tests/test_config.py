@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -197,6 +198,8 @@ def test_an_unknown_row_lists_the_rows(row, config):
         config.get_config(row)
 
 
+ROW = r"^\| `(\S+)` \| ([^|]+) \| ([^|]+) \|"
+BRACKETS = str.maketrans("()", "[]")  # a tuple of Python, as JSON
 RECIPES = {  # the paper's
     coco: ("sgd", 1e-4, 512, 0.4, 4, 800),
     coco_plus: ("sgd", 1e-4, 512, 0.4, 4, 800),
@@ -218,6 +221,20 @@ def test_recipes_are_the_paper_s(config):
     rates = [float(plan.learning_rate()(10 * epoch)) for epoch in (0, warmup / 2, warmup, epochs)]
     assert rates == pytest.approx([0, peak / 2, peak, 0], rel=1e-5, abs=1e-7)
     assert float(plan.target_momentum()(jnp.asarray(0))) == pytest.approx(0.99)
+
+
+def test_the_recipe_of_the_docs_is_that_of_the_configs():
+    """Each row of the table, in each config; and no field that tells COCO from ImageNet is left out of it."""
+    page = (Path(__file__).parents[1] / "docs" / "reproduction.md").read_text()
+    section = page.split("## Recipe")[1].split("\n## ")[0]
+    table = {name: (on_coco, on_imagenet) for name, on_coco, on_imagenet in re.findall(ROW, section, re.MULTILINE)}
+    flat = {module: flatten(module.get_config()) for module in (coco, coco_plus, imagenet)}
+    for name, (on_coco, on_imagenet) in table.items():
+        for module, told in ((coco, on_coco), (coco_plus, on_coco), (imagenet, on_imagenet)):
+            value = flat[module][name]
+            assert value == (told if isinstance(value, str) else json.loads(told.lower().translate(BRACKETS))), name
+    differ = {name for name, value in flat[coco].items() if value != flat[imagenet][name]}
+    assert differ - {"row", "data.train"} <= table.keys() and len(table) >= 15
 
 
 def test_augmentation_is_byol_s():

@@ -10,6 +10,7 @@ from univip_jax.common.errors import UserError
 PROPOSALS = ("stored", "annotated", "naive")
 PICKS = ("random", "first")
 CROPS = ("torchvision", "uniform")
+INTERPOLATIONS = ("bilinear", "bicubic")
 MAX_INSTANCES = 64  # more boxes with an IoU of at most 0.5 do not fit into a usual overlap
 
 
@@ -26,12 +27,14 @@ class ViewSpec:
     crop: str
     area: tuple[float, float]
     aspect: tuple[float, float]
+    interpolation: str
     proposals: str
     pick: str
     min_box_side: int
 
     def __post_init__(self):
-        for field, allowed in (("proposals", PROPOSALS), ("pick", PICKS), ("crop", CROPS)):
+        choices = {"proposals": PROPOSALS, "pick": PICKS, "crop": CROPS, "interpolation": INTERPOLATIONS}
+        for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise UserError(
                     f"views.{field}={getattr(self, field)!r} is unknown; choose one of {', '.join(allowed)}"

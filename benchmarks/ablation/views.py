@@ -133,14 +133,17 @@ def instance_boxes(
     return jnp.stack(chosen) if chosen else jnp.zeros((0, 4))
 
 
-def crop(image: UInt8[Array, "S S 3"], boxes: Float[Array, "n 4"], size: int) -> UInt8[Array, "n s s 3"]:
+def crop(
+    image: UInt8[Array, "S S 3"], boxes: Float[Array, "n 4"], size: int, interpolation: str
+) -> UInt8[Array, "n s s 3"]:
     """Crops of the image at `size` px, anti-aliased."""
 
     def one(box: Float[Array, " 4"]) -> Float[Array, "s s 3"]:
         low, high = box[:2] * image.shape[0], box[2:] * image.shape[0]
         scale = size / jnp.maximum(high - low, 1e-3)
+        kernel = {"bilinear": "linear", "bicubic": "cubic"}[interpolation]
         return jax.image.scale_and_translate(
-            image.astype(jnp.float32), (size, size, 3), (0, 1), scale, -low * scale, "linear", antialias=True
+            image.astype(jnp.float32), (size, size, 3), (0, 1), scale, -low * scale, kernel, antialias=True
         )
 
     return jnp.clip(jnp.round(jax.vmap(one)(boxes)), 0, 255).astype(jnp.uint8)
@@ -171,7 +174,8 @@ def make_views(
 
     def one(key, photo, stored, annotated):
         scenes, _, instances = choose_views(key, stored, annotated, photo.shape[0], spec)
-        views = Batch(crop(photo, scenes, spec.scene_size), crop(photo, instances, spec.instance_size))
+        parts = ((scenes, spec.scene_size), (instances, spec.instance_size))
+        views = Batch(*(crop(photo, boxes, size, spec.interpolation) for boxes, size in parts))
         return views, area(intersection(*scenes))
 
     return jax.vmap(one)(jax.random.split(key, len(photos)), photos, proposals, objects)

@@ -21,7 +21,7 @@ from univip_jax.data import crops
 from univip_jax.data.pipeline import record_seed
 from univip_jax.plan import make_plan
 from univip_jax.run.log import read_metrics
-from univip_jax.views import CROPS
+from univip_jax.views import CROPS, INTERPOLATIONS
 
 SIDE = 128
 TINY = {
@@ -51,10 +51,11 @@ def spec():
     return make_plan(row_config("tiny", 7, "e", 0, TINY), 12).views
 
 
-def test_crop_equals_the_shipped_pipeline(packed):
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_crop_equals_the_shipped_pipeline(packed, interpolation):
     boxes = np.array([[0.1, 0.2, 0.9, 0.7], [0, 0, 1, 1], [0.33, 0.4, 0.41, 0.46]], np.float32)
-    expected = crops.crop(tf.constant(packed.scenes.photos[0]), tf.constant(boxes), 24).numpy()
-    found = np.asarray(views.crop(jnp.asarray(packed.scenes.photos[0]), jnp.asarray(boxes), 24))
+    expected = crops.crop(tf.constant(packed.scenes.photos[0]), tf.constant(boxes), 24, interpolation).numpy()
+    found = np.asarray(views.crop(jnp.asarray(packed.scenes.photos[0]), jnp.asarray(boxes), 24, interpolation))
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 

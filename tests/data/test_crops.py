@@ -12,7 +12,8 @@ from univip_jax.data.boxes import pairwise_iou
 from univip_jax.views import ViewSpec
 
 SPEC = ViewSpec(
-    scene_size=32, instance_size=16, num_instances=4, overlap=True, min_proposals=4, num_trials=20, crop="torchvision",
+    scene_size=32, instance_size=16, num_instances=4, overlap=True, min_proposals=4, num_trials=20,
+    crop="torchvision", interpolation="bilinear",
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), proposals="stored", pick="random", min_box_side=64
 )  # fmt: skip
 SIZES = [(1, 1), (3, 2000), (40, 50), (64, 64), (480, 640), (5000, 20)]

@@ -209,16 +209,17 @@ def test_zero_init_residual_zeroes_the_last_scale_of_each_block_only(variant, la
         np.testing.assert_array_equal(scale, np.full(scale.shape, expected), err_msg=f"{name}/{norm}")
 
 
-def test_kernels_start_by_he_s_rule_of_the_fan_out():
-    """Deviation sqrt(2 / (outputs * 3 * 3)), as PyTorch's ResNet has it."""
-    net = ResNet("resnet10", 0.5, "small")
+@pytest.mark.parametrize(("init", "fan"), [("fan_in", 128 * 9), ("fan_out", 256 * 9)])
+def test_kernels_start_by_he_s_rule(init, fan):
+    """Deviation sqrt(2 / fan): of the inputs (OpenSelfSup) or the outputs (PyTorch's ResNet) of a 3x3, 128 to 256."""
+    net = ResNet("resnet10", 0.5, "small", fan=init)
 
     def kernel():
         return net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)["params"]["layer4_0"]["conv1"]
 
     found = np.asarray(jax.jit(kernel)()["kernel"])
     assert found.shape == (3, 3, 128, 256)
-    np.testing.assert_allclose(found.std(), np.sqrt(2 / (256 * 9)), rtol=0.02)
+    np.testing.assert_allclose(found.std(), np.sqrt(2 / fan), rtol=0.02)
     np.testing.assert_allclose(found.mean(), 0.0, atol=1e-3)
 
 

@@ -206,6 +206,20 @@ def test_trees_of_the_parameters(variables):
     assert set(without["params"]) == {"encoder", "predictor"}
 
 
+@pytest.mark.parametrize(("init", "gain"), [("fan_in", 2), ("fan_out", 1)])
+def test_heads_start_by_he_s_or_lecun_s_rule(init, gain):
+    """Variance 2 / inputs (OpenSelfSup) or 1 / inputs, and biases of 0; f_linear keeps 1 / inputs."""
+    spec = replace(SPEC, init=init, hidden=256, projection=128)
+    images = jnp.zeros((1, 2, 8, 8, 3)), jnp.zeros((1, 2, 8, 8, 3))
+    params = jax.jit(lambda: Online(spec, merge=True).init(jax.random.key(0), *images)["params"])()
+    for head in (params["encoder"]["projector"], params["predictor"]):
+        for linear in (head["linear1"], head["linear2"]):
+            found = np.asarray(linear["kernel"])
+            np.testing.assert_allclose(found.var() * len(found), gain, rtol=0.05)
+        np.testing.assert_array_equal(head["linear1"]["bias"], 0)
+    np.testing.assert_allclose(np.var(params["f_linear"]["kernel"]) * 256, 1, rtol=0.05)
+
+
 def test_bfloat16_gives_float32_outputs_statistics_and_parameters(pictures):
     spec = replace(SPEC, dtype="bfloat16")
     network = Online(spec, merge=True)
@@ -222,6 +236,7 @@ def test_bfloat16_gives_float32_outputs_statistics_and_parameters(pictures):
     [
         ("backbone", "resnet9"),
         ("stem", "cifar"),
+        ("init", "he"),
         ("predictors", "three"),
         ("running_stats", "none"),
         ("dtype", "float16"),

@@ -209,8 +209,11 @@ def _fill_up(
     return tf.reshape(tf.stack(chosen) if chosen else [], [spec.num_instances, 4])
 
 
-def crop(image: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
-    """Crops uint8 [n, size, size, 3] of image uint8 [H, W, 3], one for each of boxes [n, 4], anti-aliased."""
+def crop(image: tf.Tensor, boxes: tf.Tensor, size: int, interpolation: str = "bilinear") -> tf.Tensor:
+    """Crops uint8 [n, size, size, 3] of image uint8 [H, W, 3], one for each of boxes [n, 4], anti-aliased.
+
+    As Pillow resizes, whose cubic is Keys' of a = -0.5 too; but near the box's border pixels beyond it count.
+    """
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     low = boxes[:, :2] * shape
     scale = size / tf.maximum(boxes[:, 2:] * shape - low, 1e-3)
@@ -221,7 +224,7 @@ def crop(image: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
             size=[size, size],
             scale=scale[index],
             translation=-low[index] * scale[index],
-            kernel_type="triangle",
+            kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[interpolation],
             antialias=True,
         )
         crops.append(_to_uint8(pixels))

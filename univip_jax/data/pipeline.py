@@ -56,10 +56,9 @@ def _load(dataset: Dataset, seed: int, spec: ViewSpec):
         parsed = parse(read_record(paths[shard], offset))
         geometry = choose_views(parsed, record_seed(seed, epoch, record), spec)
         image = decode_image(parsed["encoded"])
-        views = Batch(
-            crop(image, geometry.scenes, spec.scene_size), crop(image, geometry.instances, spec.instance_size)
-        )
-        return image, geometry, views
+        scenes = crop(image, geometry.scenes, spec.scene_size, spec.interpolation)
+        instances = crop(image, geometry.instances, spec.instance_size, spec.interpolation)
+        return image, geometry, Batch(scenes, instances)
 
     return load
 

@@ -29,8 +29,12 @@ DEPTHS = {
 STEMS = ("imagenet", "small")
 BATCH_NORM_MOMENTUM = 0.9  # of the running statistics
 
-# He initialisation of the fan-out, as PyTorch's ResNet has it.
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+INITS = ("fan_in", "fan_out")
+
+
+def he_normal(fan: str) -> nn.initializers.Initializer:
+    """N(0, 2 / fan) (He et al. 2015): of the outputs in PyTorch's ResNet, of the inputs in OpenSelfSup's."""
+    return nn.initializers.variance_scaling(2.0, fan, "normal")
 
 
 def batch_norm(train: bool, dtype: Any, **kwargs: Any) -> Callable[..., nn.Module]:
@@ -54,11 +58,12 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     zero_init_residual: bool
+    fan: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w c"]:
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init)
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal(self.fan))
         norm = batch_norm(train, self.dtype)
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         out = self.channels * (4 if self.bottleneck else 1)
@@ -89,6 +94,7 @@ class ResNet(nn.Module):
       width: multiplies all channels; 1 gives 64, 128, 256, 512.
       stem: `imagenet` is 7x7 stride 2 and a max pool; `small` a 3x3 of stride 2 alone, for images below 100 px.
       zero_init_residual: start each block as the identity (BYOL's ImageNet recipe).
+      fan: of He's initialisation, `fan_in` or `fan_out`.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -96,6 +102,7 @@ class ResNet(nn.Module):
     width: float = 1.0
     stem: str = "imagenet"
     zero_init_residual: bool = False
+    fan: str = "fan_out"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -103,7 +110,7 @@ class ResNet(nn.Module):
         """Normalised images of any size (>= 1 px) to float32 features."""
         blocks, bottleneck = DEPTHS[self.variant]
         base = int(64 * self.width)
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init, name="conv1")
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal(self.fan), name="conv1")
         x = images.astype(self.dtype)
         if self.stem == "imagenet":
             x = conv(base, (7, 7), (2, 2), padding=3)(x)
@@ -119,6 +126,7 @@ class ResNet(nn.Module):
                     stride=2 if stage and not index else 1,
                     bottleneck=bottleneck,
                     zero_init_residual=self.zero_init_residual,
+                    fan=self.fan,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)

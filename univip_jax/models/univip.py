@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from univip_jax.common.errors import UserError
 from univip_jax.models.heads import MLP
-from univip_jax.models.resnet import DEPTHS, STEMS, ResNet
+from univip_jax.models.resnet import DEPTHS, INITS, STEMS, ResNet
 from univip_jax.types import OnlineOutputs, TargetOutputs
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
@@ -26,6 +26,7 @@ class ModelSpec:
     width: float
     stem: str
     zero_init_residual: bool
+    init: str
     hidden: int
     projection: int
     predictors: str
@@ -36,6 +37,7 @@ class ModelSpec:
         for field, allowed in (
             ("backbone", DEPTHS),
             ("stem", STEMS),
+            ("init", INITS),
             ("predictors", PREDICTORS),
             ("running_stats", RUNNING_STATS),
             ("dtype", DTYPES),
@@ -53,7 +55,7 @@ class ModelSpec:
 
 def make_backbone(spec: ModelSpec) -> ResNet:
     """The backbone alone, as evaluation and export use it."""
-    return ResNet(spec.backbone, spec.width, spec.stem, spec.zero_init_residual, DTYPES[spec.dtype])
+    return ResNet(spec.backbone, spec.width, spec.stem, spec.zero_init_residual, spec.init, DTYPES[spec.dtype])
 
 
 class Encoder(nn.Module):
@@ -63,7 +65,7 @@ class Encoder(nn.Module):
 
     def setup(self):
         self.backbone = make_backbone(self.spec)
-        self.projector = MLP(self.spec.hidden, self.spec.projection, DTYPES[self.spec.dtype])
+        self.projector = MLP(self.spec.hidden, self.spec.projection, self.spec.init, DTYPES[self.spec.dtype])
 
     def __call__(self, images: Float[Array, "N H W 3"], train: bool) -> Float[Array, "N D"]:
         return self.projector(self.backbone(images, train), train)
@@ -94,7 +96,7 @@ class Online(nn.Module):
             self.f_linear = nn.Dense(self.spec.projection, dtype=DTYPES[self.spec.dtype])
 
     def _predictor(self) -> MLP:
-        return MLP(self.spec.hidden, self.spec.projection, DTYPES[self.spec.dtype])
+        return MLP(self.spec.hidden, self.spec.projection, self.spec.init, DTYPES[self.spec.dtype])
 
     def __call__(
         self, scenes: Float[Array, "B 2 S S 3"], instances: Float[Array, "B K I I 3"], train: bool = True

@@ -31,6 +31,8 @@ BEFORE = {
     "augment.color": "byol",
     "augment.blur_kernel": "byol",
     "views.crop": "uniform",
+    "views.interpolation": "bilinear",
+    "model.init": "fan_out",
     "model.predictors": "one",
     "model.running_stats": "all",
     "transport.marginals": "affinity",
