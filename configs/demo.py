@@ -14,17 +14,16 @@ def get_config(arg: str = "") -> ConfigDict:
     """A small net, small views and a short schedule; `arg` as in `common.get_config`."""
     config = common.get_config(arg)
     config.batch_size = 64
-    config.num_steps = 1000
+    config.num_steps = 750
     config.log_every_steps = 50
-    config.checkpoint_every_steps = 500
+    config.checkpoint_every_steps = 250
 
     config.views.scene_size = 24
-    config.views.instance_size = 12
+    config.views.instance_size = 16
     config.views.num_instances = 2  # a scene has 2 to 4 digits
     config.views.min_proposals = 1
     config.views.min_box_side = 16
     config.views.area = (0.3, 1.0)
-    config.views.crop = "uniform"  # the results of demo/notes.md have it
 
     # A mirrored digit is not a digit. Views with jittered colours differ mostly in their colours at first: a small net
     # then predicts the mean colour, and nothing else, for longer than a demo lasts.
@@ -33,12 +32,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.greyscale = 0.0
     config.augment.blur = (0.5, 0.1)
     config.augment.solarize = (0.0, 0.0)
-    config.augment.blur_kernel = "byol"  # none on instances of 12 px; the results of demo/notes.md have it
 
     config.model.backbone = "resnet10"
     config.model.width = 0.125
     config.model.stem = "small"
-    config.model.init = "fan_out"  # as crop
     config.model.hidden = 1024
     config.model.projection = 128
     config.model.dtype = "float32"

@@ -19,8 +19,8 @@ _SHARED = {
     "log_every_steps": 50,
 }
 BUDGETS = {
-    # One CPU core, about 2 minutes a row: scenes of `benchmarks.scenes --digits`; all else is configs/demo.py.
-    "digits": {"num_steps": 750, "views.instance_size": 16},
+    # One CPU core, about 2 minutes a row: configs/demo.py on scenes of `benchmarks.scenes --digits`.
+    "digits": {},
     # One CPU core, about 6 minutes a row: 0.24 s a step of row e, and the probe.
     "tiny": _SHARED
     | {

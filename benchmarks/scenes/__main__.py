@@ -31,7 +31,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("count", 10_000, "Number of scenes.", 1)
     flags.DEFINE_float("affinity", 0.7, "Probability that an object is of its scene's class; else it is of any.", 0, 1)
     flags.DEFINE_integer("seed", 0, "Seed of the contents of the scenes.", 0)
-    flags.DEFINE_integer("min_side", None, "Smallest side of a proposal, px; 16 (scenes of 128), digits 10 (of 64).", 1)
+    flags.DEFINE_integer("min_side", None, "Smallest side of a proposal, px; 16 (scenes of 128), digits 18 (of 64).", 1)
     flags.DEFINE_integer("single_side", None, "Side of the labelled photos in scenes.npz, px; 48, digits 24.", 1)
 
 
@@ -46,7 +46,7 @@ def _check_flags() -> None:
 def _make() -> int:
     args, out = flags.FLAGS, Path(flags.FLAGS.out)
     if args.digits:
-        min_side, single_side = args.min_side or 10, args.single_side or 24
+        min_side, single_side = args.min_side or 18, args.single_side or 24
         spec = SceneSpec(side=64, object_side=(20, 32), max_covered=0.1, affinity=args.affinity, suffix=".png")
         objects, (train, test) = digit_objects(), write_singles(out / "singles", args.seed)
     else:
