@@ -9,39 +9,21 @@ from ml_collections.config_flags import config_path
 from configs import common, demo
 from univip_jax.common.errors import UserError
 
-# Two augmentations per instance: with one, each instance is matched with itself (notes.md).
-_SHARED = {
-    "views.scene_size": 48,
-    "views.instance_size": 32,  # at 16 px a crop keeps little but its colour
-    "views.min_box_side": 16,
-    "augment.instances": "independent",
-    "model.stem": "small",
-    "log_every_steps": 50,
-}
 BUDGETS = {
-    # One CPU core, about 2 minutes a row: configs/demo.py on scenes of `benchmarks.scenes --digits`.
-    "digits": {},
-    # One CPU core, about 6 minutes a row: 0.24 s a step of row e, and the probe.
-    "tiny": _SHARED
-    | {
-        "batch_size": 64,
-        "num_steps": 1000,
-        "model.backbone": "resnet10",
-        "model.width": 0.125,
-        "model.hidden": 512,
-        "model.projection": 128,
-        "model.dtype": "float32",
-        "optimizer.lr": 0.4,
-        "optimizer.warmup_epochs": 2.0,
-    },
-    # A GPU. Not run yet; by arithmetic less than 8 minutes a row on an H100: row e has 10 GFLOP an image, so 5 TFLOP a
-    # step; at 100 TFLOP/s (a tenth of the peak) and with 10 ms for views and augmentation 4,000 steps take 4 minutes.
-    "small": _SHARED
-    | {
+    # One CPU core, about 2 minutes a row: configs/demo.py, for scenes of `benchmarks.scenes --digits`.
+    "tiny": {},
+    # A GPU, for scenes of photos. Not run yet; by arithmetic less than 8 minutes a row on an H100: row e has 10 GFLOP
+    # an image, so 5 TFLOP a step; at 100 TFLOP/s (a tenth of the peak) and with 10 ms for views and augmentation 4,000
+    # steps take 4 minutes.
+    "small": {
+        "views.scene_size": 48,
+        "views.instance_size": 32,  # at 16 px a crop keeps little but its colour
+        "views.min_box_side": 16,
+        "log_every_steps": 50,
         "batch_size": 512,
         "num_steps": 4000,
         "model.backbone": "resnet18",
-        "model.width": 1.0,
+        "model.stem": "small",
         "model.hidden": 2048,
         "model.projection": 256,
         "model.dtype": "bfloat16",
@@ -67,7 +49,7 @@ def row_config(budget: str, table: int, row: str, seed: int, changes: dict[str, 
 
     Raises UserError if a changed field is unknown or its value has another type.
     """
-    config = (demo if budget == "digits" else common).get_config()
+    config = (demo if budget == "tiny" else common).get_config()
     config.update_from_flattened_dict(BUDGETS[budget] | {"seed": seed})
     common.apply_rows(config, f"table{table}={row}")
     for name, value in changes.items():

@@ -202,6 +202,6 @@ def test_parse_changes_keeps_tuples_whole():
 
 
 def test_the_budgets_keep_what_a_row_sets():
-    assert row_config("digits", 8, "k8", 3, {}).views.num_instances == 8
-    assert row_config("digits", 7, "e", 3, {}).views.num_instances == 2
-    assert row_config("digits", 7, "b", 3, {}).seed == 3
+    assert row_config("tiny", 8, "k8", 3, {}).views.num_instances == 8
+    assert row_config("tiny", 7, "e", 3, {}).views.num_instances == 2
+    assert row_config("tiny", 7, "b", 3, {}).seed == 3
