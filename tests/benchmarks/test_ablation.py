@@ -48,7 +48,7 @@ def packed():
 
 @pytest.fixture(scope="module")
 def spec():
-    return make_plan(row_config("tiny", 7, "e", 0, TINY), 12).views
+    return make_plan(row_config("small", 7, "e", 0, TINY), 12).views
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
