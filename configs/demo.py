@@ -14,7 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """A small net, small views and a short schedule; `arg` as in `common.get_config`."""
     config = common.get_config(arg)
     config.batch_size = 64
-    config.num_steps = 750
+    config.num_steps = 500
     config.log_every_steps = 50
     config.checkpoint_every_steps = 250
 

@@ -27,8 +27,14 @@ _CONFIG = config.get_config()
 _PROPOSALS = ("--min_side=18", "--search_max_side=0")  # smaller ones are scraps of digits
 _ROWS = {"univip": "", "byol": ":table7=a"}
 _MARK = ".made_by_demo"
-# On a CPU this pass makes 3x3 convolutions of 2x2 pixels 25 times slower; larger images need no flag (demo/notes.md).
-_ENV = {"XLA_FLAGS": "--xla_disable_hlo_passes=algsimp", **os.environ}
+# Two commands run side by side, with one core each. On a CPU the pass makes 3x3 convolutions of 2x2 pixels 25 times
+# slower; larger images need no flag (demo/notes.md).
+_XLA = ("disable_hlo_passes=algsimp", "cpu_multi_thread_eigen=false")
+_ENV = {
+    "XLA_FLAGS": " ".join([f"--xla_{flag}" for flag in _XLA] + ["intra_op_parallelism_threads=1"]),
+    "OMP_NUM_THREADS": "1",
+    **os.environ,
+}
 
 
 def _together(log: Path, *commands: list[str]) -> None:
@@ -104,6 +110,7 @@ def main(_: list[str]) -> None:
                     f"--config=configs/demo.py{argument}",
                     f"--workdir={root / name}",
                     f"--config.data.train={data}",
+                    "--config.data.num_threads=1",
                     f"--config.seed={seed}",
                 ]
                 for name, argument in zip(names, _ROWS.values(), strict=True)

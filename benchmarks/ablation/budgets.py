@@ -10,8 +10,8 @@ from configs import common, demo
 from univip_jax.common.errors import UserError
 
 BUDGETS = {
-    # One CPU core, about 2 minutes a row: configs/demo.py, for scenes of `benchmarks.scenes --digits`.
-    "tiny": {},
+    # One CPU core, a minute a row: configs/demo.py but for its length, for scenes of `benchmarks.scenes --digits`.
+    "tiny": {"num_steps": 750},
     # A GPU, for scenes of photos. Not run yet; by arithmetic less than 8 minutes a row on an H100: row e has 10 GFLOP
     # an image, so 5 TFLOP a step; at 100 TFLOP/s (a tenth of the peak) and with 10 ms for views and augmentation 4,000
     # steps take 4 minutes.
