@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 64
     config.num_steps = 500
     config.log_every_steps = 50
-    config.checkpoint_every_steps = 250
+    config.checkpoint_every_steps = 100
 
     config.views.scene_size = 24
     config.views.instance_size = 16

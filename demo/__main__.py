@@ -22,7 +22,7 @@ from demo.scenes import write_photos
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the photos, and the first of two seeds of networks and order.")
-_SCENES = 1000
+_SCENES = 3000
 _CONFIG = config.get_config()
 _PROPOSALS = ("--min_side=18", "--search_max_side=0")  # smaller ones are scraps of digits
 _ROWS = {"univip": "", "byol": ":table7=a"}

@@ -17,7 +17,7 @@ SINGLE_SIDE = 36  # px
 MARGIN = 2  # px around a single digit, which the centre crop of the evaluation cuts off
 _PAPER = 235.0
 _AFFINITY = 0.7  # probability that a digit is of its scene's class; else it is of any
-_COPIES = {"train": 1, "test": 4}  # pictures of each labelled digit
+_COPIES = {"train": 2, "test": 4}  # pictures of each labelled digit
 
 
 def paper(side: int) -> np.ndarray:

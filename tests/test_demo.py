@@ -12,7 +12,7 @@ def test_write_photos_equal_seeds_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         write_photos(tmp_path / name, num_scenes=3, seed=1)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.png"))
-    assert len(files) == 3 + 1297 + 4 * HELD_OUT
+    assert len(files) == 3 + 2 * 1297 + 4 * HELD_OUT
     assert sum(p.parts[:2] == ("labelled", "test") for p in files) == 4 * HELD_OUT
     for path in files[:: len(files) // 20]:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()

@@ -74,7 +74,7 @@ def _of_the_plan(config: ConfigDict) -> list[Curves]:
         ),
     ]
     if config.transport.plan_mass == OWN_MASS:  # any other is constant
-        note = "Healthy: near 0 at first, then rising: it paces the instance term."
+        note = "Healthy: above 0. It is K times the mean affinity of an instance with its scenes, and paces the term."
         curves.append(Curves("mass of the transport plan", {"": "plan/mass"}, "from_zero", note=note))
     return curves
 
