@@ -1,7 +1,7 @@
 """UniVIP in one picture, the README's: a photo, its views, and the transport plan of a trained network.
 
     python -m demo                                                      # trains the network
-    python -m demo.picture --run=runs/demo/run --out=docs/univip.jpg
+    python -m demo.picture --run=runs/demo/univip_0 --out=docs/univip.jpg
 
 The photo is scikit-learn's china.jpg (danielbuechele, CC BY 2.0). Proposals, views and plan are the functions that
 `data_prep` and the training step call.
@@ -137,7 +137,7 @@ def draw(preview: Preview, plan: Float[np.ndarray, "K K"], path: Path, dpi: int)
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run", "runs/demo/run", "Folder of the run whose newest checkpoint gives the plan.")
+    flags.DEFINE_string("run", "runs/demo/univip_0", "Folder of the run whose newest checkpoint gives the plan.")
     flags.DEFINE_string("out", "docs/univip.jpg", "The picture: .jpg or .png.")
 
 
