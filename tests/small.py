@@ -84,8 +84,8 @@ def small_config(data: Path, row: str = "table7=e") -> ConfigDict:
 
 
 def long_config(data: Path) -> ConfigDict:
-    """Scenes and instances for longer than any test waits, with a checkpoint after every second step."""
-    config = small_config(data, "table7=d")
+    """BYOL for longer than any test waits, with a checkpoint after every second step."""
+    config = small_config(data, "table7=a")
     config.num_steps = 1000
     return config
 
