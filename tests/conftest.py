@@ -49,6 +49,7 @@ SLOW = (
     "tests/run/test_damaged_checkpoints.py",
     "tests/run/test_distributed.py",
     "tests/run/test_health.py",
+    "tests/run/test_plans.py",
     "tests/run/test_supervise.py",
     "tests/run/test_survival.py",
     "tests/run/test_train.py",
