@@ -5,6 +5,7 @@
 Each step is a command of the README or of docs/running.md, printed before it runs.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -15,18 +16,19 @@ import sys
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from configs import demo as config
 from demo.scenes import write_photos
+from univip_jax.common.cli import run as run_command
+from univip_jax.common.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the photos, and the first of two seeds of networks and order.")
 _SCENES = 3000
 _CONFIG = config.get_config()
 _PROPOSALS = ("--min_side=18", "--search_max_side=0")  # smaller ones are scraps of digits
 _ROWS = {"univip": "", "byol": ":table7=a"}
 _MARK = ".made_by_demo"
+_GRACE = 10.0  # s that a command has to end after a SIGTERM
 # Two commands run side by side, with one core each. On a CPU the pass makes 3x3 convolutions of 2x2 pixels 25 times
 # slower; larger images need no flag (demo/notes.md).
 _XLA = ("disable_hlo_passes=algsimp", "cpu_multi_thread_eigen=false")
@@ -44,20 +46,24 @@ def _together(log: Path, *commands: list[str]) -> None:
     """
     for words in commands:
         print(f"\n$ python {shlex.join(words)}", flush=True)
-    with log.open("w") as file:
-        first, *others = [
-            subprocess.Popen(
-                [sys.executable, *words],
-                env=_ENV,
-                **({"stdout": file, "stderr": subprocess.STDOUT} if index else {}),
-            )
-            for index, words in enumerate(commands)
-        ]
-        codes = [process.wait() for process in (first, *others)]
-    if any(codes[1:]):
-        print(log.read_text(), file=sys.stderr)
-    if code := next(filter(None, codes), 0):
-        sys.exit(code)
+    processes: list[subprocess.Popen] = []
+    try:
+        with log.open("w") as file:
+            for words in commands:
+                hidden = {"stdout": file, "stderr": subprocess.STDOUT} if processes else {}
+                processes.append(subprocess.Popen([sys.executable, *words], env=_ENV, **hidden))
+        for process in processes:
+            if code := process.wait():
+                if process is not processes[0]:
+                    print(log.read_text(), file=sys.stderr)
+                sys.exit(code)
+    finally:  # after a failure or Ctrl-C nothing goes on writing
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_GRACE)
+            process.kill()
 
 
 def _evaluate(name: str, pretrained: str, root: Path, seed: int) -> tuple[Path, list[str]]:
@@ -76,28 +82,17 @@ def _evaluate(name: str, pretrained: str, root: Path, seed: int) -> tuple[Path, 
     ]
 
 
-def main(_: list[str]) -> None:
-    """Runs the demo."""
-    began, root, seeds = time.monotonic(), Path(_WORKDIR.value), (_SEED.value, _SEED.value + 1)
+def _work() -> None:
+    began, root, first = time.monotonic(), Path(flags.FLAGS.workdir), flags.FLAGS.seed
     if root.exists() and not (root / _MARK).exists():
-        sys.exit(f"error: --workdir={root} was not made by a demo and is not replaced: choose another --workdir")
+        raise UserError(f"--workdir={root} was not made by a demo and is not replaced: choose another --workdir")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / _MARK).touch()
-    log, data = root / "side_by_side.log", root / "data"
+    log, data, seeds = root / "side_by_side.log", root / "data", (first, first + 1)
     print(f"writing {_SCENES} scenes of handwritten digits to {root / 'photos'}")
-    write_photos(root / "photos", _SCENES, _SEED.value)
-    _together(
-        log,
-        [
-            "-m",
-            "data_prep",
-            f"--images={root / 'photos/scenes'}",
-            f"--out={data}",
-            "--min_side=18",
-            "--search_max_side=0",
-        ],
-    )
+    write_photos(root / "photos", _SCENES, first)
+    _together(log, ["-m", "data_prep", f"--images={root / 'photos/scenes'}", f"--out={data}", *_PROPOSALS])
     probes = {}
     for seed in seeds:
         print(f"\nUniVIP and BYOL side by side, seed {seed}; UniVIP's output follows, BYOL's is in {log}")
@@ -120,27 +115,35 @@ def main(_: list[str]) -> None:
         found.append(_evaluate(f"untrained_{seed}", "random", root, seed))
         _together(log, *(command for _, command in found))
         probes |= {folder.name.removeprefix("probe_"): folder for folder, _ in found}
-    run = root / f"univip_{seeds[0]}"
+    run = root / f"univip_{first}"
     _together(log, ["-m", "univip_jax.report", f"--run={run}"])
-    top1 = {name: json.loads((folder / "results.json").read_text())["top1"] for name, folder in probes.items()}
-    print("\nlinear probe on digits that no scene showed, of any size and place, top-1 in percent (chance: 10)")
-    print(f"  {'':28}seed {seeds[0]:<4}seed {seeds[1]:<4}mean")
-    for row, text in (
-        ("untrained", "untrained network"),
-        ("byol", "BYOL (Table 7 a)"),
-        ("univip", "UniVIP (Table 7 e)"),
-    ):
-        values = [top1[f"{row}_{seed}"] for seed in seeds]
-        print(f"  {text:26}{values[0]:7.1f}  {values[1]:7.1f}  {statistics.mean(values):7.1f}")
-    gains = [top1[f"univip_{seed}"] - top1[f"byol_{seed}"] for seed in seeds]
+    _print_table(seeds, {n: json.loads((folder / "results.json").read_text())["top1"] for n, folder in probes.items()})
     print(
-        f"  UniVIP - BYOL             {gains[0]:+7.1f}  {gains[1]:+7.1f}  {statistics.mean(gains):+7.1f} +- "
-        f"{statistics.stdev(gains) / len(gains) ** 0.5:.1f} (standard error of the mean)\n"
         f"what the network saw   {run / 'first_batch.png'}\n"
         f"the run on one page    {run / 'report.html'}; curves live: tensorboard --logdir={root}\n"
         f"done in {time.monotonic() - began:.0f} s"
     )
 
 
+def _print_table(seeds: tuple[int, int], top1: dict[str, float]) -> None:
+    """`top1` by row and seed, in percent."""
+    print("\nlinear probe on digits that no scene showed, of any size and place, top-1 in percent (chance: 10)")
+    print(f"  {'':28}seed {seeds[0]:<4}seed {seeds[1]:<4}mean")
+    texts = {"untrained": "untrained network", "byol": "BYOL (Table 7 a)", "univip": "UniVIP (Table 7 e)"}
+    for row, text in texts.items():
+        values = [top1[f"{row}_{seed}"] for seed in seeds]
+        print(f"  {text:26}{values[0]:7.1f}  {values[1]:7.1f}  {statistics.mean(values):7.1f}")
+    gains = [top1[f"univip_{seed}"] - top1[f"byol_{seed}"] for seed in seeds]
+    print(
+        f"  UniVIP - BYOL             {gains[0]:+7.1f}  {gains[1]:+7.1f}  {statistics.mean(gains):+7.1f} +- "
+        f"{statistics.stdev(gains) / len(gains) ** 0.5:.1f} (standard error of the mean)"
+    )
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
+    flags.DEFINE_integer("seed", 0, "Seed of the photos, and the first of two seeds of networks and order.")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    run_command("demo", _define_flags, (), _work, interrupted="the same command starts anew")

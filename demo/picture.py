@@ -1,10 +1,11 @@
-"""UniVIP in one picture, the README's: a photo, its views, and the transport plan of a trained network.
+"""UniVIP in one picture: a photo, its views, and the shares of a trained network's transport plan.
 
     python -m demo                                                      # trains the network
     python -m demo.picture --run=runs/demo/univip_0 --out=docs/univip.jpg
 
 The photo is scikit-learn's china.jpg (danielbuechele, CC BY 2.0). Proposals, views and plan are the functions that
-`data_prep` and the training step call.
+`data_prep` and the training step call. The README's picture is by the network of an earlier demo: today's, which saw
+digits on paper alone, gives a nearly uniform plan on this photo.
 """
 
 import io

@@ -17,7 +17,6 @@ SINGLE_SIDE = 36  # px
 MARGIN = 2  # px around a single digit, which the centre crop of the evaluation cuts off
 _PAPER = 235.0
 _AFFINITY = 0.7  # probability that a digit is of its scene's class; else it is of any
-_COPIES = {"train": 2, "test": 4}  # pictures of each labelled digit
 
 
 def paper(side: int) -> np.ndarray:
@@ -68,16 +67,24 @@ def write_photos(root: Path, num_scenes: int, seed: int) -> None:
 
     Scenes and labelled training photos show the same digits, test photos the held-out ones, 4 pictures of each.
     """
-    data = load_digits()
+    data, rng = load_digits(), np.random.default_rng(seed)
     known, labels = data.images[:-HELD_OUT], data.target[:-HELD_OUT]
-    rng = np.random.default_rng(seed)
     (root / "scenes").mkdir(parents=True)
     for index in range(num_scenes):
         Image.fromarray(make_scene(known, labels, rng)).save(root / "scenes" / f"{index:05d}.png")
-    sets = {"train": (known, labels), "test": (data.images[-HELD_OUT:], data.target[-HELD_OUT:])}
-    for name, (digits, targets) in sets.items():
-        for index, (digit, target) in enumerate(zip(digits, targets, strict=True)):
-            folder = root / "labelled" / name / str(target)
+    write_singles(root / "labelled", {"train": 2, "test": 4}, rng)
+
+
+def write_singles(root: Path, copies: dict[str, int], rng: np.random.Generator, margin: int = 0) -> None:
+    """Writes `copies` pictures of each digit to `train/<digit>/`, of the held-out ones to `test/<digit>/`.
+
+    `margin` px are cut off on each side.
+    """
+    data = load_digits()
+    for name, part in (("train", np.s_[:-HELD_OUT]), ("test", np.s_[-HELD_OUT:])):
+        for index, (digit, label) in enumerate(zip(data.images[part], data.target[part], strict=True)):
+            folder = root / name / str(label)
             folder.mkdir(parents=True, exist_ok=True)
-            for copy in range(_COPIES[name]):
-                Image.fromarray(make_single(digit, rng)).save(folder / f"{index:05d}_{copy}.png")
+            for copy in range(copies[name]):
+                picture = make_single(digit, rng)[margin : SINGLE_SIDE - margin, margin : SINGLE_SIDE - margin]
+                Image.fromarray(picture).save(folder / f"{index:05d}_{copy}.png")

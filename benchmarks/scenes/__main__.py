@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.scenes.compose import SceneSpec, list_pair, photo_objects, write_scenes
-from benchmarks.scenes.digits import digit_objects, write_singles
+from benchmarks.scenes.digits import digit_objects, write_labelled
 from benchmarks.scenes.packed import pack
 from univip_jax.common.cli import run as run_command
 
@@ -48,7 +48,7 @@ def _make() -> int:
     if args.digits:
         min_side, single_side = args.min_side or 18, args.single_side or 24
         spec = SceneSpec(side=64, object_side=(20, 32), max_covered=0.1, affinity=args.affinity, suffix=".png")
-        objects, (train, test) = digit_objects(), write_singles(out / "singles", args.seed)
+        objects, (train, test) = digit_objects(), write_labelled(out / "singles", args.seed)
     else:
         min_side, single_side = args.min_side or 16, args.single_side or 48
         spec, train, test = SceneSpec(affinity=args.affinity), Path(args.train), Path(args.test)

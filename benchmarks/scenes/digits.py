@@ -4,13 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.scenes.compose import Objects
-from demo.scenes import HELD_OUT, MARGIN, make_single, paint, paper
-
-_SINGLES = {"train": 2, "test": 8}  # pictures of each digit: 2,594 of 1,297 digits, 4,000 of 500
+from demo.scenes import HELD_OUT, MARGIN, paint, paper, write_singles
 
 
 def digit_objects() -> Objects:
@@ -26,18 +23,11 @@ def digit_objects() -> Objects:
     return Objects(data.target[:-HELD_OUT], list(map(str, range(10))), paint_ground, paint_digit)
 
 
-def write_singles(root: Path, seed: int) -> tuple[Path, Path]:
+def write_labelled(root: Path, seed: int) -> tuple[Path, Path]:
     """Writes pictures of single digits in class folders; returns the folders `train` and `test`.
 
-    32 px, of any size and place. The pictures of `test` are of 500 digits that no scene shows, 8 of each: 4,000
-    pictures, but 500 handwritings.
+    32 px, of any size and place: 2,594 of 1,297 digits. The pictures of `test` are of 500 digits that no scene shows, 8
+    of each: 4,000 pictures, but 500 handwritings.
     """
-    data, rng = load_digits(), np.random.default_rng(seed)
-    for name, part in (("train", np.s_[:-HELD_OUT]), ("test", np.s_[-HELD_OUT:])):
-        for number, (digit, label) in enumerate(zip(data.images[part], data.target[part], strict=True)):
-            folder = root / name / str(label)
-            folder.mkdir(parents=True, exist_ok=True)
-            for copy in range(_SINGLES[name]):
-                picture = make_single(digit, rng)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-                Image.fromarray(picture).save(folder / f"{number:04d}_{copy}.png")
+    write_singles(root, {"train": 2, "test": 8}, np.random.default_rng(seed), MARGIN)
     return root / "train", root / "test"

@@ -17,7 +17,7 @@ from benchmarks.scenes.compose import (
     place_objects,
     write_scenes,
 )
-from benchmarks.scenes.digits import digit_objects, write_singles
+from benchmarks.scenes.digits import digit_objects, write_labelled
 from benchmarks.scenes.packed import pack, unpack
 from tests.small import prepare_photos
 from univip_jax.common.errors import UserError
@@ -97,7 +97,7 @@ def test_digits_are_ink_where_the_annotations_say(tmp_path):
 
 
 def test_singles_of_digits_have_the_sets_sizes(tmp_path):
-    train, test = (list_classes(folder) for folder in write_singles(tmp_path, 0))
+    train, test = (list_classes(folder) for folder in write_labelled(tmp_path, 0))
     assert (len(train), len(test)) == (2594, 4000)
     expected = np.bincount(load_digits().target[-500:])
     assert np.bincount([label for _, label in test]).tolist() == (8 * expected).tolist()
