@@ -21,7 +21,7 @@ HOMES = {
     "apache_beam": ("data_prep/beam.py",),
     "pyarrow": ("univip_jax/extract/",),
     "safetensors": ("univip_jax/weights/", "univip_jax/export/"),
-    "torch": ("univip_jax/weights/", "univip_jax/export/"),
+    "torch": ("univip_jax/export/",),
     "yaml": ("univip_jax/export/detectron2/",),
     "matplotlib": ("univip_jax/report/", "data_prep/page.py", "demo/picture.py"),
     "dm_pix": ("univip_jax/augment.py", "univip_jax/colors.py"),

@@ -6,7 +6,7 @@ from torch import nn
 from univip_jax.models.resnet import DEPTHS
 from univip_jax.models.univip import ModelSpec
 
-_STEMS = {"imagenet": (7, 2, 3), "small": (3, 2, 1)}  # kernel, stride, padding
+_STEMS = {"imagenet": (7, 2, 3), "small": (3, 2, 1), "cifar": (3, 1, 1)}  # kernel, stride, padding
 
 
 class Block(nn.Module):

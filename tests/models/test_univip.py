@@ -235,7 +235,7 @@ def test_bfloat16_gives_float32_outputs_statistics_and_parameters(pictures):
     ("field", "value"),
     [
         ("backbone", "resnet9"),
-        ("stem", "cifar"),
+        ("stem", "large"),
         ("init", "he"),
         ("predictors", "three"),
         ("running_stats", "none"),

@@ -41,7 +41,7 @@ _IMPORTED = "univip_jax imported it from the file below and did not train it."
 def _origin(run: Path, step: int) -> Metadata:
     """Who trained these weights, when and how; for an imported file its own metadata tell, where it has any."""
     if run.is_file():
-        known, file = read_backbone(run)[2], {"file": run.name, "file_sha256": sha256_of(run)}
+        known, file = read_backbone(run).metadata, {"file": run.name, "file_sha256": sha256_of(run)}
     elif (config := read_config(run)).task == TASK:
         known = config.imported.metadata.to_dict()
         file = {"file": config.imported.file, "file_sha256": config.imported.sha256}

@@ -89,7 +89,7 @@ def torch_outputs(model: Any, *mean_and_std: Any) -> Outputs:
 
 def array_outputs(path: Path) -> Outputs:
     """A file of arrays, in PyTorch."""
-    net, variables, _ = read_backbone(path)
+    net, variables, *_ = read_backbone(path)
     return torch_outputs(transformers_model(net, to_torch(variables)))
 
 

@@ -16,7 +16,6 @@ from univip_jax.export import consumers
 from univip_jax.export.consumers import Outputs, extra
 from univip_jax.export.detectron2.configs import NOT_BUILT, resnet_keys
 from univip_jax.weights.encoder import Encoder
-from univip_jax.weights.files import SUFFIXES
 from univip_jax.weights.names import to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
 
@@ -85,7 +84,7 @@ class Format(NamedTuple):
     @property
     def holds_arrays(self) -> bool:
         """Whether `univip_jax.load_encoder` reads it too."""
-        return self.suffix in SUFFIXES
+        return self.suffix in (".safetensors", ".pkl")
 
 
 OURS = ("jax",)

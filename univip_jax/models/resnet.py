@@ -26,7 +26,7 @@ DEPTHS = {
     "resnet152": ((3, 8, 36, 3), True),
     "resnet200": ((3, 24, 36, 3), True),
 }
-STEMS = ("imagenet", "small")
+STEMS = ("imagenet", "small", "cifar")
 BATCH_NORM_MOMENTUM = 0.9  # of the running statistics
 
 INITS = ("fan_in", "fan_out")
@@ -92,7 +92,8 @@ class ResNet(nn.Module):
     Attributes:
       variant: a key of `DEPTHS`.
       width: multiplies all channels; 1 gives 64, 128, 256, 512.
-      stem: `imagenet` is 7x7 stride 2 and a max pool; `small` a 3x3 of stride 2 alone, for images below 100 px.
+      stem: `imagenet` is 7x7 stride 2 and a max pool; `small` a 3x3 of stride 2 alone, for images below 100 px;
+        `cifar` a 3x3 of stride 1 alone, which networks of other projects for 32 px have.
       zero_init_residual: start each block as the identity (BYOL's ImageNet recipe).
       fan: of He's initialisation, `fan_in` or `fan_out`.
       dtype: of the computation; parameters and statistics stay float32.
@@ -115,7 +116,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = conv(base, (7, 7), (2, 2), padding=3)(x)
         else:
-            x = conv(base, (3, 3), (2, 2), padding=1)(x)
+            x = conv(base, (3, 3), 1 if self.stem == "cifar" else 2, padding=1)(x)
         x = nn.relu(batch_norm(train, self.dtype)(name="bn1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

@@ -13,20 +13,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 
 from univip_jax.common.cli import run as run_command
+from univip_jax.models.resnet import STEMS
 from univip_jax.weights.imported import import_weights
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("weights", None, "File to read: .safetensors, PyTorch's .pth, Detectron2's .pkl.")
+    flags.DEFINE_string(
+        "weights", None, "File to read: safetensors, PyTorch's, Detectron2's; its name does not matter."
+    )
     flags.DEFINE_string("workdir", None, "Folder to make.")
-    flags.DEFINE_string("prefix", None, "Prefix of the ResNet's names, with its dot, where the file holds several.")
-    flags.DEFINE_integer("image_size", None, "Side of the crops it was trained on, px; 224 by default.", 1, 4096)
+    flags.DEFINE_string("prefix", None, "How the ResNet's names begin, where the file holds several.")
+    flags.DEFINE_enum("stem", None, STEMS[1:], "Of a 3x3 stem: stride 2 (small) or 1 (cifar); no weight shows it.")
+    flags.DEFINE_integer(
+        "image_size", None, "Side of the crops it was trained on, px; by default 224, or 32 with --stem=cifar.", 1, 4096
+    )
 
 
 def _work() -> None:
     given = flags.FLAGS
     run = Path(given.workdir)
-    what = import_weights(Path(given.weights), run, prefix=given.prefix, image_size=given.image_size)
+    what = import_weights(Path(given.weights), run, prefix=given.prefix, stem=given.stem, image_size=given.image_size)
     print(f"{run}: {what}; next: python main.py --config=configs/knn.py --config.pretrained={run} --workdir=...")
 
 

@@ -4,6 +4,7 @@ Imports neither TensorFlow nor anything that changes the process: `univip_jax.lo
 """
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Encoder:
 
     Attributes:
       backbone: the network;  variables: its `params` and `batch_stats`.
-      image_size: side of the scenes it was trained on, px; 224 where a weights file does not say.
+      image_size: side of the scenes it was trained on, px; 224, or 32 for CIFAR, where a file does not say.
       source: the run's folder, the weights file, or `random`;  step: of the checkpoint, 0 where unknown.
     """
 
@@ -76,8 +77,10 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     if Path(run).is_file():
         if step is not None:
             raise UserError(f"{run} is a weights file, and a file has no steps: leave out step={step}")
-        backbone, variables, metadata = read_backbone(Path(run))
-        size, step = image_size_of(metadata), number_of(metadata, "step", 0, 10**15)
+        backbone, variables, metadata, note = read_backbone(Path(run))
+        if note:
+            print(f"{run}: {note}", file=sys.stderr)
+        size, step = image_size_of(metadata, backbone), number_of(metadata, "step", 0, 10**15)
         return Encoder(backbone, variables, image_size=size, source=str(run), step=step)
     config = read_config(Path(run))
     if "model" not in config or "views" not in config:

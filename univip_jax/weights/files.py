@@ -1,44 +1,76 @@
 """Reads a backbone from a file of weights, ours or of another project, without running code from the file."""
 
+import zipfile
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from univip_jax.common.errors import UserError
-from univip_jax.models.resnet import ResNet
-from univip_jax.weights.names import State, from_detectron2, from_flat, from_torch
+from univip_jax.common.errors import UserError, shorten
+from univip_jax.models.resnet import STEMS, ResNet
+from univip_jax.weights.names import Tensor, Tensors, from_detectron2, from_flat, from_torch
+from univip_jax.weights.networks import choose_network
 from univip_jax.weights.pickle_file import read_pkl
+from univip_jax.weights.torch_file import MAGIC, read_torch
 
-SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".tar", ".bin", ".ckpt")  # from the third on PyTorch's
-# In a checkpoint of two networks, one of these words names the one that gradients train.
-_ONLINE = ("encoder_q", "base_encoder", "online", "student")
-_STEM = "conv1.weight"
-_DEEPEST = 8  # nested dicts of a PyTorch checkpoint
+_READ = "weights are read from safetensors, PyTorch's files and Detectron2's .pkl"
+_OTHERS = {  # how files begin that people take for weights
+    b"version https://git-lfs": "a pointer of git-lfs, not the file: run git lfs pull",
+    b"\x89HDF": "an HDF5 file, as Keras writes",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x1f\x8b": "compressed by gzip: unpack it first",
+    b"BZh": "compressed by bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed by xz: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"Rar!": "a rar archive: unpack it first",
+    b"<": "a web page, not the file: download it again",
+    b"{": "JSON, no weights: name the file beside it that holds them",
+    b"GGUF": "a GGUF file",
+}
+_SAFETENSORS_KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
 
-def read_backbone(path: Path, prefix: str | None = None) -> tuple[ResNet, dict, dict[str, str]]:
-    """The network and variables of a file's backbone, and the file's text metadata.
+class Backbone(NamedTuple):
+    """A file's network and variables, the file's text metadata, and a line where it holds other networks too."""
 
-    Reads safetensors (torchvision's names, or our own names of `--format=safetensors`), Detectron2's `.pkl` and
-    PyTorch's checkpoints. The name that ends in `conv1.weight` shows where the ResNet is; where the file holds several
-    networks, `prefix` is that of its names, with its dot.
+    net: ResNet
+    variables: dict
+    metadata: dict[str, str]
+    note: str = ""
 
-    Raises UserError where the file is missing or damaged, holds code, or holds no plain ResNet.
+
+def read_backbone(path: Path, prefix: str | None = None, stem: str | None = None) -> Backbone:
+    """The backbone of a file: safetensors, also under our own names, a PyTorch file, or Detectron2's `.pkl`.
+
+    The content decides, not the suffix. The first convolution shows where a ResNet is; where the file holds several,
+    `prefix` is the beginning of its names. `stem` is `small` or `cifar` where that convolution is 3x3 and the metadata
+    do not say which.
+
+    Raises UserError where the file is missing or damaged, or holds no plain ResNet.
     """
-    if not path.is_file() or path.suffix not in SUFFIXES:
-        what = "is no file of weights" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}; give a file whose name ends in {', '.join(SUFFIXES)}")
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
-    else:
-        state = from_detectron2(read_pkl(path)) if path.suffix == ".pkl" else _read_torch(path)
-    if not state:
+    tensors, metadata = _read_tensors(path)
+    if not tensors:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
-    if any("/" in name for name in state):
-        return *from_flat(state, str(path)), metadata
-    return *from_torch(_strip(state, prefix, path), str(path)), metadata
+    if any("/" in name for name in tensors):
+        told = metadata.get("stem", "small")
+        return Backbone(*from_flat(tensors, str(path), told if told in STEMS[1:] else "small"), metadata)
+    network, note = choose_network(tensors, prefix, str(path))
+    stem = _stem(network.state["conv1.weight"].shape[2], stem or metadata.get("stem"), path)
+    return Backbone(*from_torch(network.state, str(path), stem), metadata, note)
+
+
+def _stem(side: int, told: str | None, path: Path) -> str:
+    """`small` or `cifar` for a 3x3 stem; UserError where nobody says which."""
+    if side == 7 and told in STEMS[1:]:
+        raise UserError(f"--stem={told}: {path} has a 7x7 stem, which is always of stride 2: leave --stem out")
+    if side == 3 and told not in STEMS[1:]:
+        raise UserError(
+            f"{path} has a 3x3 stem, and no weight shows its stride: give python -m univip_jax.weights --stem=cifar "
+            "(stride 1, as networks for CIFAR) or --stem=small (stride 2); both pad by 1 and have no max pool"
+        )
+    return told or STEMS[0]
 
 
 def number_of(metadata: dict[str, str], name: str, default: int, largest: int) -> int:
@@ -47,59 +79,60 @@ def number_of(metadata: dict[str, str], name: str, default: int, largest: int) -
     return int(text) if text.isdecimal() and len(text) < 16 and 0 < int(text) <= largest else default
 
 
-def image_size_of(metadata: dict[str, str]) -> int:
-    """Side of the crops that the network was trained on, px; 224 where the metadata hold no sensible number."""
-    return number_of(metadata, "image_size", 224, 4096)
+def image_size_of(metadata: dict[str, str], net: ResNet) -> int:
+    """Side of the crops that it was trained on, px; without a sensible number 224, or 32 with a CIFAR stem."""
+    return number_of(metadata, "image_size", 32 if net.stem == "cifar" else 224, 4096)
 
 
-def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+def _read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors by name and text metadata; raises UserError for files that hold no weights, by what they are."""
+    if not path.is_file():
+        what = "is a folder: name the file of weights in it" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 10**8:
+        return _read_safetensors(path)
+    if MAGIC in head[:32]:
+        return read_torch(path), {}
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return from_detectron2(read_pkl(path)), {}
+    if head[:2] == b"PK":
+        _require_torch_zip(path)
+        return read_torch(path), {}
+    what = next((what for begin, what in _OTHERS.items() if head.lstrip().startswith(begin)), None)
+    what = what or ("a tar archive: unpack it first" if head[257:262] == b"ustar" else None)
+    what = what or ("an ONNX file" if head[:1] == b"\x08" and b"\x12" in head[2:4] else None)
+    what = what or (f"no file of weights: it begins with {head[:12]!r}" if head else "empty: fetch it again")
+    raise UserError(f"{path} is {what}; {_READ}")
+
+
+def _require_torch_zip(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is cut off or damaged: its zip has no end; fetch it again")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        what = "arrays of NumPy (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"
+        raise UserError(f"{path} is {what} of {shorten(names)}, and no PyTorch file; {_READ}")
+
+
+def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:  # float8 has no NumPy type
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            kinds = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no readable safetensors file ({error}); fetch or export it again") from error
+    return {name: Tensor(shape, partial(_values, path, name, kind)) for name, (shape, kind) in kinds.items()}, metadata
 
 
-def _read_torch(path: Path) -> State:
-    """Every tensor of a checkpoint by its dotted name; `weights_only`, so that PyTorch runs nothing in it."""
-    try:
-        import torch  # late: an extra that nothing else here needs
-    except ImportError:
-        raise UserError(f"{path} is a PyTorch file: pip install -r requirements-export.txt to read it") from None
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise anything inside its zip and pickle readers
-        lines = [f"{type(error).__name__} {line.strip()}".strip() for line in str(error).splitlines() or [""]]
-        reason = next((line for line in lines if "GLOBAL" in line), lines[0])
+def _values(path: Path, name: str, kind: str) -> np.ndarray:
+    if kind not in _SAFETENSORS_KINDS:
         raise UserError(
-            f"{path} cannot be read as weights alone ({reason}): it is damaged, or holds code, which is not run; if "
-            "you trust it, load it yourself and save its state_dict as safetensors"
-        ) from error
-    state: State = {}
-
-    def collect(name: str, value: Any, depth: int = 0) -> None:
-        if isinstance(value, dict) and depth < _DEEPEST:  # a file can make a dict that holds itself
-            for key, below in value.items():
-                collect(f"{name}.{key}" if name else str(key), below, depth + 1)
-        elif name and isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized:
-            state[name] = value.detach().float().numpy() if value.is_floating_point() else value.detach().numpy()
-
-    collect("", contents)
-    return state
-
-
-def _strip(state: State, prefix: str | None, path: Path) -> State:
-    """The ResNet's arrays without their prefix: the given one, or that of the only or of the online network."""
-    if prefix is None:
-        stems = [name for name in state if name.endswith(_STEM) and state[name].ndim == 4]
-        found = [name.removesuffix(_STEM) for name in stems if state[name].shape[1] == 3]
-        online = [name for name in found if any(word in name for word in _ONLINE)]
-        found = online if len(online) == 1 else found
-        if len(found) > 1:
-            choices = " or ".join(f"--prefix={name}" for name in found)
-            raise UserError(f"{path} holds {len(found)} networks: choose by {choices}")
-        prefix = found[0] if found else ""
-    below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not below:
-        raise UserError(f"{path} has no name that begins with --prefix={prefix}; it has {min(state)}, ...")
-    return below
+            f"{path}: {name} is of {kind} (float8 or such), which is not read: save it as float32 or bfloat16"
+        )
+    with safe_open(path, framework="numpy") as file:
+        values = file.get_tensor(name)
+    return values.astype(np.float32) if kind == "BF16" else values

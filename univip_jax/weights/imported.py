@@ -17,16 +17,18 @@ _UNUSED = {"zero_init_residual": False, "hidden": 1, "projection": 1, "dtype": "
 ORIGIN = ("producer", "run", "step", "config_sha256", "licence")  # the metadata that say who trained a file's weights
 
 
-def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_size: int | None = None) -> str:
-    """Writes a run's folder whose checkpoint of step 0 holds a file's backbone; returns one line that describes it.
+def import_weights(
+    path: Path, run: Path, *, prefix: str | None = None, stem: str | None = None, image_size: int | None = None
+) -> str:
+    """Writes a run's folder whose checkpoint of step 0 holds a file's backbone; returns a line about it.
 
     Raises:
       UserError: the file holds no plain ResNet, or the folder exists or cannot be written.
     """
     if run.exists():
         raise UserError(f"--workdir={run} exists; choose another folder, or remove it")
-    net, variables, metadata = read_backbone(path, prefix)
-    size = image_size or image_size_of(metadata)
+    net, variables, metadata, note = read_backbone(path, prefix, stem)
+    size = image_size or image_size_of(metadata, net)
     config = ConfigDict(
         {
             "task": TASK,
@@ -54,4 +56,5 @@ def import_weights(path: Path, run: Path, *, prefix: str | None = None, image_si
     except OSError as error:
         raise UserError(f"--workdir={run} cannot be written: {error.strerror}") from error
     millions = sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6
-    return f"{net.variant} of width {net.width:g}, {millions:.1f} million parameters, evaluated at {size} px"
+    note = f"; {note}" if note else ""
+    return f"{net.variant} of width {net.width:g}, {millions:.1f} million parameters, evaluated at {size} px{note}"

@@ -6,6 +6,8 @@ Nothing else differs: our networks pad and stride as PyTorch does.
 """
 
 import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +17,16 @@ from univip_jax.common.errors import UserError, shorten
 from univip_jax.models.resnet import DEPTHS, ResNet
 
 State = dict[str, np.ndarray]  # a PyTorch state dict, as arrays
+
+
+class Tensor(NamedTuple):
+    """An array of a file whose values are not read yet."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+Tensors = Mapping[str, Tensor | np.ndarray]
 Rules = tuple[tuple[str, str], ...]  # regular expressions and their replacements, in order
 
 _TORCH: Rules = (
@@ -33,7 +45,7 @@ _DETECTRON2: Rules = (
     (r"downsample\.1", "shortcut.norm"),
     (r"bn(\d)", r"conv\1.norm"),
 )
-_FROM_DETECTRON2: Rules = (
+FROM_DETECTRON2: Rules = (
     (r"^stem\.", ""),
     *((f"^res{stage + 1}", f"layer{stage}") for stage in (1, 2, 3, 4)),
     (r"shortcut\.norm", "downsample.1"),
@@ -49,8 +61,17 @@ _TRANSFORMERS: Rules = (
     (r"\.conv\.", ".convolution."),
     (r"\.bn\.", ".normalization."),
 )
+FROM_TRANSFORMERS: Rules = (
+    (r"^embedder\.embedder\.convolution", "conv1"),
+    (r"^embedder\.embedder\.normalization", "bn1"),
+    *((rf"^encoder\.stages\.{stage - 1}\.layers\.", f"layer{stage}.") for stage in (1, 2, 3, 4)),
+    (r"shortcut\.convolution", "downsample.0"),
+    (r"shortcut\.normalization", "downsample.1"),
+    *((rf"\.layer\.{layer - 1}\.convolution", f".conv{layer}") for layer in (1, 2, 3)),
+    *((rf"\.layer\.{layer - 1}\.normalization", f".bn{layer}") for layer in (1, 2, 3)),
+)
 # An unknown name inside a backbone means another architecture; elsewhere it is a head.
-_INSIDE = re.compile(r"(conv|bn|layer|res)\d")
+INSIDE = re.compile(r"(conv|bn|layer|res)\d")
 _COUNTER = "num_batches_tracked"
 
 
@@ -59,6 +80,11 @@ def rename(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def values_of(value: Tensor | np.ndarray) -> np.ndarray:
+    """The array; of a tensor of a file, read now."""
+    return value.read() if isinstance(value, Tensor) else np.asarray(value)
 
 
 def shapes_of(net: ResNet) -> dict:
@@ -80,22 +106,23 @@ def _rename_flat(state: State) -> State:
     }
 
 
-def from_torch(state: State, source: str) -> tuple[ResNet, dict]:
+def from_torch(state: Tensors, source: str, stem: str = "small") -> tuple[ResNet, dict]:
     """The network and the variables of a state dict under torchvision's names.
 
-    Leaves out heads and batch counters; half-precision values become float32.
+    Leaves out heads and batch counters; half-precision values become float32. `stem` is that of a 3x3 convolution,
+    whose stride no weight shows: `small` or `cifar`.
 
     Raises:
       UserError: names `source`, which holds no plain ResNet, or whose backbone lacks a parameter, has one too many, or
         has one of another shape.
     """
-    net = recognise(state, source)
+    net = recognise(state, source, stem)
     shapes = flatten_dict(shapes_of(net), sep="/")
     expected = {rename(name, _TORCH): name for name in shapes}
     what = f"{source} looks like {net.variant} of width {net.width:g}, but"
     if missing := sorted(expected.keys() - state.keys()):
         raise UserError(f"{what} lacks {shorten(missing)}: give the file of a whole backbone")
-    inside = {name for name in state if _INSIDE.match(name) and not name.endswith(_COUNTER)}
+    inside = {name for name in state if INSIDE.match(name) and not name.endswith(_COUNTER)}
     if extra := sorted(inside - expected.keys()):
         raise UserError(
             f"{what} also holds {shorten(extra)}: another architecture, which would compute other features; only plain "
@@ -103,17 +130,17 @@ def from_torch(state: State, source: str) -> tuple[ResNet, dict]:
         )
     flat = {}
     for name, ours in expected.items():
-        value = np.asarray(state[name])
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        if value.shape != shapes[ours].shape:
-            raise UserError(f"{what} {name} is {list(state[name].shape)}: another architecture (wide or grouped?)")
+        shape = tuple(state[name].shape)
+        if (shape[2:] + shape[1::-1] if len(shape) == 4 else shape) != shapes[ours].shape:
+            raise UserError(f"{what} {name} is {list(shape)}: another architecture (wide or grouped?)")
+        value = values_of(state[name])
         is_bad = value.dtype.kind == "c" or not np.isfinite(value).all()
         if is_bad or (name.endswith("running_var") and (value < 0).any()):
             raise UserError(
                 f"{source}: {name} holds values that are complex, not finite or negative variances: the file is "
                 "damaged, or its run diverged"
             )
-        flat[ours] = np.ascontiguousarray(value, np.float32)
+        flat[ours] = np.ascontiguousarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value, np.float32)
     return net, unflatten_dict(flat, sep="/")
 
 
@@ -129,7 +156,7 @@ def to_transformers(state: State) -> State:
 
 def from_detectron2(state: State) -> State:
     """The inverse of `to_detectron2`; leaves out all but stem and stages, such as the classifier of a converter."""
-    return {rename(name, _FROM_DETECTRON2): array for name, array in state.items() if re.match(r"stem\.|res\d", name)}
+    return {rename(name, FROM_DETECTRON2): array for name, array in state.items() if re.match(r"stem\.|res\d", name)}
 
 
 def to_flat(variables: dict) -> State:
@@ -137,21 +164,21 @@ def to_flat(variables: dict) -> State:
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()}
 
 
-def from_flat(state: State, source: str) -> tuple[ResNet, dict]:
+def from_flat(state: Tensors, source: str, stem: str = "small") -> tuple[ResNet, dict]:
     """The inverse of `to_flat`; checks and raises as `from_torch` does."""
-    net, variables = from_torch(_rename_flat(state), source)
+    net, variables = from_torch(_rename_flat({name: values_of(state[name]) for name in state}), source, stem)
     if unknown := sorted(state.keys() - to_flat(variables).keys()):
         raise UserError(f"{source} holds {shorten(unknown)}, which no backbone of ours has")
     return net, variables
 
 
-def recognise(state: State, source: str) -> ResNet:
-    """The ResNet with these names and shapes; UserError where there is none."""
-    stems = {(3, 7, 7): "imagenet", (3, 3, 3): "small"}
+def recognise(state: Tensors, source: str, stem: str) -> ResNet:
+    """The ResNet with these names and shapes, `stem` where its first convolution is 3x3; UserError for none."""
+    stems = {(3, 7, 7): "imagenet", (3, 3, 3): stem}
     channels, *kernel = np.shape(state.get("conv1.weight")) or (0,)
     if tuple(kernel) not in stems or not channels:
         found = f"conv1.weight {[channels, *kernel]}" if kernel else shorten(sorted(state)) or "no names"
-        raise UserError(f"{source} holds no ResNet: no conv1.weight [n, 3, 7, 7], or our [n, 3, 3, 3], but {found}")
+        raise UserError(f"{source} holds no ResNet: no conv1.weight [n, 3, 7, 7], or [n, 3, 3, 3], but {found}")
     found = {match.groups() for name in state if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
     counts = tuple(sum(s == str(stage) for s, _ in found) for stage in range(1, 5))
     bottleneck = any(re.match(r"layer\d+\.\d+\.conv3\.", name) for name in state)

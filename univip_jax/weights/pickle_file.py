@@ -11,14 +11,15 @@ import pickletools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from univip_jax.common.errors import UserError
 
 _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype without its byte order
-_MOST_STEPS = 100_000  # instructions of a pickle; a ResNet-152 needs 20,000, and deep nesting overflows Python's stack
+_MOST_STEPS = 2_000_000  # instructions of a pickle; the checkpoint of a ResNet-152 with its optimizer needs 100,000
+_MOST_TUPLES = 100_000  # nested as deeply as this they do not yet overflow Python's stack
 
 
 class _Dtype:
@@ -86,6 +87,19 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
+def require_few_steps(file: BinaryIO) -> None:
+    """Reads a pickle's instructions up to its end; UserError where they want more memory or stack than weights do."""
+    tuples = 0
+    for step, (code, argument, _) in enumerate(pickletools.genops(file)):
+        tuples += code.name.startswith("TUPLE")
+        if step > _MOST_STEPS or tuples > _MOST_TUPLES:
+            raise UserError(
+                f"it has more than {step} instructions or {tuples - 1} tuples, which no file of weights needs"
+            )
+        if code.name.endswith("PUT") and int(argument) > _MOST_STEPS:  # Python makes room for as many
+            raise UserError(f"it counts {argument} objects, which no file of weights needs")
+
+
 def read_pkl(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a Detectron2 weights file by name; runs no code of the file.
 
@@ -94,8 +108,7 @@ def read_pkl(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with open(path, "rb") as file:
-            if sum(1 for _ in pickletools.genops(file)) > _MOST_STEPS:
-                raise UserError(f"it has more than {_MOST_STEPS} instructions, which no file of arrays needs")
+            require_few_steps(file)
             file.seek(0)
             content = _Unpickler(file).load()
     except UserError as error:

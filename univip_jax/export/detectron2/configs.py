@@ -33,7 +33,7 @@ def read_exported(weights: Path) -> ResNet:
     """The backbone in a file of `--format=detectron2`; UserError for another file."""
     if weights.suffix != ".pkl":
         raise UserError(f"--weights={weights} is no .pkl: write one by python -m univip_jax.export --format=detectron2")
-    return read_backbone(weights)[0]
+    return read_backbone(weights).net
 
 
 def write_configs(folder: Path, weights: str, net: ResNet) -> list[Path]:
