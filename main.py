@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,9 @@ from ml_collections import ConfigDict, config_flags
 
 from univip_jax.common import cli
 from univip_jax.common.errors import UserError
-from univip_jax.config import check_least
+from univip_jax.common.files import expand, held
+from univip_jax.config import check_least, expand_paths
+from univip_jax.run.cluster import Place, check_place, held_by_first, join
 
 # What `config.task` names: a function of (config, workdir), imported when it is chosen. Imports take seconds; wrong
 # flags are refused before them.
@@ -29,7 +32,9 @@ TASKS = {
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as configs/coco.py.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: config, checkpoints, metrics, results.")
+_PARSER = flags.FLAGS["config"].parser
+_PARSER.parse = lambda path, parse=_PARSER.parse: parse(expand(path))
+_WORKDIR = cli.define_path("workdir", None, "The run's folder: config, checkpoints, metrics, results.")
 _STEPS = flags.DEFINE_list("steps", [], "Evaluates these checkpoints of the run: all, newest, or steps as 1000,2000.")
 _SEEDS = flags.DEFINE_list("seeds", [], "Evaluates with each of these seeds, as 0,1,2.")
 _PREEMPTED = flags.DEFINE_integer(
@@ -45,6 +50,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "With --distributed: HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --distributed: how many there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --distributed: which this is, from 0.")
+_PLACE = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
 
 
 def parse(args: list[str]) -> list[str]:
@@ -58,6 +64,8 @@ def parse(args: list[str]) -> list[str]:
                 raise UserError(f"--{flag} is missing; as in: --config=configs/coco.py --workdir=runs/coco")
         if _CONFIG.value.task not in TASKS:  # a config file that is missing fails at its first use
             raise UserError(f"task={_CONFIG.value.task!r} is unknown; there are {', '.join(TASKS)}")
+        expand_paths(_CONFIG.value)
+        check_place(Place(*(flag.value for flag in _PLACE)), _DISTRIBUTED.value)
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
         # ml_collections wraps a KeyError, whose text is escaped and quoted. config_flags puts the whole traceback of a
@@ -73,16 +81,18 @@ def _work(config: ConfigDict, workdir: Path) -> int:
     sweeps = bool(_STEPS.value or _SEEDS.value)
     if sweeps and config.task == "train":
         raise UserError("--steps and --seeds are for evaluations; the seed of a training is --config.seed")
-    with Alarm(config.get("stall_seconds", 0.0)):  # a remote disk may never deliver a module
-        if _DISTRIBUTED.value:
-            import_module("jax").distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        task = _load(TASKS[config.task])
-        if config.task == "train":
-            task = partial(task, make_evaluator=_load("univip_jax.evaluate.in_training:make_evaluator"))
-        if sweeps:
-            task = partial(_load("univip_jax.evaluate.sweep:sweep"), task, steps=_STEPS.value, seeds=_SEEDS.value)
-        _load("univip_jax.run.compiled:cache_compiled")(workdir)
-    preempted = task(config, workdir)
+    with ExitStack() as lock:
+        with Alarm(config.get("stall_seconds", 0.0)):  # a remote disk may never deliver a module
+            if _DISTRIBUTED.value:
+                join(Place(*(flag.value for flag in _PLACE)))
+            lock.enter_context((held_by_first if _DISTRIBUTED.value else held)(workdir))
+            task = _load(TASKS[config.task])
+            if config.task == "train":
+                task = partial(task, make_evaluator=_load("univip_jax.evaluate.in_training:make_evaluator"))
+            if sweeps:
+                task = partial(_load("univip_jax.evaluate.sweep:sweep"), task, steps=_STEPS.value, seeds=_SEEDS.value)
+            _load("univip_jax.run.compiled:cache_compiled")(workdir)
+        preempted = task(config, workdir)
     return _PREEMPTED.value if preempted else 0
 
 

@@ -135,7 +135,7 @@ def cores(images_per_second: float, milliseconds: float) -> str:
 
 
 def _define() -> None:
-    flags.DEFINE_string("data", None, "A data set prepared by `python -m data_prep`.")
+    command.define_path("data", None, "A data set prepared by `python -m data_prep`.")
     flags.DEFINE_integer("num_photos", 128, f"Photos per round; rounded down to a multiple of {BATCH}.", BATCH)
     flags.DEFINE_integer("rounds", 7, "How often each pipeline is measured.", 1)
     flags.DEFINE_float("images_per_second", 1000.0, "Speed of the device, as measured by benchmarks.step.", 0.0)

@@ -28,16 +28,16 @@ from univip_jax.data.host import available_cores
 
 def _define() -> None:
     flags.DEFINE_enum("source", "images", ["images", "tfds"], "Where the photos come from: files, or a TFDS data set.")
-    flags.DEFINE_multi_string("images", [], "Folder with photos in it or below, zip or tar file.")
+    cli.define_path("images", [], "Folder with photos in it or below, zip or tar file.")
     flags.DEFINE_string("dataset", None, "TFDS's name, as coco/2017; TFDS_DATA_DIR is the folder of its data.")
     flags.DEFINE_string("split", None, "TFDS's split, as train or train[:10%].")
-    flags.DEFINE_string("out", None, "Folder for the data set; created if missing.")
-    flags.DEFINE_multi_string("annotations", [], "COCO instances json: boxes, categories, crowds, polygons are stored.")
+    cli.define_path("out", None, "Folder for the data set; created if missing.")
+    cli.define_path("annotations", [], "COCO instances json: boxes, categories, crowds, polygons are stored.")
     kinds = ["selective_search", "naive", "annotated", "none", "import"]
     flags.DEFINE_enum("proposals", kinds[0], kinds, "Where boxes come from; import: from --proposals_file.")
     flags.DEFINE_integer("search_max_side", 256, "Long side of the copy that is searched, in px; 0: full size.", 0)
     flags.DEFINE_enum("search_mode", "fast", ["fast", "quality"], "quality: more boxes, several times slower.")
-    flags.DEFINE_multi_string("proposals_file", [], "COCO results or ORL's json of boxes, one per --annotations.")
+    cli.define_path("proposals_file", [], "COCO results or ORL's json of boxes, one per --annotations.")
     flags.DEFINE_integer("max_side", 0, "Longer photos become JPEGs with this long side, in px; 0: no limit.", 0)
     flags.DEFINE_float("max_rejected", 0.1, "Share of photos that may be unusable; above it, the exit code is 1.", 0, 1)
     flags.DEFINE_integer("min_side", 64, "Smallest side of a box, in px of the photo.", 1)
@@ -46,7 +46,7 @@ def _define() -> None:
     flags.DEFINE_enum("runner", "local", ["local", "beam"], "Processes on this machine, or Apache Beam.")
     flags.DEFINE_integer("task_index", 0, "Which part of the shards to do, of --num_tasks; counted from 0.", 0)
     flags.DEFINE_integer("num_tasks", 1, "Tasks of a job array that share one --out.", 1)
-    flags.DEFINE_string("check", None, "Verify the data set in this folder instead of preparing one.")
+    cli.define_path("check", None, "Verify the data set in this folder instead of preparing one.")
 
 
 def _check_flags(beam_options: Sequence[str]) -> None:

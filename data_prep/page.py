@@ -6,14 +6,16 @@ import html
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE = "proposals.html"
 _NUM_PHOTOS, _COLUMNS = 32, 4
@@ -98,8 +100,10 @@ def _draw_photo(photo: dict[str, np.ndarray]) -> Image.Image:
     return boxes.draw(Image.open(io.BytesIO(photo["encoded"])).convert("RGB"), _CELL, outlines)
 
 
-def draw_plots(proposals: dict[str, Any]) -> Figure:
+def draw_plots(proposals: dict[str, Any]) -> "Figure":
     """The histograms of the manifest's `proposals` as bar charts, two by two."""
+    from matplotlib.figure import Figure  # late: workers need none, and `quiet` comes first
+
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, _PLOTS.items(), strict=True):
         edges, counts = proposals[name]["from"], proposals[name]["counts"]

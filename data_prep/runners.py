@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -36,17 +36,34 @@ def run(task: Task, specs: Sequence[Any], num_photos: int, num_workers: int) -> 
     # In a log file, one line per minute is enough.
     interval = 0.5 if os.isatty(2) else 60
     with tqdm(total=num_photos, unit="photo", mininterval=interval, smoothing=0.1, dynamic_ncols=True) as bar:
-        if num_workers <= 1:
+        pool = _open_pool(num_workers) if num_workers > 1 else None
+        if pool is None:
             run_on_one_core()
             return [task(spec, bar.update) for spec in specs]
-        return _run_pool(task, specs, num_workers, bar)
+        return _run_pool(task, specs, num_workers, bar, pool)
 
 
-def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm) -> list[Any]:
+class _Pool(NamedTuple):
+    executor: ProcessPoolExecutor
+    photos_done: Any  # shared with the workers
+    stop: Any
+
+
+def _open_pool(num_workers: int) -> _Pool | None:
+    """None, with a line, where processes cannot share memory."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads can deadlock
-    photos_done, stop = context.Value("q", 0), context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (photos_done, stop))
-    futures = [pool.submit(_in_worker, task, spec) for spec in specs]
+    try:
+        photos_done, stop = context.Value("q", 0), context.RawValue("b", 0)
+        return _Pool(ProcessPoolExecutor(num_workers, context, _start_worker, (photos_done, stop)), photos_done, stop)
+    except (OSError, ImportError) as error:  # no semaphores: /dev/shm is full, read-only or missing
+        cause = getattr(error, "strerror", None) or error
+        print(f"one worker instead of {num_workers}: no memory can be shared in /dev/shm ({cause})", flush=True)
+        return None
+
+
+def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm, pool: _Pool) -> list[Any]:
+    executor, photos_done, stop = pool
+    futures = [executor.submit(_in_worker, task, spec) for spec in specs]
     waiting: set[Future] = set(futures)
     try:
         while waiting:
@@ -61,7 +78,7 @@ def _run_pool(task: Task, specs: Sequence[Any], num_workers: int, bar: tqdm) -> 
         ) from error
     finally:
         stop.value = 1
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
 
 

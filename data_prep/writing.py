@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import TransientError
 from univip_jax.common.files import lock
 
 _TMP_NAME = re.compile(r".+\.[0-9a-f]{32}\.tmp")
@@ -32,14 +32,14 @@ def remove_leftovers(folder: Path) -> None:
 def locked(folder: Path, shared: bool) -> Iterator[None]:
     """Locks the folder for this command, or for several that share it, until the block or the process ends.
 
-    Raises UserError: another command has the lock.
+    Raises TransientError: another command has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX) is False:
-            raise UserError(
-                f"--out={folder}: another data_prep is at work on it: wait for its end, or give another --out "
-                "(several may share the work with --task_index and --num_tasks)"
+            raise TransientError(
+                f"{folder} is in use: another data_prep works on it; wait for its end, stop it, or choose another "
+                "folder (several may share the work with --task_index and --num_tasks)"
             )
         yield
     finally:

@@ -20,8 +20,10 @@ from absl import flags
 
 from configs import demo as config
 from demo.scenes import write_photos
+from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import LOCK, held
 
 _SCENES = 3000
 _CONFIG = config.get_config()
@@ -83,11 +85,17 @@ def _evaluate(name: str, pretrained: str, root: Path, seed: int) -> tuple[Path, 
 
 
 def _work() -> None:
-    began, root, first = time.monotonic(), Path(flags.FLAGS.workdir), flags.FLAGS.seed
+    root = Path(flags.FLAGS.workdir)
     if root.exists() and not (root / _MARK).exists():
         raise UserError(f"--workdir={root} was not made by a demo and is not replaced: choose another --workdir")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    with held(root):
+        for old in set(root.iterdir()) - {root / LOCK}:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        _run_all(root, flags.FLAGS.seed)
+
+
+def _run_all(root: Path, first: int) -> None:
+    began = time.monotonic()
     (root / _MARK).touch()
     log, data, seeds = root / "side_by_side.log", root / "data", (first, first + 1)
     print(f"writing {_SCENES} scenes of handwritten digits to {root / 'photos'}")
@@ -141,7 +149,7 @@ def _print_table(seeds: tuple[int, int], top1: dict[str, float]) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
+    define_path("workdir", "runs/demo", "Folder of the demo; an older demo there is replaced.")
     flags.DEFINE_integer("seed", 0, "Seed of the photos, and the first of two seeds of networks and order.")
 
 

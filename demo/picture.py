@@ -25,7 +25,7 @@ from PIL import Image
 from configs import coco
 from data_prep import filters
 from data_prep.selective_search import photo_generator, selective_search
-from univip_jax.common.cli import run
+from univip_jax.common.cli import define_path, run
 from univip_jax.config import to_spec
 from univip_jax.data.crops import crop
 from univip_jax.data.host import tf
@@ -138,8 +138,8 @@ def draw(preview: Preview, plan: Float[np.ndarray, "K K"], path: Path, dpi: int)
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run", "runs/demo/univip_0", "Folder of the run whose newest checkpoint gives the plan.")
-    flags.DEFINE_string("out", "docs/univip.jpg", "The picture: .jpg or .png.")
+    define_path("run", "runs/demo/univip_0", "Folder of the run whose newest checkpoint gives the plan.")
+    define_path("out", "docs/univip.jpg", "The picture: .jpg or .png.")
 
 
 def _work() -> None:

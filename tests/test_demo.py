@@ -1,11 +1,16 @@
 """The demo: its photos, and the picture of the README."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from demo import __main__ as demo
 from demo import picture
 from demo.scenes import HELD_OUT, SCENE_SIDE, make_scene, write_photos
+from univip_jax.common.errors import TransientError
+from univip_jax.common.files import held
 
 
 def test_write_photos_equal_seeds_give_equal_bytes(tmp_path):
@@ -41,3 +46,16 @@ def test_picture_shows_boxes_inside_both_scenes_and_the_shares_of_a_plan(run, tm
     with Image.open(tmp_path / "picture.jpg") as drawn:
         assert drawn.size == (300, 100)
         assert np.asarray(drawn).std() > 30
+
+
+def test_demo_leaves_one_that_still_runs_alone(tmp_path, monkeypatch):
+    (tmp_path / demo._MARK).touch()
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(demo.flags, "FLAGS", SimpleNamespace(workdir=str(tmp_path), seed=0))
+    with held(tmp_path), pytest.raises(TransientError, match="is in use"):
+        demo._work()
+    assert {path.name for path in tmp_path.iterdir()} == {demo._MARK, "data"}
+    monkeypatch.setattr(demo, "_run_all", lambda root, first: seen.append([path.name for path in root.iterdir()]))
+    seen = []
+    demo._work()
+    assert seen == [["lock"]]  # the old demo is gone

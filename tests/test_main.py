@@ -1,5 +1,7 @@
 """The command line: what a user can get wrong is one line on stderr and exit code 1 or 2."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from absl.testing import flagsaver
 
 import main
+from univip_jax.common.files import held
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +59,14 @@ def command(monkeypatch):
             "k=[20, 0] must be at least 1",
         ),
         (["--config=configs/coco.py", "--config.stall_seconds=-1"], 1, "stall_seconds=-1.0 must be at least 0"),
+        (
+            ["--config=configs/coco.py", "--config.data.train=$NO_SUCH/x"],
+            2,
+            "--config.data.train=$NO_SUCH/x: the variable",
+        ),
+        (["--config=$NO_SUCH/coco.py"], 2, "the variable NO_SUCH has no value"),
+        (["--config=configs/coco.py", "--num_processes=2"], 2, "--num_processes needs --distributed"),
+        (["--config=configs/coco.py", "--distributed", "--process_id=-1"], 2, "--process_id=-1 must be at least 0"),
         (["--config=configs/coco.py", "--seeds=0,1"], 1, "--steps and --seeds are for evaluations"),
     ],
 )
@@ -72,6 +83,29 @@ def test_a_preempted_training_ends_with_the_code_asked_for(tmp_path, command, mo
     monkeypatch.setattr("univip_jax.run.train.train", lambda config, folder, make_evaluator: preempted)
     arguments = (f"--workdir={tmp_path / 'run'}", "--config=configs/demo.py", f"--preempted_exit_code={flag}")
     assert command(*arguments) == code
+
+
+def test_paths_are_in_the_home_folder(tmp_path, command, monkeypatch):
+    seen = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(ROOT / "configs/common.py", tmp_path / "mine.py")
+    monkeypatch.setattr(
+        "univip_jax.run.train.train", lambda config, folder, make_evaluator: seen.extend([folder, config.data.train])
+    )
+    assert command("--workdir=~/runs/x", "--config=~/mine.py", "--config.data.train=~/data/x") == 0
+    assert seen == [tmp_path / "runs/x", str(tmp_path / "data/x")]
+
+
+@pytest.mark.parametrize("config", ["configs/demo.py", "configs/knn.py"])
+def test_a_second_process_is_refused_and_touches_nothing(tmp_path, command, capsys, config):
+    run = tmp_path / "run"
+    (run / "compiled").mkdir(parents=True)
+    (run / "compiled/half-cache").write_bytes(b"still being written")
+    with held(run):
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        assert command(f"--workdir={run}", f"--config={config}") == 75
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert capsys.readouterr().err.startswith(f"error: {run} is in use: process {os.getpid()} on ")
 
 
 def test_tasks_are_those_of_the_configs():
@@ -109,7 +143,8 @@ def run_failing(folder: Path, error: str, *flags: str) -> subprocess.CompletedPr
         "    __import__('threading').Thread(target=lambda: __import__('time').sleep(300)).start()\n"
         f"    raise {error}\n"
         "t.train = fail\n"
-        "jax.distributed.initialize = lambda *_: __import__('atexit').register(lambda: __import__('time').sleep(300))\n"
+        "def wait(*_, **__): __import__('atexit').register(lambda: __import__('time').sleep(300))\n"
+        "jax.distributed.initialize = wait\n"
         "sys.argv = ['main.py'] + sys.argv[1:]\n"
         "runpy.run_path('main.py', run_name='__main__')\n"
     )

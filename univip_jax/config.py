@@ -7,9 +7,11 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import Misuse, UserError
+from univip_jax.common.files import expand
 
 Spec = TypeVar("Spec")
+PATHS = ("pretrained", "data.train", "data.test", "data.subset", "knn.train", "knn.test")  # fields of any config
 # The least that a number of a training may be. Sections and evaluations have specs, which check themselves.
 _LEAST = {
     **dict.fromkeys(("seed", "num_epochs", "num_steps", "keep_every_steps", "data.num_threads", "stall_seconds"), 0),
@@ -37,6 +39,19 @@ def to_spec(kind: type[Spec], config: ConfigDict, section: str) -> Spec:
     # A config read back from JSON holds lists where the dataclasses have tuples.
     values = config[section].to_dict().items()
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values})
+
+
+def expand_paths(config: ConfigDict) -> None:
+    """Expands the fields that are paths, see `expand`: `config.json` then says what was read, whoever reads it.
+
+    Raises Misuse that names the field.
+    """
+    for name, value in flatten(config).items():
+        if name in PATHS and isinstance(value, str):
+            try:
+                config.update_from_flattened_dict({name: expand(value)})
+            except Misuse as error:
+                raise Misuse(f"--config.{name}={error}") from error
 
 
 def check_least(config: ConfigDict) -> None:

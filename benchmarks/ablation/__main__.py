@@ -23,6 +23,7 @@ from absl import flags
 
 from benchmarks.ablation.table import read_results, table_lines
 from configs.common import TABLE7
+from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
 
@@ -34,10 +35,10 @@ _XLA_FLAGS = "--xla_disable_hlo_passes=algsimp"
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Folder with one folder per row and seed.")
+    define_path("workdir", None, "Folder with one folder per row and seed.")
     flags.DEFINE_enum("budget", "tiny", ["tiny", "small"], "tiny: digits, on one CPU core; small: photos, on a GPU.")
     flags.DEFINE_enum("table", "7", [str(number) for number in _ROWS], "Number of the paper's table.")
-    flags.DEFINE_string("scenes", None, "The scenes.npz of python -m benchmarks.scenes; without it nothing is trained.")
+    define_path("scenes", None, "The scenes.npz of python -m benchmarks.scenes; without it nothing is trained.")
     flags.DEFINE_list("rows", None, "Only these rows of the table; `--rows=`: none.")
     flags.DEFINE_multi_string("variant", [], "ROW_NAME:FIELD=VALUE[,...]: the row with other config fields, as well.")
     flags.DEFINE_list("seeds", ["0"], "Seeds of networks, order and crops.")

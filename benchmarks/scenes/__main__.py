@@ -18,16 +18,17 @@ from absl import flags
 from benchmarks.scenes.compose import SceneSpec, list_pair, photo_objects, write_scenes
 from benchmarks.scenes.digits import digit_objects, write_labelled
 from benchmarks.scenes.packed import pack
+from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 
 PACKED = "scenes.npz"
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("train", None, "Folder with one folder per class: the objects of the scenes.")
-    flags.DEFINE_string("test", None, "Another such folder, whose photos no scene shows.")
+    define_path("train", None, "Folder with one folder per class: the objects of the scenes.")
+    define_path("test", None, "Another such folder, whose photos no scene shows.")
     flags.DEFINE_bool("digits", False, "Scenes of scikit-learn's handwritten digits, instead of --train and --test.")
-    flags.DEFINE_string("out", None, "Output folder.")
+    define_path("out", None, "Output folder.")
     flags.DEFINE_integer("count", 10_000, "Number of scenes.", 1)
     flags.DEFINE_float("affinity", 0.7, "Probability that an object is of its scene's class; else it is of any.", 0, 1)
     flags.DEFINE_integer("seed", 0, "Seed of the contents of the scenes.", 0)

@@ -22,6 +22,7 @@ from benchmarks.step.program import EXPERIMENTS, FRAMEWORKS, METHODS, Program
 from benchmarks.step.table import comparisons, goals, markdown, peak_tflops
 from benchmarks.step.worker import Order, Worker, sees_accelerator, torch_is_installed
 from configs import common
+from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
@@ -57,8 +58,8 @@ def _define_flags() -> None:
     flags.DEFINE_float("round_seconds", 2.0, "Approximate length of a round of steps.", 0.0)
     flags.DEFINE_string("compile_mode", "default", "Of torch.compile; none: do not compile (on CPUs it takes long).")
     flags.DEFINE_float("peak_tflops", None, "Peak of the device, if table.py lacks it or has another dtype's.")
-    flags.DEFINE_string("profile", None, "Folder for a jax.profiler trace of each JAX program.")
-    flags.DEFINE_string("json", None, "File for all figures of all rounds.")
+    define_path("profile", None, "Folder for a jax.profiler trace of each JAX program.")
+    define_path("json", None, "File for all figures of all rounds.")
 
 
 def known_names(flag: str, names: list[str], known: Iterable[str]) -> list[str]:

@@ -8,6 +8,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from univip_jax.common import cli
 from univip_jax.common.errors import TransientError, UserError
@@ -26,12 +28,14 @@ def process_stays_as_it_is(monkeypatch):
         (KeyboardInterrupt(), 130, "error: interrupted; run it again"),
         (MemoryError(), 1, "error: out of memory: lower the batch size"),
         (RuntimeError("RESOURCE_EXHAUSTED: 3 GiB"), 1, "error: out of memory: lower the batch size"),
+        (OSError(errno.EMFILE, "Too many open files", "/a"), 1, "error: Too many open files: run ulimit -n 4096, then"),
+        (UserError("/a: [Errno 24] Too many open files; free space"), 1, "error: Too many open files: run ulimit -n"),
         (OSError(errno.ENOSPC, "No space"), 1, "error: a file in {folder}: No space; make it writable"),
         (OSError(errno.EACCES, "Denied", "{folder}/config.json"), 1, "error: {folder}/config.json: Denied; make it"),
     ],
 )
 def test_call_turns_what_a_user_can_mend_into_one_line(error, code, line, tmp_path, capsys):
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, OSError) and error.filename and "{" in error.filename:
         error.filename = error.filename.format(folder=tmp_path)
 
     def work():
@@ -92,3 +96,20 @@ def test_quiet_leaves_out_tensorstores_message_after_a_failed_read(monkeypatch):
     for message in ("Event loop is closed", "another"):
         sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(message)))
     assert printed == ["another"]
+
+
+@pytest.mark.parametrize(("default", "value"), [(None, "/home/ada/x"), ([], ["/home/ada/x"])])
+def test_define_path_expands_what_is_typed(default, value, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/ada")
+    cli.define_path("place", default, "A folder.")
+    try:
+        with flagsaver.flagsaver():
+            parse = cli.parse_flags("x", ())
+            parse(["x", "--place=~/x"])
+            assert flags.FLAGS.place == value
+            with pytest.raises(SystemExit) as end:
+                parse(["x", "--place=$NO_SUCH/x"])
+    finally:
+        delattr(flags.FLAGS, "place")
+    assert end.value.code == 2
+    assert "flag --place=$NO_SUCH/x: $NO_SUCH/x: the variable NO_SUCH has no value" in capsys.readouterr().err

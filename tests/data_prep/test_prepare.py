@@ -51,7 +51,7 @@ def test_job_array_writes_the_bytes_of_one_process(photo_folder, prepared, tmp_p
 
 
 def test_second_process_on_the_same_output_is_refused(photo_folder, tmp_path):
-    with writing.locked(tmp_path, shared=True), pytest.raises(UserError, match="another data_prep is at work"):
+    with writing.locked(tmp_path, shared=True), pytest.raises(UserError, match="in use: another data_prep"):
         prepare(request_for(photo_folder, tmp_path))
     assert list(tmp_path.iterdir()) == []
 

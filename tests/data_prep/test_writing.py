@@ -49,7 +49,7 @@ def test_remove_leftovers_keeps_the_files_of_living_writers(tmp_path, writer):
 def test_locked_admits_one_command_or_several_that_share_the_folder(tmp_path, writer):
     with writing.locked(tmp_path, shared=True):
         pass
-    with pytest.raises(UserError, match=r"another data_prep is at work.*--task_index"), writing.locked(tmp_path, False):
+    with pytest.raises(UserError, match=r"in use: another data_prep.*--task_index"), writing.locked(tmp_path, False):
         pass
     process, _ = writer
     process.kill()

@@ -15,7 +15,8 @@ from PIL import Image
 from small import small_config, write_photos
 
 from univip_jax.common import cli as command
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import TransientError, UserError
+from univip_jax.common.files import held
 from univip_jax.config import to_spec
 from univip_jax.data.labelled.sets import centre_batches, open_labelled
 from univip_jax.data.labelled.views import centre_crop
@@ -248,3 +249,10 @@ def test_extract_command_mistakes_are_one_line(run, photos, capsys, monkeypatch,
     assert stderr.startswith("python -m univip_jax.extract: ") and stderr.count("\n") == 1
     assert message in stderr
     assert not out.parent.exists()
+
+
+def test_two_commands_do_not_write_one_file(run, photos, tmp_path):
+    request = Request(str(run), str(photos), tmp_path / "f.parquet")
+    with held(tmp_path / "f.parquet.cache"), pytest.raises(TransientError, match=r"f\.parquet\.cache is in use"):
+        extract_folder(request)
+    assert not (tmp_path / "f.parquet.cache").exists()

@@ -17,11 +17,35 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from univip_jax.common import machine
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import expand
 
 SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: no mistake of the user's, so a supervisor restarts
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _OUT_OF_MEMORY = "out of memory: lower the batch size, or use more devices or a larger machine"
+
+
+class _Path(flags.ArgumentParser):
+    """A path as users type it, see `expand`."""
+
+    syntactic_help = "a path: ~ and $NAME are expanded"
+
+    def parse(self, argument: str) -> str:
+        try:
+            return expand(argument)
+        except UserError as error:
+            raise ValueError(error) from error
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(name: str, default: str | list[str] | None, text: str) -> flags.FlagHolder:
+    """A flag for a path; with a list as its default it may be given several times."""
+    if isinstance(default, list):
+        return flags.DEFINE_multi(_Path(), flags.ArgumentSerializer(), name, default, text)
+    return flags.DEFINE(_Path(), name, default, text, serializer=flags.ArgumentSerializer())
 
 
 def parse_flags(name: str, required: Sequence[str], check: Callable[[], None] | None = None):
@@ -60,9 +84,10 @@ def call(prefix: str, work: Callable[[], int | None], *, interrupted: str, folde
     """
     quiet()
     try:
+        machine.settle()
         sys.exit(work())
     except UserError as error:
-        fail(prefix, error, error.exit_code)
+        fail(prefix, _handles(error) or error, error.exit_code)
     except KeyboardInterrupt:
         fail(prefix, f"interrupted; {interrupted}", 130)
     except Exception as error:
@@ -74,6 +99,8 @@ def call(prefix: str, work: Callable[[], int | None], *, interrupted: str, folde
 
 def _user_can_mend(error: Exception, folder: Path | None) -> str | None:
     """The line for an exception of a library that means a mistake, a full disk or too little memory."""
+    if line := _handles(error):
+        return line
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # XLA's word
         return _OUT_OF_MEMORY
     platforms = os.environ.get("JAX_PLATFORMS")
@@ -86,6 +113,12 @@ def _user_can_mend(error: Exception, folder: Path | None) -> str | None:
     return None
 
 
+def _handles(error: Exception) -> str | None:
+    """The line where the system, or C++ code, says that no more files may be opened."""
+    too_many = os.strerror(errno.EMFILE)
+    return f"{too_many}: run ulimit -n 4096, then the same command again" if too_many in str(error) else None
+
+
 def _is_below(folder: Path | None, filename: object) -> bool:
     if folder is None or not isinstance(filename, str | os.PathLike):
         return False
@@ -95,6 +128,7 @@ def _is_below(folder: Path | None, filename: object) -> bool:
 def quiet() -> None:
     """Leaves out what libraries print beside the errors that they raise. For commands; nothing calls it on import."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and the exporters report their own steps
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home folder it warns of a temporary one
     # Orbax logs the traceback of a failed thread, then raises the same error at the next call.
     logging.getLogger("absl").addFilter(_not_orbaxs_traceback)
     logging.getLogger("asyncio").addFilter(_not_orbaxs_task)

@@ -13,6 +13,12 @@ class UserError(Exception):
     exit_code = 1
 
 
+class Misuse(UserError):
+    """Flags that cannot be right, which only work can tell. `supervise` and schedulers do not restart."""
+
+    exit_code = 2
+
+
 class TransientError(UserError):
     """Something that may be gone when the same command is run again: a disk that did not answer, a device that erred.
 

@@ -1,14 +1,45 @@
-"""Files that are seen whole or not at all, and their digests."""
+"""Paths as users type them, files that are seen whole or not at all, their digests, and folders with one owner."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import re
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.errors import Misuse, TransientError, UserError
+
+LOCK = "lock"  # in a folder that a process holds: its host and process id
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars has it
+
+
+def expand(path: str) -> str:
+    """The path with `~`, `~USER`, `$NAME` and `${NAME}` replaced, also where no shell has done it.
+
+    A variable without a value stays where a path of that very name exists, as `$RECYCLE.BIN`.
+
+    Raises Misuse: a variable has no value, or there is no such home folder.
+    """
+
+    def value(match: re.Match) -> str:
+        if found := os.environ.get(name := match[1].strip("{}")):
+            return found
+        end = path.find("/", match.end())
+        here = os.path.expanduser(os.path.expandvars(path if end < 0 else path[:end]))
+        if os.path.lexists(here) or os.path.lexists(here.rpartition(":")[0]):  # VOC2007:trainval
+            return match[0]
+        raise Misuse(f"{path}: the variable {name} has no value: export {name}=..., or write the path out")
+
+    expanded = os.path.expanduser(_VARIABLE.sub(value, path))
+    if expanded.startswith("~") and not os.path.lexists(expanded):
+        home = expanded.partition("/")[0]
+        cause = "HOME is not set" if home == "~" else f"{home[1:]} is no user of this machine"
+        raise Misuse(f"{path}: {cause}: write the path out, or ./{expanded} for a folder of that name")
+    return expanded
 
 
 @contextmanager
@@ -76,3 +107,60 @@ def lock(descriptor: int, kind: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes the folder, and holds it against other processes until the block or this process ends.
+
+    The lock (flock) is on the file `lock` in it. It dies with its holder, however that ends. On a file system without
+    locks, or where the file cannot be opened, the block runs without one. A folder that was made here and stays empty
+    is removed.
+
+    Raises:
+        TransientError: at once, where another process holds the folder. One that crashed on another host may seem to
+            hold it until the file server has noticed.
+        UserError: the folder cannot be made.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    descriptor = _take(folder)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+            os.close(descriptor)
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for place in made:
+                place.rmdir()
+
+
+def _take(folder: Path) -> int | None:
+    """The descriptor that holds the lock, which no child inherits; None where the file cannot be opened."""
+    path = folder / LOCK
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder") from error
+        descriptor = None
+        for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # another user's left-over is still good for a lock
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, flags, 0o666)
+                break
+        if descriptor is None:
+            return None
+        if lock(descriptor, fcntl.LOCK_EX) is False:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise TransientError(
+                f"{folder} is in use: {holder} works on it; wait for its end, stop it, or choose another folder"
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                with contextlib.suppress(OSError):  # disk full, or another user's file: only the message says less
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return descriptor
+        os.close(descriptor)  # its holder removed it meanwhile

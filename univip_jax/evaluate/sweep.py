@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate.results import read_results, write_results
 from univip_jax.run.checkpoint import Checkpoints
+from univip_jax.run.cluster import held_by_first
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.encoder import RANDOM
 
@@ -43,7 +44,8 @@ def sweep(
         print(f"evaluation {number}/{len(cells)}: step {step}, seed {seed}", flush=True)
         one = config.copy_and_resolve_references()
         one.step, one.seed = step, seed
-        evaluate(one, folder)
+        with held_by_first(folder):
+            evaluate(one, folder)
     if jax.process_index() == 0:
         _summarize({cell: read_results(folder) for cell, folder in folders.items()}, workdir)
 

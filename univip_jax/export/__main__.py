@@ -16,8 +16,10 @@ from pathlib import Path
 
 from absl import flags
 
+from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import expand
 from univip_jax.export.card import describe, write_card
 from univip_jax.export.detectron2.configs import write_configs
 from univip_jax.export.formats import FORMATS, check_format
@@ -59,9 +61,9 @@ def export(run: Path, kind: str, out: Path, *, step: int | None, results: list[s
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run", None, "Folder of a pre-training run, or a weights file.")
+    define_path("run", None, "Folder of a pre-training run, or a weights file.")
     flags.DEFINE_enum("format", None, list(FORMATS), "Who will load it.")
-    flags.DEFINE_string("out", None, "File to write; for transformers a folder.")
+    define_path("out", None, "File to write; for transformers a folder.")
     flags.DEFINE_integer("step", None, "Checkpoint of the run; the newest by default.")
     flags.DEFINE_list("results", [], "Folders of evaluations of this run, whose numbers go into the model card.")
     flags.DEFINE_string(
@@ -72,7 +74,8 @@ def _define_flags() -> None:
 def _work() -> None:
     given = flags.FLAGS
     out = Path(given.out)
-    report = export(Path(given.run), given.format, out, step=given.step, results=given.results, licence=given.licence)
+    results = [expand(folder) for folder in given.results]
+    report = export(Path(given.run), given.format, out, step=given.step, results=results, licence=given.licence)
     print(f"{out}: {summary(report)}")
 
 

@@ -7,6 +7,7 @@ the mean over the map of a stage). The schema's metadata say what they are. Afte
 again: it resumes.
 """
 
+import contextlib
 import itertools
 import os
 import time
@@ -25,7 +26,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from univip_jax.common.cli import run
+from univip_jax.common.cli import define_path, run
+from univip_jax.common.files import held
 from univip_jax.data.host import available_cores
 from univip_jax.data.labelled.views import centre_crop
 from univip_jax.data.photos.decode import Rejected, read_photo
@@ -99,8 +101,19 @@ def _feature_rows(
 def extract_folder(request: Request) -> str:
     """Writes `request.out`, or resumes what an interrupted run began; returns a closing line.
 
-    Raises UserError for a folder without (readable) photos, a run that is none, and an output of other settings.
+    Raises UserError for a folder without (readable) photos, a run that is none, and an output of other settings;
+    TransientError where another process writes it.
     """
+    folder = request.out.with_name(f"{request.out.name}.cache")
+    try:
+        with held(folder):
+            return _extract(request, folder)
+    finally:
+        with contextlib.suppress(OSError):  # something is left in it
+            folder.rmdir()
+
+
+def _extract(request: Request, folder: Path) -> str:
     photos = find_photos(request.images)
     encoder = load_encoder(request.run, request.step)
     size = request.image_size or encoder.image_size
@@ -114,7 +127,6 @@ def extract_folder(request: Request) -> str:
 
     width = jax.eval_shape(mean, encoder.variables, jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)).shape[1]
     row = np.dtype([("features", np.float32, (width,)), ("reason", _REASON)])
-    folder = request.out.with_name(f"{request.out.name}.cache")
     cache, started = FeatureCache(folder, [*made_from.items()], row, len(photos)), time.monotonic()
     if is_finished(request.out, settings):
         cache.remove()
@@ -136,9 +148,9 @@ def extract_folder(request: Request) -> str:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run", None, "The run's folder, or a file of weights.")
-    flags.DEFINE_string("images", None, "Folder with photos (folders in it are searched too), zip or tar file.")
-    flags.DEFINE_string("out", None, "The parquet file to write.")
+    define_path("run", None, "The run's folder, or a file of weights.")
+    define_path("images", None, "Folder with photos (folders in it are searched too), zip or tar file.")
+    define_path("out", None, "The parquet file to write.")
     flags.DEFINE_integer("stage", 4, "Which of the four stages (res2 to res5) the features leave.", 1, 4)
     flags.DEFINE_integer("image_size", 0, "Side of the centre crop, px; 0: the side of the run's scenes.", 0, 4096)
     flags.DEFINE_integer("batch_size", 64, "Photos at a time, on all devices of this machine together.", 1, 1024)

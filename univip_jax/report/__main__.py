@@ -7,11 +7,12 @@ from pathlib import Path
 
 from absl import flags
 
-from univip_jax.common.cli import run
-from univip_jax.report.page import write_report
+from univip_jax.common.cli import define_path, run
 
 
 def _work() -> None:
+    from univip_jax.report.page import write_report  # late: matplotlib looks for a home folder when it is imported
+
     page, warnings = write_report(Path(flags.FLAGS.run))
     for line in warnings:
         print(f"warning: {line}")
@@ -21,7 +22,7 @@ def _work() -> None:
 if __name__ == "__main__":
     run(
         "univip_jax.report",
-        lambda: flags.DEFINE_string("run", None, "Folder of a run or a sweep."),
+        lambda: define_path("run", None, "Folder of a run or a sweep."),
         ("run",),
         _work,
         interrupted="nothing was written",

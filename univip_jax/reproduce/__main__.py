@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from univip_jax.common.cli import run
+from univip_jax.common.cli import define_path, run
 from univip_jax.common.errors import UserError
 from univip_jax.reproduce.rows import TABLES
 from univip_jax.reproduce.table import compare
@@ -16,7 +16,7 @@ from univip_jax.reproduce.table import compare
 
 def _define_flags() -> None:
     flags.DEFINE_enum("table", None, [str(number) for number in TABLES], "Number of the paper's table.")
-    flags.DEFINE_string("runs", None, "Folder with runs and evaluations, at any depth.")
+    define_path("runs", None, "Folder with runs and evaluations, at any depth.")
 
 
 def _work() -> None:

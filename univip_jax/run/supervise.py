@@ -23,6 +23,8 @@ from typing import NamedTuple
 from absl import app, flags
 
 from univip_jax.common.cli import parse_flags
+from univip_jax.common.errors import Misuse
+from univip_jax.common.files import expand
 
 MISTAKES = (1, 2)  # exit codes of a `UserError` and of misused flags
 LONGEST_PAUSE = 300.0  # s
@@ -132,7 +134,7 @@ def _say(message: str) -> None:
 def workdir(command: Sequence[str]) -> Path | None:
     """The value of the last --workdir=X of the command."""
     values = [flag.partition("=")[2] for flag in command if flag.startswith(("--workdir=", "-workdir="))]
-    return Path(values[-1]) if values and values[-1] else None
+    return Path(expand(values[-1])) if values and values[-1] else None
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -148,7 +150,11 @@ def parse(argv: list[str]) -> list[str]:
             raise flags.Error(f"-- and the command are missing, as in: {_EXAMPLE}")
         if not shutil.which(command[0]):
             raise flags.Error(f"{command[0]} is no program that can be run")
-        if not workdir(command):
+        try:
+            given = workdir(command)
+        except Misuse as error:
+            raise flags.Error(error) from error
+        if not given:
             raise flags.Error(f"the command has no --workdir=DIR, which shows its progress, as in: {_EXAMPLE}")
 
     parse_flags("univip_jax.run.supervise", (), check)(ours)

@@ -12,16 +12,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
+from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.models.resnet import STEMS
 from univip_jax.weights.imported import import_weights
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string(
-        "weights", None, "File to read: safetensors, PyTorch's, Detectron2's; its name does not matter."
-    )
-    flags.DEFINE_string("workdir", None, "Folder to make.")
+    define_path("weights", None, "File to read: safetensors, PyTorch's, Detectron2's; its name does not matter.")
+    define_path("workdir", None, "Folder to make.")
     flags.DEFINE_string("prefix", None, "How the ResNet's names begin, where the file holds several.")
     flags.DEFINE_enum("stem", None, STEMS[1:], "Of a 3x3 stem: stride 2 (small) or 1 (cifar); no weight shows it.")
     flags.DEFINE_integer(

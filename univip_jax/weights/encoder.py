@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import expand
 from univip_jax.config import to_spec
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
@@ -74,6 +75,7 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
 
     Raises UserError where `run` is no run, has no such checkpoint, or is a file without a plain ResNet.
     """
+    run = expand(str(run))
     if Path(run).is_file():
         if step is not None:
             raise UserError(f"{run} is a weights file, and a file has no steps: leave out step={step}")

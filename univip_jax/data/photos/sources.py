@@ -3,6 +3,7 @@
 A photo is a small description that pickles: a worker on any machine opens it by itself.
 """
 
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -92,6 +93,8 @@ def open_photo(photo: PhotoFile) -> Opened:
     try:
         return Opened(Path(photo.path).read_bytes())
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # not the photo's fault
+            raise
         raise Rejected(f"unreadable file: {error.strerror}") from error
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from absl import flags
 
-from univip_jax.common.cli import run
+from univip_jax.common.cli import define_path, run
 from univip_jax.export.detectron2.check import check_config
 from univip_jax.export.detectron2.configs import read_exported, write_configs
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("check", None, "Detectron2 YAML config, in which to name what would cost points.")
-    flags.DEFINE_string("write", None, "Folder for the configs of the 1x, 2x and 6x schedules; created if missing.")
-    flags.DEFINE_string("weights", None, "The exported .pkl; --check then compares depth and width with it.")
+    define_path("check", None, "Detectron2 YAML config, in which to name what would cost points.")
+    define_path("write", None, "Folder for the configs of the 1x, 2x and 6x schedules; created if missing.")
+    define_path("weights", None, "The exported .pkl; --check then compares depth and width with it.")
 
 
 def _check_flags() -> None:

@@ -1,0 +1,48 @@
+"""What libraries take for granted on a machine: enough open files, a user with a name, a home folder."""
+
+import os
+import pwd
+import resource
+
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import expand
+
+_LEAST_FILES, _ENOUGH_FILES = 32, 65536
+_FOLDERS = ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")  # whose readers would make a folder named ~
+_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass.getuser looks before it asks for the user's entry
+
+
+def settle() -> None:
+    """Raises the limit of open files, and names the user and the home folder where nothing does. For commands.
+
+    Raises UserError: fewer files may be open than the smallest training needs, or the environment names a folder by a
+    variable without a value.
+    """
+    _raise_file_limit()
+    for name in _FOLDERS:
+        if name in os.environ:
+            os.environ[name] = expand(os.environ[name])
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:  # a container that runs as a bare number
+        if not any(os.environ.get(name) for name in _NAMES):
+            os.environ["LOGNAME"] = f"uid{os.getuid()}"
+        os.environ.setdefault("HOME", "/nonexistent")  # else libraries make a folder named ~
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        for limit in (wanted, min(wanted, 10240)):  # macOS's kernel has a limit of its own, and says infinity
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                break
+            except (ValueError, OSError):
+                continue
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_FILES:
+        raise UserError(
+            f"only {soft} files may be open at once here, {_LEAST_FILES} are needed: ulimit -n {_LEAST_FILES}, in a "
+            "shell that was not limited, or as root"
+        )
