@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import manifest as manifests
-from data_prep import proposal_stats, runners
+from data_prep import photo_stats, proposal_stats, runners
+from data_prep.shards import LOOKS
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.data import boxes, records
@@ -23,7 +24,7 @@ class Checked(NamedTuple):
 
 
 def check_dataset(root: Path, num_workers: int) -> Checked:
-    """Reads every byte, and computes the manifest's statistics of the proposals again.
+    """Reads every byte, and computes the manifest's statistics of the proposals and photos again.
 
     Raises UserError: no data set in `root`, not one shard finished, another format version, or a damaged manifest.
     """
@@ -33,13 +34,15 @@ def check_dataset(root: Path, num_workers: int) -> Checked:
     if not progress:
         problems += _rejected_problems(root, manifest)
     if not problems:
-        stats = proposal_stats.of_dataset(counts for _, counts in results)
+        proposals, looks = zip(*(stats for _, stats in results), strict=True)
+        stats = {"proposals": proposal_stats.of_dataset(proposals), LOOKS: photo_stats.of_dataset(looks)}
         problems = [
-            f"{root / records.MANIFEST}: proposals {name} is {value}, the records say {stats.get(name)}"
-            for name, value in manifest.get("proposals", {}).items()
-            if stats.get(name) != value
+            f"{root / records.MANIFEST}: {section} {name} is {value}, the records say {again.get(name)}"
+            for section, again in stats.items()
+            for name, value in manifest.get(section, {}).items()
+            if again.get(name) != value
         ]
-        manifest = manifest | {"proposals": stats}
+        manifest = manifest | stats
     return Checked(manifest, problems, progress)
 
 
@@ -52,13 +55,13 @@ def _rejected_problems(root: Path, manifest: dict) -> list[str]:
     return []
 
 
-def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tuple[list[str], dict]:
+def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tuple[list[str], tuple[dict, dict]]:
     """Checks the shard of the manifest's `entry`: size, checksums, offsets, and every record in it.
 
     Returns:
-        One line per problem, and the statistics of the shard's proposals.
+        One line per problem, and the statistics of the shard's proposals and photos.
     """
-    problems, counts = [], []
+    problems, counts, looks = [], [], []
     try:
         shard = records.read_sidecar(root, entry)
         if sha256_of(shard.path) != entry["sha256"]:
@@ -73,17 +76,21 @@ def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tupl
             if not of_record:
                 objects = parsed["objects"][~parsed["is_crowd"]]
                 counts.append(proposal_stats.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
+                looks.append(photo_stats.of_photo(parsed["id"].decode("utf-8", "replace"), parsed["pixels"]))
             position += len(serialized) + records.FRAME_BYTES
             on_photo()
         if len(counts) != shard.num_records and not problems:
             problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
     except UserError as error:
         problems.append(str(error))
-    return problems, proposal_stats.of_shard(counts)
+    return problems, (proposal_stats.of_shard(counts), photo_stats.of_shard(looks))
 
 
 def record_problems(serialized: bytes) -> tuple[list[str], dict]:
-    """The problems of one record, each beginning with its photo's id where it has one; and the record, parsed."""
+    """The problems of one record, each beginning with its photo's id where it has one; and the record, parsed.
+
+    A record without problems has its `pixels` too (`photo_stats.pixels_of`).
+    """
     try:
         parsed = {key: value.numpy() for key, value in records.parse(serialized).items()}
     except Exception:  # one of TensorFlow's, which data_prep does not import
@@ -91,6 +98,7 @@ def record_problems(serialized: bytes) -> tuple[list[str], dict]:
     name = parsed["id"].decode("utf-8", "replace")
     try:
         height, width, _ = records.decode_image(parsed["encoded"]).shape
+        parsed["pixels"] = photo_stats.pixels_of(parsed["encoded"])
     except Exception as error:
         return [f"({name}): the image does not decode ({type(error).__name__})"], parsed
     problems = []

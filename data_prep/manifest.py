@@ -4,14 +4,15 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data_prep import page, proposal_stats
+from data_prep import page, photo_stats, proposal_stats
 from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.shards import SHARD_NAME, STATS, Settings, ShardSpec, library_versions
+from data_prep.shards import LOOKS, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
 from univip_jax.data.photos.sources import photos_digest
+from univip_jax.data.quality import photo_warnings
 
 REJECTED = "rejected.jsonl"
 _PACE_SHARDS = 64  # the newest finished shards give the pace
@@ -123,6 +124,7 @@ def unfinished(root: Path) -> tuple[dict, str] | None:
 def of_shards(sidecars: list[dict]) -> dict:
     """What the manifest says of the shards; at least one must hold a record."""
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
+    looks = [sidecar[LOOKS] for sidecar in sidecars if LOOKS in sidecar]
     return {
         "version": records.FORMAT_VERSION,
         "fingerprint": records.fingerprint(sidecar["sha256"] for sidecar in sidecars),
@@ -134,15 +136,23 @@ def of_shards(sidecars: list[dict]) -> dict:
             {"name": sidecar["shard"], **{key: sidecar[key] for key in ("num_records", "bytes", "sha256")}}
             for sidecar in sidecars
         ],
+        # Shards of an older version do not count their photos: then nothing is known of the whole.
+        **({LOOKS: photo_stats.of_dataset(looks)} if len(looks) == len(sidecars) else {}),
     }
 
 
 def summary(manifest: dict) -> list[str]:
-    """The data set in lines: photos, boxes, recall."""
+    """The data set in lines: photos, what cannot teach, boxes, recall."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.get("rejected", {}).items())
     num_photos = manifest["num_records"] + manifest["num_rejected"]
     rejected = f"{manifest['num_rejected']} rejected" + (f" ({reasons}; see {REJECTED})" if reasons else "")
     return [
         f"photos: {manifest['num_records']} of {num_photos} used, {rejected}",
+        *warnings(manifest),
         *proposal_stats.lines(manifest["proposals"]),
     ]
+
+
+def warnings(manifest: dict) -> list[str]:
+    """What cannot teach, as this command says it."""
+    return [f"warning: {line}" for line in photo_warnings(manifest)]

@@ -19,7 +19,8 @@ def prepare(request: Request) -> str:
     loaded = load(request)
     description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
-        return f"{request.out} is already done: {manifest['num_records']} records\n{_next_command(request.out)}"
+        done = f"{request.out} is already done: {manifest['num_records']} records"
+        return "\n".join([done, *manifests.warnings(manifest), _next_command(request.out)])
     plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
     manifests.ensure_folder(request.out, plan)
     with writing.locked(request.out, shared=request.num_tasks > 1):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from data_prep import annotations, filters, selective_search
 from data_prep.annotations import Annotations
@@ -26,8 +27,8 @@ class Settings(NamedTuple):
 
 def make_record(
     photo: PhotoFile, annotated: Annotations | None, settings: Settings, imported: Annotations | None = None
-) -> records.Record:
-    """Reads a photo and proposes boxes for it.
+) -> tuple[records.Record, UInt8[np.ndarray, "H W 3"]]:
+    """Reads a photo and proposes boxes for it; returns the record and its pixels.
 
     Args:
         photo: the photo.
@@ -53,7 +54,7 @@ def make_record(
         candidates = _candidates(stored, imported, settings)
         boxes_yxyx_px = filters.keep(candidates, settings.min_side, settings.max_boxes)
         proposals = boxes.from_yxyx_px(boxes_yxyx_px, height, width)
-    return records.Record(stored.encoded, photo.image_id, height, width, proposals, *objects)
+    return records.Record(stored.encoded, photo.image_id, height, width, proposals, *objects), stored.pixels
 
 
 def _candidates(stored: photos.StoredPhoto, imported: Annotations | None, settings: Settings) -> np.ndarray:

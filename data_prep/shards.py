@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from data_prep import proposal_stats
+from data_prep import photo_stats, proposal_stats
 from data_prep.annotations import Annotations, fingerprint
 from data_prep.record import Settings, make_record
 from data_prep.selective_search import SEARCH_PARAMETERS
@@ -22,6 +22,7 @@ from univip_jax.data.photos.listing import PhotoFile
 
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
 STATS = "verdict"  # a sidecar's key for the statistics of its proposals; sidecars on disk keep this older name
+LOOKS = "photo_stats"  # the key for the statistics of its photos; older sidecars lack it
 
 
 class ShardSpec(NamedTuple):
@@ -81,7 +82,8 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
 
     Returns:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
-        record), verdict (`proposal_stats.of_shard`), rejected ([{id, reason}]), spec_hash.
+        record), verdict (`proposal_stats.of_shard`), photo_stats (`photo_stats.of_shard`), rejected ([{id, reason}]),
+        spec_hash.
 
     Raises UserError: the shard cannot be written.
     """
@@ -90,8 +92,9 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
     spec.path.with_suffix(".json").unlink(missing_ok=True)  # from here on it would describe another shard
     rejected: list[dict] = []
     counts: list[proposal_stats.Counts] = []
+    looks: list[photo_stats.Looks] = []
     with appearing(spec.path) as tmp:
-        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts))
+        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts, looks))
         sidecar = {
             "version": records.FORMAT_VERSION,
             "shard": spec.path.name,
@@ -100,6 +103,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
             "sha256": sha256_of(tmp),
             "offsets": offsets,
             STATS: proposal_stats.of_shard(counts),
+            LOOKS: photo_stats.of_shard(looks),
             "rejected": rejected,
             "spec_hash": spec_hash(spec),
         }
@@ -108,12 +112,16 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
 
 
 def _serialized(
-    spec: ShardSpec, on_photo: Callable[[], object], rejected: list[dict], counts: list[proposal_stats.Counts]
+    spec: ShardSpec,
+    on_photo: Callable[[], object],
+    rejected: list[dict],
+    counts: list[proposal_stats.Counts],
+    looks: list[photo_stats.Looks],
 ) -> Iterator[bytes]:
-    """The shard's records; also fills `rejected` and `counts`."""
+    """The shard's records; also fills `rejected`, `counts` and `looks`."""
     for photo in spec.photos:
         try:
-            record = make_record(
+            record, pixels = make_record(
                 photo, spec.annotations.get(photo.image_id), spec.settings, spec.imported.get(photo.image_id)
             )
         except photos.Rejected as error:
@@ -121,6 +129,7 @@ def _serialized(
         else:
             objects = record.objects[~record.is_crowd]
             counts.append(proposal_stats.of_photo(record.proposals, objects, record.height, record.width))
+            looks.append(photo_stats.of_photo(photo.image_id, pixels))
             yield records.serialize(record)
         on_photo()
 

@@ -37,6 +37,7 @@ SLOW = (
     "tests/data/test_pipeline.py::test_batches_of_several_hosts_equal_one_hosts",
     "tests/data_prep/test_data_prep_command.py",
     "tests/data_prep/test_kills.py",
+    "tests/data_prep/test_photo_stats.py::test_photos_that",
     "tests/data_prep/test_prepare.py",
     "tests/data_prep/test_runners.py",
     "tests/data_prep/test_torture.py",

@@ -107,8 +107,8 @@ def test_best_boxes_that_pass_the_filter_are_stored(tmp_path):
     photos = sources.find_photos(tmp_path)
     settings = shards.Settings("import", 0, min_side=16, max_boxes=10)
     candidates = read(path, ids=[photos[0].image_id]).candidates
-    record = shards.make_record(photos[0], None, settings, candidates["9.jpg"])
+    record, _ = shards.make_record(photos[0], None, settings, candidates["9.jpg"])
     found = record.proposals * [96, 120, 96, 120]
     # The second overlaps the first, the fourth is too flat; the last is cut at the photo's border.
     np.testing.assert_allclose(found, [[10, 10, 50, 50], [20, 60, 36, 76], [60, 100, 96, 120]], atol=1e-4)
-    assert shards.make_record(photos[0], None, settings).proposals.shape == (0, 4)
+    assert shards.make_record(photos[0], None, settings)[0].proposals.shape == (0, 4)

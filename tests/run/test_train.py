@@ -10,12 +10,13 @@ from PIL import Image
 
 import univip_jax
 from configs import knn
-from tests.small import small_config, state_after
+from tests.small import prepare_photos, small_config, state_after
 from univip_jax.common.errors import UserError
 from univip_jax.evaluate import knn as knn_task
 from univip_jax.plan import make_plan
+from univip_jax.report.page import write_report
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.folder import read_config
+from univip_jax.run.folder import read_config, read_photo_warnings, write_photo_warnings
 from univip_jax.run.setup import open_run
 from univip_jax.run.train import train
 
@@ -76,6 +77,34 @@ def test_byol_crops_and_forwards_no_instance(data):
     assert plan.views.num_instances == 0
     assert not plan.views.overlap
     assert "f_linear" not in jax.eval_shape(plan.init_state).params
+
+
+def test_photos_that_cannot_teach_are_told_at_the_start_and_on_the_page(tmp_path, capfd):
+    """24 photos (as `data`: the compiled step is the same) of 3 x 3 px, 20 of them equal."""
+    (tmp_path / "photos").mkdir()
+    for index in range(24):
+        pixels = np.random.default_rng(min(index, 4)).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photos/{index:03d}.png")
+    data, folder = prepare_photos(tmp_path / "photos", tmp_path / "prepared"), tmp_path / "run"
+    train(small_config(data), folder)
+    shutil.rmtree(data)  # the page needs no data set
+    start = capfd.readouterr().out.partition("compiling")[0]
+    _, told = write_report(folder)
+    expected = (
+        "20 of 24 photos are copies of each other, 5 photos are distinct; the largest group has 20 (first: '004.png', ",
+        "24 of 24 photos are too small, their shorter side is below views.scene_size=32 px (the smallest: 3 px, ",
+        "24 of 24 photos have no box: ",
+    )
+    for line, beginning in zip(told, expected, strict=False):
+        assert line.startswith(beginning) and f"warning   {line}\n" in start
+    assert start.count("warning   ") == 3 <= len(told)
+
+
+def test_a_run_on_other_photos_forgets_what_it_said(tmp_path):
+    write_photo_warnings(tmp_path, ["one", "another"])
+    assert read_photo_warnings(tmp_path) == ["one", "another"]
+    write_photo_warnings(tmp_path, [])
+    assert read_photo_warnings(tmp_path) == [] and not list(tmp_path.iterdir())
 
 
 def test_load_encoder_gives_the_checkpoints_backbone(run):

@@ -16,7 +16,7 @@ from univip_jax.report.charts import draw_lines
 from univip_jax.report.curves import Drawn, draw_curves
 from univip_jax.report.heat_maps import draw_plans
 from univip_jax.run.clock import KINDS
-from univip_jax.run.folder import read_config
+from univip_jax.run.folder import read_config, read_photo_warnings
 from univip_jax.run.health import BUNDLE, uniform_plan
 from univip_jax.run.log import FIRST_BATCH, METRICS, duration, read_metrics
 from univip_jax.run.plans import read_plans
@@ -92,7 +92,8 @@ def _run(run: Path) -> tuple[str, list[str]]:
     total = config.num_steps or round(config.num_epochs * newest["step"] / newest["train/epoch"])
     picture = run / FIRST_BATCH
     plans, damage = _transport(run)
-    found, fields = warnings(run, lines, config, total) + damage, sorted(flatten(config).items())
+    found = read_photo_warnings(run) + warnings(run, lines, config, total) + damage
+    fields = sorted(flatten(config).items())
     body = _RUN.format(
         step=newest["step"],
         total=total,

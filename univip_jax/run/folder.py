@@ -11,6 +11,7 @@ from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
 
 CONFIG = "config.json"
+PHOTO_WARNINGS = "photo_warnings.txt"  # what in the data set cannot teach; the data set may move or go
 # Fields that may change when a run resumes: they do not enter its weights. A data set has a fingerprint.
 FREE_FIELDS = (
     "row",
@@ -95,3 +96,17 @@ def read_config(run: Path) -> ConfigDict:
         return config
     except (ValueError, AttributeError, TypeError) as error:  # what is JSON may still be no object
         raise UserError(f"{path} is damaged ({error}); restore it or train anew in another --workdir") from error
+
+
+def write_photo_warnings(run: Path, lines: list[str]) -> None:
+    """Writes `photo_warnings.txt`, a line each; without any, there is no such file."""
+    if lines:
+        write_whole(run / PHOTO_WARNINGS, "".join(f"{line}\n" for line in lines))
+    else:
+        (run / PHOTO_WARNINGS).unlink(missing_ok=True)
+
+
+def read_photo_warnings(run: Path) -> list[str]:
+    """The lines of `write_photo_warnings`."""
+    path = run / PHOTO_WARNINGS
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []

@@ -16,11 +16,12 @@ from univip_jax.common.errors import UserError
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import Preview, make_batches, preview
 from univip_jax.data.preview import draw_batch
+from univip_jax.data.quality import photo_warnings
 from univip_jax.data.records import Dataset, open_dataset
 from univip_jax.plan import Plan, make_plan
 from univip_jax.run.cadence import Cadence
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.folder import allowed_changes, check_config
+from univip_jax.run.folder import allowed_changes, check_config, write_photo_warnings
 from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.plans import PlanLog
 from univip_jax.sharding import local_rows, make_mesh, replicated
@@ -139,6 +140,10 @@ def compile_run(run: Run, start: int) -> jax.stages.Compiled:
         f"devices   {mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes",
         flush=True,
     )
+    if jax.process_index() == 0:
+        lines = photo_warnings(dataset.manifest, plan.views)
+        write_photo_warnings(run.folder, lines)
+        print("".join(f"warning   {line}\n" for line in lines), end="", flush=True)
     if on_cpu and plan.model.dtype == "bfloat16":
         print("slow      bfloat16 on a CPU: add --config.model.dtype=float32", flush=True)
     print("compiling the train step ...", flush=True)
