@@ -39,6 +39,7 @@ def _define() -> None:
     flags.DEFINE_enum("search_mode", "fast", ["fast", "quality"], "quality: more boxes, several times slower.")
     cli.define_path("proposals_file", [], "COCO results or ORL's json of boxes, one per --annotations.")
     flags.DEFINE_integer("max_side", 0, "Longer photos become JPEGs with this long side, in px; 0: no limit.", 0)
+    flags.DEFINE_integer("max_megapixels", 100, "Larger photos are rejected; --max_side shrinks a JPEG before.", 1)
     flags.DEFINE_float("max_rejected", 0.1, "Share of photos that may be unusable; above it, the exit code is 1.", 0, 1)
     flags.DEFINE_integer("min_side", 64, "Smallest side of a box, in px of the photo.", 1)
     flags.DEFINE_integer("max_boxes", 100, "Most boxes per photo.", 1)

@@ -23,7 +23,7 @@ def describe(loaded: Loaded, settings: Settings) -> dict:
     limits = {"max_aspect": boxes.MAX_ASPECT, "max_iou": boxes.MAX_IOU}
     description = {
         "photos": {"num": len(loaded.photos), "sha256": photos_digest(loaded.photos)},
-        "settings": {**loaded.facts, **settings._asdict(), **SEARCH_PARAMETERS, **limits},
+        "settings": {**loaded.facts, **settings.described(), **SEARCH_PARAMETERS, **limits},
     }
     return description | ({"import": loaded.report} if loaded.report else {})
 
@@ -40,7 +40,10 @@ def finished(out: Path, description: dict) -> dict | None:
         return None
     manifest = records.read_manifest(out)
     there = {key: manifest.get(key) or {} for key in description}
+    there["settings"] = Settings._field_defaults | there["settings"]
     for section, wanted in description.items():
+        if section == "settings":
+            wanted = Settings._field_defaults | wanted
         for name, value in wanted.items():
             if there[section].get(name) != value:
                 raise UserError(

@@ -23,6 +23,12 @@ class Settings(NamedTuple):
     max_boxes: int
     search_mode: str = "fast"  # fast | quality
     max_side: int = 0  # px of the photo as stored, 0 = no limit
+    max_megapixels: int = photos.MAX_MEGAPIXELS  # of a photo as decoded
+
+    def described(self) -> dict[str, str | int]:
+        """The settings for hashes and manifests. Younger ones appear only where they differ from their defaults."""
+        young = {"max_megapixels": photos.MAX_MEGAPIXELS}
+        return {name: value for name, value in self._asdict().items() if young.get(name) != value}
 
 
 def make_record(
@@ -41,7 +47,7 @@ def make_record(
         UserError: the archive or the TFDS data set that holds the photo cannot be read.
     """
     opened = open_photo(photo)
-    stored = photos.read_photo(opened.encoded, settings.max_side)
+    stored = photos.read_photo(opened.encoded, settings.max_side, settings.max_megapixels)
     height, width = stored.pixels.shape[:2]
     objects = Objects()
     if annotated is not None:

@@ -137,7 +137,7 @@ def _serialized(
 def spec_hash(spec: ShardSpec) -> str:
     """Sha256 (hex) of everything that decides the bytes: photos (name, size), annotations, settings, versions."""
     digest = hashlib.sha256()
-    facts = [records.FORMAT_VERSION, library_versions(), spec.settings._asdict(), SEARCH_PARAMETERS]
+    facts = [records.FORMAT_VERSION, library_versions(), spec.settings.described(), SEARCH_PARAMETERS]
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for photo in spec.photos:
         digest.update(f"\n{photo.image_id}\t{photo.num_bytes}\t".encode())

@@ -145,6 +145,17 @@ def test_finished_data_set_is_not_overwritten_by_another_request(photo_folder, p
         prepare(request_for(photo_folder, tmp_path))
 
 
+def test_limit_of_megapixels_is_stored_where_it_is_not_the_default(photo_folder, prepared, tmp_path):
+    out, _ = prepared
+    assert "max_megapixels" not in json.loads((out / "manifest.json").read_text())["settings"]
+    with pytest.raises(UserError, match="max_megapixels=100, asked for is 200"):
+        prepare(request_for(photo_folder, out, settings=SETTINGS._replace(max_megapixels=200)))
+    prepare(request_for(photo_folder, tmp_path, settings=SETTINGS._replace(max_megapixels=200)))
+    assert json.loads((tmp_path / "manifest.json").read_text())["settings"]["max_megapixels"] == 200
+    with pytest.raises(UserError, match="max_megapixels=200, asked for is 100"):
+        prepare(request_for(photo_folder, tmp_path))
+
+
 def test_folder_of_damaged_photos_gives_no_data_set(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"none of the 1 photos.*a.jpg': not an image"):

@@ -136,3 +136,13 @@ def test_naive_proposals_depend_on_the_photo_alone(tmp_path):
 def test_photo_smaller_than_the_smallest_side_has_no_proposals(tmp_path, proposals):
     photo = photo_file(tmp_path, width=200, height=15)
     assert shards.make_record(photo, None, SETTINGS._replace(proposals=proposals))[0].proposals.shape == (0, 4)
+
+
+def test_spec_hash_of_default_settings_is_that_of_earlier_versions(tmp_path, monkeypatch):
+    """Pinned: half-finished data sets of earlier versions resume."""
+    monkeypatch.setattr(shards, "library_versions", dict)
+    found = sources.PhotoFile("a.jpg", "/x/a.jpg", 5)
+    spec = shards.ShardSpec(tmp_path, (found,), {}, shards.Settings("none", 256, 64, 100))
+    assert shards.spec_hash(spec) == "89cb634e2603bf28ddf301b43a0e5982ae88ae81835fc2a4837545a2e5bc92ae"
+    other = spec._replace(settings=spec.settings._replace(max_megapixels=99))
+    assert shards.spec_hash(other) != shards.spec_hash(spec)

@@ -56,6 +56,29 @@ def test_zip_of_any_compression_is_read_in_place(tmp_path):
     assert os.listdir(tmp_path) == ["photos.zip"]
 
 
+class WithoutFlag(zipfile.ZipInfo):
+    """A name in bytes that the archive does not call UTF-8."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self):
+        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
+
+
+def test_zip_names_that_are_utf8_without_saying_so_are_read_as_utf8(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr(WithoutFlag("Köln.jpg"), b"of a Mac")
+        of_dos = WithoutFlag("Bär.jpg")
+        of_dos.encoding = "cp437"
+        archive.writestr(of_dos, b"of DOS")
+        archive.writestr("日本.jpg", b"with the flag")
+    assert opened(tmp_path / "photos.zip") == {
+        "Köln.jpg": b"of a Mac",
+        "Bär.jpg": b"of DOS",
+        "日本.jpg": b"with the flag",
+    }
+
+
 def test_archive_gives_the_ids_of_an_equal_folder(tmp_path):
     for name, data in CONTENTS.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)

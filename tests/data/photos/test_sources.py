@@ -3,11 +3,12 @@
 import os
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.photos import sources
+from univip_jax.data.photos import SUFFIXES, sources
 from univip_jax.data.photos.decode import Rejected
 
 
@@ -80,19 +81,41 @@ def test_folder_without_permission_is_listed_and_rejected(tmp_path, monkeypatch)
 
 
 def test_files_of_other_formats_are_counted_by_suffix(tmp_path):
-    touch(tmp_path, "folder/a.jpg", "folder/b.HEIC", "folder/x/c.heic", "folder/x/d.mov", "folder/Makefile")
-    touch(tmp_path, "folder/.hidden.heic", "folder/.cache/e.heic")
+    touch(tmp_path, "folder/a.jpg", "folder/b.CR2", "folder/x/c.cr2", "folder/x/d.mov", "folder/Makefile")
+    touch(tmp_path, "folder/.hidden.cr2", "folder/.cache/e.cr2")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        for name in ("a.jpg", "b.heic", ".hidden.heic", "folder.heic/"):
+        for name in ("a.jpg", "b.cr2", ".hidden.cr2", "folder.cr2/"):
             archive.writestr(name, b"x")
     listing = sources.list_sources([tmp_path / "folder", tmp_path / "photos.zip"])
     assert ids(listing.photos) == ["folder/a.jpg", "photos/a.jpg"]
-    assert listing.passed_over == {".heic": 3, ".mov": 1, "without suffix": 1}
+    assert listing.passed_over == {".cr2": 3, ".mov": 1, "without suffix": 1}
     line = sources.passed_over_line(listing.passed_over)
-    assert line.startswith("passed over 5 files of other formats: 3 .heic, 1 ")
+    assert line.startswith("passed over 5 files of other formats: 3 .cr2, 1 ")
     assert sources.passed_over_line(Counter()) == ""
     many = Counter({f".{letter}": 9 - number for number, letter in enumerate("abcdefgh")})
     assert sources.passed_over_line(many).endswith(": 9 .a, 8 .b, 7 .c, 6 .d, 5 .e, 4 .f and 2 more")
+
+
+SYSTEMS = ["__MACOSX/a.jpg", "x/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/a.jpg", "._a.jpg"]
+SYSTEMS += ["System Volume Information/a.jpg", ".ipynb_checkpoints/a.jpg", "x/Thumbs.db", "desktop.ini", ".DS_Store"]
+
+
+def test_what_systems_leave_behind_is_left_out_and_not_counted(tmp_path):
+    touch(tmp_path, *(f"folder/{name}" for name in ("a.jpg", *SYSTEMS)))
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("a.jpg", *SYSTEMS):
+            archive.writestr(name, b"x")
+    listing = sources.list_sources([tmp_path / "folder", tmp_path / "photos.zip"])
+    assert ids(listing.photos) == ["folder/a.jpg", "photos/a.jpg"]
+    assert not listing.passed_over
+
+
+def test_all_suffixes_of_photos_are_found_and_listed_in_the_docs(tmp_path):
+    suffixes = "jpg jpeg jpe jfif png webp tif tiff heic heif avif gif bmp jp2 ppm".split()  # noqa: SIM905
+    touch(tmp_path, *(f"{index}.{suffix}" for index, suffix in enumerate([*suffixes, *map(str.upper, suffixes)])))
+    assert len(sources.find_photos(tmp_path)) == 2 * len(suffixes)
+    page = " ".join((Path(__file__).parents[3] / "docs/data.md").read_text().split())
+    assert f"end in `{' '.join(SUFFIXES)}`".replace("\n", " ") in page
 
 
 @pytest.mark.parametrize(

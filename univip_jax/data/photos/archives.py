@@ -41,9 +41,17 @@ def list_archive(path: Path) -> Listing:
 def _list_zip(path: Path, passed_over: Counter[str]) -> Iterable[PhotoFile]:
     with zipfile.ZipFile(path) as archive:
         for position, member in enumerate(archive.infolist()):
-            name = member.filename.replace("\\", "/")  # some programs on Windows write them so
+            name = _name(member).replace("\\", "/")  # some programs on Windows write them so
             if not member.is_dir() and is_photo(name, passed_over):
                 yield _checked(name) or PhotoFile(as_text(_tidy(name)), str(path), member.file_size, "zip", position)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """The member's name; one that is UTF-8 without saying so, as older macOS writes them, is read as UTF-8."""
+    try:
+        return member.filename if member.flag_bits & 0x800 else member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _list_tar(path: Path, passed_over: Counter[str]) -> Iterable[PhotoFile]:

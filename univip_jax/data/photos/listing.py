@@ -11,6 +11,13 @@ import numpy as np
 from univip_jax.data.photos import SUFFIXES
 from univip_jax.data.records import Polygons
 
+# What systems and programs leave beside photos: thumbnails, bins, listings; in lower case.
+_SYSTEM = {
+    *("__macosx", "@eadir", "@__thumb", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "$recycle.bin"),
+    *("recycler", "lost+found", "system volume information", "network trash folder", "temporary items"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+}
+
 
 class PhotoFile(NamedTuple):
     """One photo of a source, not yet opened."""
@@ -51,8 +58,9 @@ def refused(name: str, reason: str) -> PhotoFile:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether any part of a path begins with a dot."""
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    """Whether any part of a path begins with a dot, or is of a system's own, as `@eaDir` and `Thumbs.db`."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part.lower() in _SYSTEM for part in parts)
 
 
 def is_photo(name: str, passed_over: Counter[str]) -> bool:
