@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +29,9 @@ from univip_jax.common.cli import define_path, run
 from univip_jax.common.files import held
 from univip_jax.data.host import available_cores
 from univip_jax.data.labelled.views import centre_crop
-from univip_jax.data.photos.decode import Rejected, read_photo
+from univip_jax.data.photos.decode import Rejected, as_stored
 from univip_jax.data.photos.listing import PhotoFile
-from univip_jax.data.photos.sources import find_photos, open_photo, photos_digest
+from univip_jax.data.photos.sources import list_sources, open_photo, passed_over_line, photos_digest
 from univip_jax.data.records import decode_image
 from univip_jax.evaluate.features import FeatureCache, round_batch
 from univip_jax.extract.parquet import NoPhotoError, is_finished, write_features
@@ -59,7 +58,7 @@ class Request(NamedTuple):
 def load_crop(photo: PhotoFile, size: int) -> UInt8[np.ndarray, "S S 3"] | str:
     """The photo's centre crop, decoded as for training and k-NN; or the reason why it cannot be read."""
     try:
-        return centre_crop(decode_image(read_photo(open_photo(photo).encoded).encoded), size).numpy()
+        return centre_crop(decode_image(as_stored(open_photo(photo).encoded)), size).numpy()
     except Rejected as error:
         return str(error)
 
@@ -67,17 +66,15 @@ def load_crop(photo: PhotoFile, size: int) -> UInt8[np.ndarray, "S S 3"] | str:
 def _read_ahead(photos: list[PhotoFile], size: int, ahead: int) -> Iterator[UInt8[np.ndarray, "S S 3"] | str]:
     """`load_crop` of each photo, in order; `ahead` photos are read before they are asked for."""
     threads, waiting = ThreadPoolExecutor(min(_MAX_THREADS, available_cores())), deque()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # read_photo's own filter is not made for threads
-        try:
-            for photo in photos:
-                waiting.append(threads.submit(load_crop, photo, size))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for photo in photos:
+            waiting.append(threads.submit(load_crop, photo, size))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            threads.shutdown(cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _feature_rows(
@@ -114,7 +111,9 @@ def extract_folder(request: Request) -> str:
 
 
 def _extract(request: Request, folder: Path) -> str:
-    photos = find_photos(request.images)
+    photos, passed_over = list_sources([request.images])
+    if line := passed_over_line(passed_over):
+        print(line, flush=True)
     encoder = load_encoder(request.run, request.step)
     size = request.image_size or encoder.image_size
     made_from = {"step": encoder.step, "stage": request.stage, "pool": "mean", "image_size": size}

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,15 @@ def test_read_voc_labels_by_hand(voc):
     np.testing.assert_array_equal(
         labels, [[1, -1], [-1, 1], [1, 1], [1, 0], [-1, -1], [1, -1], [-1, 1], [0, 1], [1, -1], [-1, 1]]
     )
+
+
+def test_read_voc_takes_photos_of_other_suffixes(voc, copy):
+    for number, suffix in ((13, ".png"), (14, ".JPEG")):
+        path = copy / "JPEGImages" / f"{number:06}.jpg"
+        path.rename(path.with_suffix(suffix))
+    found, expected = read_voc(copy, "test"), read_voc(voc, "test")
+    assert [Path(path).name for path in found.paths[:3]] == ["000013.png", "000014.JPEG", "000015.jpg"]
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_fingerprint_of_voc_includes_labels(copy):

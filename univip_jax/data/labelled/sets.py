@@ -12,12 +12,12 @@ from tqdm import tqdm
 from univip_jax.common.errors import TransientError, UserError, shorten
 from univip_jax.data.crops import crop, torchvision_crops
 from univip_jax.data.host import tf
+from univip_jax.data.labelled.folders import read_folders
+from univip_jax.data.labelled.photo import decode, name_and_reason
 from univip_jax.data.labelled.tfds_labels import open_tfds
 from univip_jax.data.labelled.views import View, centre_crop
 from univip_jax.data.labelled.voc import read_voc
-from univip_jax.data.records import decode_image
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}  # what tf.io.decode_image reads
 _SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they are shuffled before they are read
 
 
@@ -59,7 +59,7 @@ def open_labelled(name: str) -> Labelled:
     """
     place, _, split = name.rpartition(":")
     if Path(name).is_dir():
-        labelled = _open_folders(Path(name))
+        labelled = _of_files(Path(name), str(Path(name)), *read_folders(Path(name)))
     elif not place or not split:
         raise UserError(f"labelled set {name!r} is neither a folder nor a TFDS name with its split (NAME:SPLIT)")
     elif Path(place).is_dir():
@@ -117,33 +117,16 @@ def _digest(parts: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _open_folders(root: Path) -> Labelled:
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
-    paths, labels, empty = [], [], []
-    for label, folder in enumerate(folders):
-        photos = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        if not photos:
-            empty.append(folder.name)
-        paths += photos
-        labels += [label] * len(photos)
-    if empty:
-        raise UserError(
-            f"{len(empty)} of the {len(folders)} class folders of {root} hold no photo "
-            f"({', '.join(sorted(_SUFFIXES))}): {shorten(empty)}; fill or remove them"
-        )
-    return _of_files(root, str(root), paths, np.array(labels, np.int64), tuple(folder.name for folder in folders))
-
-
 def _of_files(root: Path, name: str, paths: list[str], labels: np.ndarray, classes: tuple[str, ...]) -> Labelled:
     files = [part for path in paths for part in (os.path.relpath(path, root), str(os.path.getsize(path)))]
     if labels.ndim > 1:  # otherwise the paths tell the labels
         files += [*classes, hashlib.sha256(labels.tobytes()).hexdigest()]
-    examples = tf.data.Dataset.from_tensor_slices((paths, labels))
-    return Labelled(name, len(paths), classes, examples, is_encoded=False, fingerprint=_digest(files))
+    return Labelled(name, len(paths), classes, of_paths(paths, labels), is_encoded=False, fingerprint=_digest(files))
 
 
-def _decode(labelled: Labelled, example: tf.Tensor) -> tf.Tensor:
-    return decode_image(example if labelled.is_encoded else tf.io.read_file(example))
+def of_paths(paths: list[str], labels: np.ndarray) -> tf.data.Dataset:
+    """The examples of a set of files; names may have any bytes."""
+    return tf.data.Dataset.from_tensor_slices(([os.fsencode(path) for path in paths], labels))
 
 
 def centre_batches(labelled: Labelled, size: int, batch_size: int) -> Iterator[LabelledBatch]:
@@ -161,7 +144,7 @@ def view_batches(
     """
 
     def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
-        return LabelledBatch(view(_decode(labelled, example), size), label)
+        return LabelledBatch(view(decode(example, labelled.is_encoded), size), label)
 
     index, count = part
     examples = labelled.examples.skip(start)
@@ -200,7 +183,7 @@ def training_batches(
         return numbered.map(lambda place, example: (tf.random.fold_in(key, place), example))
 
     def load(key: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
-        image = _decode(labelled, example[0])
+        image = decode(example[0], labelled.is_encoded)
         seeds = tf.random.split(key, 2)
         sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
         box = torchvision_crops(seeds[0], *sides, 1, (0.08, 1.0), (3 / 4, 4 / 3))
@@ -229,7 +212,9 @@ def _unreadable(labelled: Labelled) -> UserError:
     """Names all photos that cannot be decoded, once one of them failed; reads the whole set."""
 
     def load(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return position, tf.shape(_decode(labelled, example[0]))  # TensorFlow computes only what a result needs
+        return position, tf.shape(
+            decode(example[0], labelled.is_encoded)
+        )  # TensorFlow computes only what a result needs
 
     decoded = labelled.examples.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
     what = f"looking for unreadable photos of {labelled.name}"
@@ -237,10 +222,8 @@ def _unreadable(labelled: Labelled) -> UserError:
     bad = sorted(set(range(labelled.num_images)) - good)
     if not bad:
         return TransientError(f"a photo of {labelled.name} could not be read, and now all can: run the command again")
-    names = [f"photo {position}" for position in bad]
-    if not labelled.is_encoded:
-        paths = [path.decode() for path, _ in labelled.examples.as_numpy_iterator()]
-        names = [paths[position] for position in bad]
+    failed = labelled.examples.enumerate().filter(lambda position, _: tf.reduce_any(position == bad))
+    names = [name_and_reason(n, example, labelled.is_encoded) for n, (example, _) in failed.as_numpy_iterator()]
     return UserError(
         f"{len(bad)} of the {labelled.num_images} photos of {labelled.name} cannot be read or decoded: "
         f"{shorten(names)}; remove or replace them"

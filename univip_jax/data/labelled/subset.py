@@ -1,14 +1,15 @@
 """The labelled part of a training set in semi-supervised learning: from a list, as SimCLR's, or drawn."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from univip_jax.common.errors import UserError, shorten
-from univip_jax.data.host import tf
 from univip_jax.data.index import permutation
-from univip_jax.data.labelled.sets import Labelled, choose
+from univip_jax.data.labelled.sets import Labelled, choose, of_paths
+from univip_jax.data.photos.listing import as_text
 
 _READ = 16_384  # paths read at once
 
@@ -69,12 +70,12 @@ def _labels(labelled: Labelled) -> np.ndarray:
 def _listing(labelled: Labelled) -> tuple[list[str], np.ndarray]:
     """Paths and labels [num_images] of class folders."""
     parts = list(labelled.examples.batch(_READ).as_numpy_iterator())
-    return [path.decode() for paths, _ in parts for path in paths], np.concatenate([labels for _, labels in parts])
+    return [os.fsdecode(path) for paths, _ in parts for path in paths], np.concatenate([labels for _, labels in parts])
 
 
 def _listed(subset: Labelled) -> Labelled:
     """The same set, without a pass over the whole listing of the folder in each epoch."""
-    return subset._replace(examples=tf.data.Dataset.from_tensor_slices(_listing(subset)))
+    return subset._replace(examples=of_paths(*_listing(subset)))
 
 
 def _positions(labelled: Labelled, paths: list[str]) -> dict[str, list[int]]:
@@ -89,4 +90,4 @@ def _positions(labelled: Labelled, paths: list[str]) -> dict[str, list[int]]:
 def _refuse(names: list[str], subject: str, predicate: str) -> None:
     """Raises UserError with the number of names and the first few, if there are any."""
     if names:
-        raise UserError(f"{subject} {len(names)} {predicate} ({shorten(names)})")
+        raise UserError(f"{subject} {len(names)} {predicate} ({shorten([as_text(name) for name in names])})")

@@ -1,6 +1,7 @@
 """PASCAL VOC's own layout: which classes are in each photo of a split, by the objects annotated in it.
 
-`VOCdevkit/VOC2007` holds `ImageSets/Main/trainval.txt` (ids, one a line), `Annotations/ID.xml`, `JPEGImages/ID.jpg`.
+`VOCdevkit/VOC2007` holds `ImageSets/Main/trainval.txt` (ids, one a line), `Annotations/ID.xml`, `JPEGImages/ID.jpg`
+(or another suffix of photos).
 """
 
 import xml.etree.ElementTree as ET
@@ -11,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError, shorten
+from univip_jax.data.photos import SUFFIXES
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as in VOC's own lists of each class
 
@@ -48,6 +50,11 @@ def read_annotation(path: Path) -> dict[str, bool]:
     return found
 
 
+def _find(folder: Path, name: str) -> Path | None:
+    candidates = (folder / f"{name}{suffix}" for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def read_voc(root: Path, split: str) -> VocSplit:
     """The photos that `ImageSets/Main/SPLIT.txt` lists.
 
@@ -64,10 +71,9 @@ def read_voc(root: Path, split: str) -> VocSplit:
         ) from error
     paths, objects, bad = [], [], []
     for name in tqdm(ids, unit="annotation", desc=f"annotations of {root}:{split}"):
-        photo = root / "JPEGImages" / f"{name}.jpg"
         try:
-            if not photo.is_file():
-                raise ValueError(f"{photo} is missing")
+            if (photo := _find(root / "JPEGImages", name)) is None:
+                raise ValueError(f"{root / 'JPEGImages' / name}.jpg is missing")
             objects.append(read_annotation(root / "Annotations" / f"{name}.xml"))
             paths.append(str(photo))
         except (OSError, ValueError) as error:

@@ -1,0 +1,58 @@
+"""Class folders: a folder for each class, with its photos in it and below."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from univip_jax.common.errors import UserError, shorten
+from univip_jax.data.photos import SUFFIXES
+from univip_jax.data.photos.decode import Rejected
+from univip_jax.data.photos.listing import as_text, is_hidden, is_photo, list_folder
+from univip_jax.data.photos.sources import open_photo, passed_over_line
+
+
+class FolderSplit(NamedTuple):
+    """Photos class by class, sorted in each by their paths."""
+
+    paths: list[str]
+    labels: np.ndarray  # int64 [N]
+    classes: tuple[str, ...]  # sorted
+
+
+def read_folders(root: Path) -> FolderSplit:
+    """The photos of each class folder of `root`, found as `data_prep` finds them; hidden folders are no classes.
+
+    Prints how many files are left out because of their suffix or their place.
+
+    Raises UserError: a class folder holds no photo, or a photo or a folder in it cannot be read.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    paths, labels, empty, bad, passed_over = [], [], [], [], Counter()
+    for label, folder in enumerate(folders):
+        listing = list_folder(folder)
+        passed_over += listing.passed_over
+        for photo in listing.photos:
+            if photo.num_bytes < 0:  # a broken link, a pipe, a folder that cannot be listed
+                try:
+                    open_photo(photo)
+                except Rejected as error:
+                    bad.append(f"{as_text(folder.name)}/{photo.image_id} ({error})")
+        if not listing.photos:
+            empty.append(as_text(folder.name))
+        paths += sorted(photo.path for photo in listing.photos)
+        labels += [label] * len(listing.photos)
+    if empty:
+        raise UserError(
+            f"{len(empty)} of the {len(folders)} class folders of {root} hold no photo ({' '.join(SUFFIXES)}): "
+            f"{shorten(empty)}; fill or remove them"
+        )
+    if bad:
+        raise UserError(f"{len(bad)} photos or folders of {root} cannot be read: {shorten(bad)}; mend or remove them")
+    if astray := sum(is_photo(path.name, passed_over) for path in root.iterdir() if path.is_file()):
+        print(f"{root}: {astray} photos lie in no class folder and are left out", file=sys.stderr)
+    if line := passed_over_line(passed_over):
+        print(f"{root}: {line}", file=sys.stderr)
+    return FolderSplit(paths, np.array(labels, np.int64), tuple(as_text(folder.name) for folder in folders))

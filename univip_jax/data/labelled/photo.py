@@ -1,0 +1,39 @@
+"""One photo of a labelled set: read as `data_prep` reads it, and named where it cannot be."""
+
+import os
+from pathlib import Path
+
+from univip_jax.data.host import tf
+from univip_jax.data.photos.decode import Rejected, as_stored, read_photo
+from univip_jax.data.photos.listing import as_text
+from univip_jax.data.records import decode_image
+
+
+def decode(example: tf.Tensor, is_encoded: bool) -> tf.Tensor:
+    """An encoded photo, or a path, to uint8 [H, W, 3] as training sees it.
+
+    Raises tf.errors.OpError: it cannot be used; `name_and_reason` says why.
+    """
+    encoded = example if is_encoded else tf.io.read_file(example)
+    return decode_image(tf.numpy_function(_stored_or_nothing, [encoded], tf.string))
+
+
+def _stored_or_nothing(encoded: bytes) -> bytes:
+    """Nothing fails in decoding; an exception from here would print a traceback."""
+    try:
+        return as_stored(encoded)
+    except Rejected:
+        return b""
+
+
+def name_and_reason(position: int, example: bytes, is_encoded: bool) -> str:
+    """The photo at a position of its set, and why it cannot be used, in words."""
+    name, reason = f"photo {position}", "damaged: TensorFlow does not decode it"
+    try:
+        if not is_encoded:
+            name = as_text(os.fsdecode(example))
+            example = Path(os.fsdecode(example)).read_bytes()
+        read_photo(example)
+    except (OSError, Rejected) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    return f"{name} ({reason})"
