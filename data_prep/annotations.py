@@ -1,14 +1,10 @@
-"""Annotated objects: COCO's instances json by photo, and boxes and polygons in the frame of the photo as stored."""
+"""Annotated objects of one photo: boxes and polygons in the frame of the photo as stored."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from univip_jax.common.errors import UserError
 from univip_jax.data import boxes
 from univip_jax.data.photos.decode import Rejected, StoredPhoto
 from univip_jax.data.photos.listing import Objects
@@ -24,6 +20,7 @@ class Annotations(NamedTuple):
     width: int  # px
     is_crowd: np.ndarray | None = None  # bool [M], a box around many things; None: no crowds
     polygons_xy_px: Polygons = Polygons()  # points float32 [P, 2] xy in px; crowds (masks in run lengths) have none
+    upright: bool = False  # boxes of this json mean the upright photo, though its sizes are those as encoded
 
 
 def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
@@ -31,6 +28,8 @@ def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
 
     A photo that its EXIF tag turns upright may have been annotated before or after the turn: the size in the json
     decides. Where it fits both (a square photo, half a turn), the json means the pixels as encoded, as COCO's does.
+    Boxes that leave that size and fit it turned mean the other frame: Label Studio states the encoded size, and draws
+    on the upright photo.
 
     Raises Rejected: the json gives another shape.
     """
@@ -41,6 +40,8 @@ def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
     as_encoded = _same_shape(of_height, of_width, encoded_height, encoded_width)
     if not as_encoded and not _same_shape(of_height, of_width, height, width):
         raise Rejected(f"annotations are of another size: {of_width} x {of_height}, photo {width} x {height}")
+    if stored.orientation >= 5 and _mean_other_frame(annotations, of_height, of_width, as_encoded):
+        of_height, of_width, as_encoded = of_width, of_height, not as_encoded
     is_crowd = annotations.is_crowd
     points = annotations.polygons_xy_px.points[:, ::-1] / np.array([of_height, of_width], np.float64)
     objects = Objects(
@@ -58,6 +59,8 @@ def fingerprint(annotations: Annotations) -> bytes:
     crowds = annotations.is_crowd
     for values in (annotations.boxes_xywh_px, annotations.labels, crowds, *annotations.polygons_xy_px):
         digest.update(b"|" + (b"" if values is None else values.tobytes()))
+    if annotations.upright:
+        digest.update(b"|upright")
     return digest.digest()
 
 
@@ -81,6 +84,19 @@ def turn_points(points: np.ndarray, orientation: int) -> np.ndarray:
     return np.stack([y, x], axis=-1)
 
 
+def leave(boxes_xywh_px: np.ndarray, height: np.ndarray | int, width: np.ndarray | int) -> np.ndarray:
+    """Bool [M]: boxes that end outside of height x width, by more than careless drawing explains."""
+    x, y, box_width, box_height = np.moveaxis(boxes_xywh_px, -1, 0)
+    return (x + box_width > 1.02 * width + 2) | (y + box_height > 1.02 * height + 2)
+
+
+def _mean_other_frame(annotations: Annotations, height: int, width: int, as_encoded: bool) -> bool:
+    """Whether the boxes of a photo on its side fit its size turned, and leave it as stated or come from such a json."""
+    given = annotations.boxes_xywh_px
+    turned_fits = not leave(given, width, height).any()
+    return turned_fits and bool(leave(given, height, width).any() or (annotations.upright and as_encoded))
+
+
 def _same_shape(height: int, width: int, other_height: int, other_width: int) -> bool:
     # A smaller copy of the annotated photo fits, a turned or cropped one does not; 2 px allow for rounding.
     return abs(width * other_height / height - other_width) <= 2
@@ -93,91 +109,3 @@ def _only(objects: Objects) -> Objects:
     kept = keep[owners]
     polygons = Polygons(points[np.repeat(kept, num_points)], num_points[kept], (np.cumsum(keep) - 1)[owners[kept]])
     return Objects(objects.boxes[keep], objects.labels[keep], objects.is_crowd[keep], polygons)
-
-
-def read_json(path: Path | str) -> dict:
-    """The contents of a COCO json; raises UserError where the file is missing or no such json."""
-    try:
-        contents = json.loads(Path(path).read_bytes())
-        {image["id"]: image["file_name"] for image in contents["images"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_coco(path, error) from error
-    return contents
-
-
-def find_annotations(contents: dict, path: Path | str, image_ids: Sequence[str]) -> dict[str, Annotations]:
-    """The annotations of a COCO json by image id; photos that it does not name are left out.
-
-    A photo is matched by its id, else by its base name where only one photo and one entry have it. In a json without
-    annotations (COCO's image_info files), each named photo has no objects.
-
-    Raises UserError: it is not COCO's, or names none of the photos.
-    """
-    try:
-        by_entry: dict[int, list[dict]] = {}
-        for annotation in contents.get("annotations", ()):
-            if np.isfinite(annotation["bbox"]).all():
-                by_entry.setdefault(annotation["image_id"], []).append(annotation)
-        entries = {entry["file_name"]: entry for entry in contents["images"]}
-        matches = match(entries, image_ids)
-        by_id = {
-            image_id: _annotations(entries[name], by_entry.get(entries[name]["id"], ()))
-            for image_id, name in matches.items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise _not_coco(path, error) from error
-    if not by_id:
-        raise UserError(
-            f"--annotations={path} names none of the {len(image_ids)} photos (such as {image_ids[0]}): "
-            "give the json that belongs to --images"
-        )
-    return by_id
-
-
-def _not_coco(path: Path | str, error: Exception) -> UserError:
-    return UserError(
-        f"--annotations={path} cannot be read as COCO instances json ({type(error).__name__}: {error}): it needs "
-        "images [id, file_name, height, width] and annotations [image_id, category_id, bbox, iscrowd]"
-    )
-
-
-def _annotations(entry: dict, annotations: Sequence[dict]) -> Annotations:
-    polygons = []
-    for owner, annotation in enumerate(annotations):
-        outline = annotation.get("segmentation") or ()
-        if not isinstance(outline, dict):  # a dict is a mask in run lengths, of a crowd
-            polygons += [(owner, np.array(flat, np.float32).reshape(-1, 2)) for flat in outline]
-    return Annotations(
-        np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4),
-        np.array([a["category_id"] for a in annotations], np.int64),
-        int(entry.get("height") or 0),
-        int(entry.get("width") or 0),
-        np.array([a.get("iscrowd", 0) for a in annotations], bool),
-        Polygons(
-            np.concatenate([np.zeros([0, 2], np.float32), *(points for _, points in polygons)]),
-            np.array([len(points) for _, points in polygons], np.int64),
-            np.array([owner for owner, _ in polygons], np.int64),
-        ),
-    )
-
-
-def match(names: Iterable[str], image_ids: Sequence[str]) -> dict[str, str]:
-    """The name that belongs to each image id: the same path, else the same base name where it is unique."""
-    names = set(names)
-    by_base, ids_by_base = _unique_by_base(names), _unique_by_base(image_ids)
-    matches = {}
-    for image_id in image_ids:
-        base = image_id.rsplit("/", 1)[-1]
-        name = image_id if image_id in names else by_base.get(base) if base in ids_by_base else None
-        if name is not None:
-            matches[image_id] = name
-    return matches
-
-
-def _unique_by_base(names: Iterable[str]) -> dict[str, str]:
-    """Names by their base name, without base names that several have."""
-    by_base: dict[str, str | None] = {}
-    for name in names:
-        base = name.rsplit("/", 1)[-1]
-        by_base[base] = None if base in by_base else name
-    return {base: name for base, name in by_base.items() if name is not None}

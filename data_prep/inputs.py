@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep import imported
-from data_prep.annotations import Annotations, find_annotations, read_json
+from data_prep import coco, imported
+from data_prep.annotated import find_annotations
+from data_prep.annotations import Annotations
+from data_prep.coco import Coco
+from data_prep.findings import Findings
 from data_prep.record import Settings
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.data.photos.listing import PhotoFile
-from univip_jax.data.photos.sources import list_sources
+from univip_jax.data.photos.sources import list_sources, prefixes
 from univip_jax.data.photos.tfds import has_boxes, list_split
 
 
@@ -41,6 +44,8 @@ class Loaded(NamedTuple):
     imported: dict[str, Annotations]  # candidate boxes by image id
     facts: dict[str, Any]  # for the manifest's settings
     report: dict[str, Any] | None  # `import`: boxes and photos without a match
+    findings: dict[str, Any]  # for the manifest: what was odd in the json, and what has no match
+    lines: list[str]  # the same for people
 
 
 def load(request: Request) -> Loaded:
@@ -52,23 +57,68 @@ def load(request: Request) -> Loaded:
         return _load_tfds(request)
     photos, passed_over = list_sources(request.images)
     image_ids = [photo.image_id for photo in photos]
-    contents = [read_json(path) for path in request.annotations]
-    annotations: dict[str, Annotations] = {}
-    for path, content in zip(request.annotations, contents, strict=True):
-        annotations |= find_annotations(content, path, image_ids)
+    jsons = [coco.read(path) for path in request.annotations]
+    annotations, matched = _match(jsons, _parts(request, image_ids, len(jsons)))
+    findings: dict[str, Any] = {"annotations": matched} if jsons else {}
+    lines = [
+        line
+        for found, json in zip(matched, jsons, strict=True)
+        for line in (
+            f"{json.findings.source}: names {found['photos_named']} of {found['photos']} photos",
+            *json.findings.lines(),
+        )
+    ]
     candidates, report = {}, None
     if request.settings.proposals == "import":
-        images = [content["images"] for content in contents] or [[] for _ in request.proposals_file]
-        if len(images) != len(request.proposals_file):
-            raise UserError(
-                f"{len(request.proposals_file)} --proposals_file but {len(images)} --annotations: give one json for "
-                "each file of boxes, in the same order"
-            )
-        min_side = request.settings.min_side
-        candidates, report = imported.read_proposals(request.proposals_file, images, image_ids, min_side)
-        report = {"sha256": [sha256_of(path) for path in request.proposals_file], **report}
+        candidates, report, odd = _import(request, jsons, image_ids)
+        findings["import"] = report | {"odd": [one.report() for one in odd]}
+        lines += [line for one in odd for line in one.lines()] + imported.describe(report)
+    if request.settings.proposals == "annotated":
+        without = Findings("--proposals=annotated", {"photos_without_object": "photo{s} without an annotated object"})
+        without.add("photos_without_object", *(one for one in image_ids if not _has_object(annotations.get(one))))
+        findings["annotated"] = without.report()
+        lines += without.lines()
     facts = {"source": "images", "annotations_sha256": [sha256_of(path) for path in request.annotations]}
-    return Loaded(photos, passed_over, annotations, candidates, facts, report)
+    return Loaded(photos, passed_over, annotations, candidates, facts, report, findings, lines)
+
+
+def _parts(request: Request, image_ids: list[str], num_files: int) -> list[tuple[list[str], str]]:
+    """For each json, the photos that it may name and the prefix of their ids: with as many as sources, one source's."""
+    if not num_files == len(request.images) > 1:
+        return [(image_ids, "")] * num_files
+    return [([one for one in image_ids if one.startswith(prefix)], prefix) for prefix in prefixes(request.images)]
+
+
+def _match(
+    jsons: list[Coco], parts: list[tuple[list[str], str]]
+) -> tuple[dict[str, Annotations], list[dict[str, Any]]]:
+    """The annotations by image id, and what the manifest says of each json."""
+    annotations: dict[str, Annotations] = {}
+    reports = []
+    for json, (ids, prefix) in zip(jsons, parts, strict=True):
+        source = prefix.removesuffix("/")
+        advice = f"as many --annotations as --images: give them in the same order, this one belongs to {source}"
+        found = find_annotations(json, ids, prefix, advice if prefix else "")
+        json.findings.add("photos_annotated_twice", *(one for one in found if one in annotations))
+        annotations |= found
+        reports.append({"photos": len(ids), "photos_named": len(found), **json.findings.report()})
+    return annotations, reports
+
+
+def _import(request: Request, jsons: list[Coco], image_ids: list[str]) -> imported.Imported:
+    files = request.proposals_file
+    if jsons and len(jsons) != len(files):
+        raise UserError(
+            f"{len(files)} --proposals_file but {len(jsons)} --annotations: give one json for each file of boxes, in "
+            "the same order"
+        )
+    ids, of_ids = zip(*_parts(request, image_ids, len(files)), strict=True)
+    found = imported.read_proposals(files, jsons or [None] * len(files), ids, of_ids, request.settings.min_side)
+    return found._replace(report={"sha256": [sha256_of(path) for path in files], **found.report})
+
+
+def _has_object(annotations: Annotations | None) -> bool:
+    return annotations is not None and not annotations.is_crowd.all()
 
 
 def _load_tfds(request: Request) -> Loaded:
@@ -77,4 +127,4 @@ def _load_tfds(request: Request) -> Loaded:
     if request.settings.proposals == "annotated" and not has_boxes(dataset):
         raise UserError(f"--dataset={request.dataset} has no annotated boxes: choose another --proposals")
     facts = {"source": "tfds", "annotations_sha256": [], "dataset": dataset, "split": request.split}
-    return Loaded(photos, Counter(), {}, {}, facts, None)
+    return Loaded(photos, Counter(), {}, {}, facts, None, {}, [])

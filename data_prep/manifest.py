@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep import page, photo_stats, proposal_stats
+from data_prep.findings import first_of
 from data_prep.inputs import Loaded
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.shards import LOOKS, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
+from data_prep.shards import LOOKS, OUTSIDE, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
@@ -128,6 +129,8 @@ def of_shards(sidecars: list[dict]) -> dict:
     """What the manifest says of the shards; at least one must hold a record."""
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     looks = [sidecar[LOOKS] for sidecar in sidecars if LOOKS in sidecar]
+    outside = [entry for sidecar in sidecars for entry in sidecar.get(OUTSIDE, ())]
+    lost = {"count": sum(entry["count"] for entry in outside), "first": first_of([entry["id"] for entry in outside])}
     return {
         "version": records.FORMAT_VERSION,
         "fingerprint": records.fingerprint(sidecar["sha256"] for sidecar in sidecars),
@@ -141,6 +144,7 @@ def of_shards(sidecars: list[dict]) -> dict:
         ],
         # Shards of an older version do not count their photos: then nothing is known of the whole.
         **({LOOKS: photo_stats.of_dataset(looks)} if len(looks) == len(sidecars) else {}),
+        **({OUTSIDE: lost} if outside else {}),
     }
 
 
@@ -149,11 +153,14 @@ def summary(manifest: dict) -> list[str]:
     reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.get("rejected", {}).items())
     num_photos = manifest["num_records"] + manifest["num_rejected"]
     rejected = f"{manifest['num_rejected']} rejected" + (f" ({reasons}; see {REJECTED})" if reasons else "")
-    return [
+    lines = [
         f"photos: {manifest['num_records']} of {num_photos} used, {rejected}",
         *warnings(manifest),
         *proposal_stats.lines(manifest["proposals"]),
     ]
+    if outside := manifest.get(OUTSIDE):
+        lines.append(f"annotated boxes outside their photos: {outside['count']} (first in {outside['first'][0]!r})")
+    return lines
 
 
 def warnings(manifest: dict) -> list[str]:

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from data_prep import imported, page, runners, shards, writing
 from data_prep import manifest as manifests
+from data_prep import page, runners, shards, writing
 from data_prep.inputs import Request, load
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import available_cores
@@ -25,12 +25,12 @@ def prepare(request: Request) -> str:
     manifests.ensure_folder(request.out, plan)
     with writing.locked(request.out, shared=request.num_tasks > 1):
         writing.remove_leftovers(request.out)
-        for line in imported.describe(loaded.report or {}):
+        for line in loaded.lines:
             print(line, flush=True)
         sidecars, pace = _fill(request, plan)
         if num_missing := sidecars.count(None):
             return _task_summary(request, plan, sidecars, num_missing)
-        manifest = manifests.compose(request.out, sidecars, description, request.max_rejected)
+        manifest = manifests.compose(request.out, sidecars, description | loaded.findings, request.max_rejected)
         summary = manifests.summary(manifest)
         page.write_page(request.out, manifest, summary)
         manifests.write(request.out, manifest)

@@ -1,7 +1,6 @@
-"""COCO's json by photo, and boxes and polygons in the frame of a photo that EXIF turns."""
+"""Boxes and polygons in the frame of a photo that EXIF turns."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -10,71 +9,8 @@ from PIL import Image, ImageOps
 from data_prep import annotations
 from data_prep.annotations import Annotations
 from tests.data_prep.painted import paint
-from univip_jax.common.errors import UserError
 from univip_jax.data.photos import decode as photos
 from univip_jax.data.records import Polygons
-
-IDS = ["c.jpg", "x/a.jpg", "y/a.jpg", "z/b.jpg"]
-
-
-def coco(path, file_names, **changes):
-    contents = {
-        "images": [{"id": i, "file_name": name, "height": 50, "width": 100} for i, name in enumerate(file_names)],
-        "annotations": [
-            {
-                "image_id": 0, "category_id": 7, "bbox": [10, 20, 30, 10], "iscrowd": 0,
-                "segmentation": [[10, 20, 40, 20, 40, 30], [10, 25, 20, 25, 20, 30, 10, 30]],
-            },
-            {
-                "image_id": 0, "category_id": 8, "bbox": [0, 0, 90, 40], "iscrowd": 1,
-                "segmentation": {"counts": [0, 5000], "size": [50, 100]},
-            },
-            {"image_id": 0, "category_id": 9, "bbox": [1.5, 2, 3, 4], "segmentation": [[1.5, 2, 4.5, 2, 4.5, 6]]},
-            {"image_id": 0, "category_id": 9, "bbox": [float("nan"), 2, 3, 4]},
-        ],
-    } | changes  # fmt: skip
-    path.write_text(json.dumps(contents))
-    return path
-
-
-def read(path, image_ids=IDS):
-    return annotations.find_annotations(annotations.read_json(path), path, image_ids)
-
-
-def test_annotations_are_matched_by_path_then_by_base_name(tmp_path):
-    by_id = read(coco(tmp_path / "c.json", ["x/a.jpg", "b.jpg", "c.jpg"]))
-    assert sorted(by_id) == ["c.jpg", "x/a.jpg", "z/b.jpg"]  # y/a.jpg shares its base name with another photo
-    found = by_id["x/a.jpg"]
-    np.testing.assert_array_equal(found.boxes_xywh_px, [[10, 20, 30, 10], [0, 0, 90, 40], [1.5, 2, 3, 4]])
-    assert (found.labels.tolist(), found.is_crowd.tolist()) == ([7, 8, 9], [False, True, False])
-    assert found.polygons_xy_px.num_points.tolist() == [3, 4, 3]
-    assert found.polygons_xy_px.objects.tolist() == [0, 0, 2]
-    np.testing.assert_array_equal(found.polygons_xy_px.points[[0, 3, 9]], [[10, 20], [10, 25], [4.5, 6]])
-    assert by_id["c.jpg"].boxes_xywh_px.shape == (0, 4)
-    assert (by_id["c.jpg"].height, by_id["c.jpg"].width) == (50, 100)
-
-
-def test_json_without_annotations_gives_photos_no_objects(tmp_path):
-    (tmp_path / "c.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "c.jpg"}]}))
-    assert read(tmp_path / "c.json")["c.jpg"].boxes_xywh_px.shape == (0, 4)
-
-
-@pytest.mark.parametrize(
-    ("write", "words"),
-    [
-        (lambda path: None, "cannot be read"),
-        (lambda path: path.write_text("{"), "cannot be read"),
-        (lambda path: path.write_text("[]"), "cannot be read as COCO instances json"),
-        (lambda path: path.write_text('{"images": []}'), "names none of the 4 photos"),
-        (lambda path: coco(path, ["c.jpg"], annotations=[{"image_id": 0, "category_id": 1, "bbox": [1]}]), "as COCO"),
-        (lambda path: coco(path, ["other.jpg"]), "names none of the 4 photos"),
-    ],
-)
-def test_wrong_annotations_are_one_line_that_names_the_file(tmp_path, write, words):
-    write(tmp_path / "c.json")
-    with pytest.raises(UserError, match=words) as error:
-        read(tmp_path / "c.json")
-    assert f"--annotations={tmp_path / 'c.json'}" in str(error.value) and "\n" not in str(error.value)
 
 
 def turned_photo(orientation, width=120, height=96):
@@ -103,6 +39,10 @@ def around(box, height=96, width=120):
     )  # fmt: skip
 
 
+def only(box, height, width):
+    return Annotations(np.array([box], np.float64), np.array([4]), height, width, np.array([False]))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_objects_annotated_on_the_encoded_pixels_are_turned(orientation):
     stored = turned_photo(orientation)
@@ -129,6 +69,28 @@ def test_ambiguous_size_means_the_encoded_pixels():
     np.testing.assert_allclose(objects.boxes, [white(stored)], atol=1e-6)
     objects = annotations.in_photo(around([20, 10, 50, 30], height=0, width=0), turned_photo(6))
     np.testing.assert_allclose(objects.boxes, [white(turned_photo(6))], atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_that_leave_the_encoded_size_mean_the_upright_photo(orientation):
+    # 120 x 96 as encoded, 96 x 120 as shown: the box ends at y = 110.
+    box, upright = [30, 80, 40, 30], [[80 / 120, 30 / 96, 110 / 120, 70 / 96]]
+    for size in ((96, 120), (0, 0)):
+        objects = annotations.in_photo(only(box, *size), turned_photo(orientation))
+        np.testing.assert_allclose(objects.boxes, upright, atol=1e-6)
+    stated = annotations.in_photo(only([20, 10, 95, 30], 120, 96), turned_photo(orientation))
+    encoded = annotations.in_photo(only([20, 10, 95, 30], 96, 120), turned_photo(orientation))
+    np.testing.assert_array_equal(stated.boxes, encoded.boxes)  # and the other way round
+
+
+def test_boxes_of_a_json_that_means_upright_photos_stay_where_they_fit_both_frames():
+    fits_both, fits_encoded = [20, 10, 50, 30], [20, 10, 95, 30]
+    objects = annotations.in_photo(only(fits_both, 96, 120)._replace(upright=True), turned_photo(6))
+    np.testing.assert_allclose(objects.boxes, [[10 / 120, 20 / 96, 40 / 120, 70 / 96]], atol=1e-6)
+    for orientation in (1, 3, 6):
+        given = only(fits_encoded if orientation == 6 else fits_both, 96, 120)
+        marked = annotations.in_photo(given._replace(upright=True), turned_photo(orientation))
+        np.testing.assert_array_equal(marked.boxes, annotations.in_photo(given, turned_photo(orientation)).boxes)
 
 
 @pytest.mark.parametrize("size", [(120, 96), (60, 150)])

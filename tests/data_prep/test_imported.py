@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import imported, shards
+from data_prep import coco, imported, shards, streaming
 from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data.photos import sources
@@ -23,8 +23,13 @@ def result(image_id, score, *bbox):
     return {"image_id": image_id, "category_id": 1, "bbox": list(bbox), "score": score}
 
 
+def json_of(path, images):
+    """The json of `--annotations` that stands beside a file of boxes; None without images."""
+    return coco.read(write(path.with_suffix(".coco"), {"images": images})) if images else None
+
+
 def read(path, images=IMAGES, ids=IDS, min_side=16):
-    return imported.read_proposals([path], [images], ids, min_side)
+    return imported.read_proposals([path], [json_of(path, images)], [ids], [""], min_side)
 
 
 def test_coco_results_are_matched_by_file_name_and_sorted_by_score(tmp_path):
@@ -64,23 +69,26 @@ def test_file_is_read_in_chunks_of_any_size(tmp_path, monkeypatch, chunk):
     results = [result(9, 0.5 + index / 100, index, 2.25, 30, 40) for index in range(20)]
     path = write(tmp_path / "r.json", results)
     whole = read(path).candidates["folder/9.jpg"].boxes_xywh_px
-    monkeypatch.setattr(imported, "_CHUNK", max(chunk, 1))
+    monkeypatch.setattr(streaming, "_CHUNK", chunk)
     np.testing.assert_array_equal(read(path).candidates["folder/9.jpg"].boxes_xywh_px, whole)
     assert whole[:, 0].tolist() == list(range(19, -1, -1))
 
 
 def test_two_files_follow_the_order_of_their_jsons(tmp_path):
     paths = [write(tmp_path / f"{i}.json", {"bbox": [[[i, 0, 20, 20]]]}) for i in range(2)]
-    found = imported.read_proposals(paths, [IMAGES[:1], IMAGES[1:]], IDS, 16)
+    jsons = [json_of(path, IMAGES[i : i + 1]) for i, path in enumerate(paths)]
+    found = imported.read_proposals(paths, jsons, [IDS, IDS], ["", ""], 16)
     assert [found.candidates[i].boxes_xywh_px[0, 0] for i in ("folder/9.jpg", "folder/4.jpg")] == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("contents", "images", "words"),
     [
-        ([{"image_id": 9, "bbox": [1, 2, 3]}], IMAGES, "cannot be read"),
-        ([[1, 2]], IMAGES, "cannot be read"),
-        ({"boxes": []}, IMAGES, "neither as a list nor"),
+        ([{"image_id": 9, "bbox": [1, 2, 3]}], IMAGES, "but for no image; 1 element without a usable box or image_id"),
+        ([[1, 2]], IMAGES, "but for no image; 1 element without a usable box or image_id"),
+        ({"boxes": []}, IMAGES, "none of the 3 photos .such as folder/4.jpg., but for boxes"),
+        ("text", IMAGES, "neither as a list nor"),
+        ({"images": [{"id": 9}], "info": 5}, IMAGES, "but for images; 2 elements without a usable box"),
         ({"bbox": [[[0, 0, 20, 20]]]}, IMAGES, "for 1 photos in the order.*--annotations has 2"),
         ([result(9, 1, 0, 0, 20, 20)], [], "by numbers: give the --annotations"),
         ([result(77, 1, 0, 0, 20, 20)], IMAGES, "none of the 3 photos .such as folder/4.jpg., but for 77"),
@@ -112,3 +120,42 @@ def test_best_boxes_that_pass_the_filter_are_stored(tmp_path):
     # The second overlaps the first, the fourth is too flat; the last is cut at the photo's border.
     np.testing.assert_allclose(found, [[10, 10, 50, 50], [20, 60, 36, 76], [60, 100, 96, 120]], atol=1e-4)
     assert shards.make_record(photos[0], None, settings)[0].proposals.shape == (0, 4)
+
+
+def numbered(first_id, form="{}.jpg"):
+    """Images 1 to 9 whose ids begin elsewhere."""
+    return [{"id": first_id + i, "file_name": form.format(1 + i)} for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("form", "first_id", "text", "wanted", "told"),
+    [
+        ("{}.jpg", 0, "{}", "4.jpg", "8 image_ids in text that could be names too taken as ids of the json"),
+        ("{:03}.jpg", 0, "{:03}", "003.jpg", "8 image_ids in text that could be ids of the json too taken as names"),
+        ("{:03}.jpg", 1, "{:03}", "003.jpg", None),
+        ("a{}.jpg", 0, "{:03}", "a4.jpg", None),
+        ("a{}.jpg", 0, "a{}.jpg", "a3.jpg", None),
+    ],
+)
+def test_texts_are_names_or_ids_all_alike(tmp_path, form, first_id, text, wanted, told):
+    images, ids = numbered(first_id, form), [form.format(1 + i) for i in range(9)]
+    results = [result(text.format(i), 1, i, 0, 20, 20) for i in range(0 if first_id == 0 and text == "{}" else 1, 9)]
+    found = read(write(tmp_path / "r.json", results), images, ids)
+    assert found.candidates[wanted].boxes_xywh_px[:, 0].tolist() == [3]
+    lines = [line.removeprefix(f"--proposals_file={tmp_path / 'r.json'}: ") for line in found.findings[0].lines()]
+    assert any(line.startswith(told) for line in lines) if told else lines == [], lines
+
+
+def test_photos_that_two_files_have_boxes_for_are_told(tmp_path):
+    paths = [write(tmp_path / f"{i}.json", [result("9.jpg", 1, i, 0, 20, 20)]) for i in range(2)]
+    found = imported.read_proposals(paths, [None, None], [IDS, IDS], ["", ""], 16)
+    assert found.candidates["folder/9.jpg"].boxes_xywh_px[:, 0].tolist() == [1]
+    assert "1 photo that an earlier file has boxes for: they are replaced" in found.findings[1].lines()[0]
+
+
+def test_files_of_sources_with_equal_names_stay_apart(tmp_path):
+    paths = [write(tmp_path / f"{i}.json", [result("9.jpg", 1, i, 0, 20, 20)]) for i in range(2)]
+    ids = [["t/9.jpg"], ["v/9.jpg", "v/8.jpg"]]
+    found = imported.read_proposals(paths, [None, None], ids, ["t/", "v/"], 16)
+    assert [found.candidates[one].boxes_xywh_px[0, 0] for one in ("t/9.jpg", "v/9.jpg")] == [0, 1]
+    assert found.report["first_photos_without_boxes"] == ["v/8.jpg"] and found.findings[1].lines() == []

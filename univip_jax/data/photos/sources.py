@@ -29,7 +29,7 @@ def list_sources(sources: Sequence[Path | str]) -> Listing:
     Raises UserError: no such file or folder, a file that is no archive, no photo in it, or a source given twice.
     """
     photos, passed_over = [], Counter()
-    for source, prefix in zip(sources, _prefixes(sources), strict=True):
+    for source, prefix in zip(sources, prefixes(sources), strict=True):
         listing = _list_source(source)
         passed_over += listing.passed_over
         photos += [photo._replace(image_id=prefix + photo.image_id) for photo in listing.photos]
@@ -60,8 +60,11 @@ def passed_over_line(passed_over: Counter[str]) -> str:
     return f"passed over {total} files of other formats: {counts}"
 
 
-def _prefixes(sources: Sequence[Path | str]) -> list[str]:
-    """The beginning of each source's ids: nothing for one source, else its name, numbered where two share it."""
+def prefixes(sources: Sequence[Path | str]) -> list[str]:
+    """The beginning of each source's ids: nothing for one source, else its name, numbered where two share it.
+
+    Raises UserError: a source is given twice.
+    """
     if len(sources) == 1:
         return [""]
     names: list[str] = []

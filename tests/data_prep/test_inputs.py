@@ -1,0 +1,145 @@
+"""Annotations and boxes of several files on the way into a data set: what is told, what the manifest says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_prep import shards
+from data_prep.inputs import Request, load
+from data_prep.prepare import prepare
+from tests.data_prep.painted import paint
+from univip_jax.common.errors import UserError
+from univip_jax.data import records
+
+ANNOTATED = shards.Settings("annotated", 256, 16, 20)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders with photos of the same names, 96 x 120 px."""
+    for place, name in enumerate(("t", "v")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            paint(10 * place + i).save(tmp_path / name / f"{i}.jpg")
+    return [tmp_path / "t", tmp_path / "v"]
+
+
+def coco(path, names=("0.jpg", "1.jpg", "2.jpg"), box=(10, 20, 30, 40), **more):
+    """A json that annotates one object on each of the names."""
+    images = [{"id": i, "file_name": name, "height": 96, "width": 120} for i, name in enumerate(names)]
+    annotations = [{"id": 50 + i, "image_id": i, "category_id": 1, "bbox": list(box)} for i in range(len(names))]
+    path.write_text(json.dumps({"images": images, "annotations": annotations} | more))
+    return path
+
+
+def stored(out):
+    """Proposals by image id, xywh in px."""
+    found = {}
+    for shard in records.open_dataset(out).shards:
+        for serialized in records.read_shard(shard):
+            record = {key: value.numpy() for key, value in records.parse(serialized).items()}
+            y0, x0, y1, x1 = np.round(record["proposals"] * [96, 120, 96, 120], 2).T
+            found[record["id"].decode()] = np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist()
+    return found
+
+
+def test_as_many_json_as_sources_belong_to_them_in_order(folders, tmp_path):
+    jsons = [coco(tmp_path / "t.json"), coco(tmp_path / "v.json", box=[1, 2, 50, 60])]
+    prepare(Request(tmp_path / "out", ANNOTATED, folders, jsons, num_workers=1))
+    wanted = {"t": [[10, 20, 30, 40]], "v": [[1, 2, 50, 60]]}
+    assert stored(tmp_path / "out") == {f"{name}/{i}.jpg": wanted[name] for name in wanted for i in range(3)}
+
+
+def test_json_of_another_source_is_refused_with_the_order(folders, tmp_path):
+    paint(5).save(folders[0] / "only.jpg")
+    jsons = [coco(tmp_path / "t.json"), coco(tmp_path / "only.json", ["only.jpg"])]
+    with pytest.raises(UserError, match=r"only\.json names none of the 3 photos .such as v/0.jpg.: as many .*order"):
+        load(Request(tmp_path / "out", ANNOTATED, folders, jsons))
+
+
+def test_other_numbers_of_json_go_over_all_photos(folders, tmp_path):
+    one = coco(tmp_path / "one.json", ["t/0.jpg", "1.jpg", "data/v/2.jpg"])
+    loaded = load(Request(tmp_path / "out", ANNOTATED, folders, [one]))
+    assert sorted(loaded.annotations) == ["t/0.jpg", "v/2.jpg"]
+    said = "\n".join(line.removeprefix(f"--annotations={one}: ") for line in loaded.lines)
+    assert said.startswith("names 2 of 6 photos")
+    assert "2 photos left without annotations because several images or photos fit equally well" in said
+    assert "--proposals=annotated: 4 photos without an annotated object (first: 't/1.jpg')" in said
+    again = coco(tmp_path / "again.json", ["t/0.jpg"], box=[1, 2, 50, 60])
+    third = coco(tmp_path / "third.json", ["v/0.jpg"])
+    loaded = load(Request(tmp_path / "out", ANNOTATED, folders, [one, again, third]))
+    assert loaded.annotations["t/0.jpg"].boxes_xywh_px.tolist() == [[1, 2, 50, 60]]
+    assert loaded.findings["annotations"][1]["photos_annotated_twice"] == {"count": 1, "first": ["'t/0.jpg'"]}
+
+
+def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, capsys):
+    path = coco(tmp_path / "c.json", ["0.jpg", "1.jpg", "9.jpg"])
+    contents = json.loads(path.read_text())
+    contents["annotations"] += [{"id": 987654, "image_id": 0, "category_id": 1, "bbox": None}]
+    contents["annotations"] += [
+        {"id": 60, "image_id": 1, "category_id": 1, "bbox": box} for box in ([500, 5, 9, 9], [1, 1, 0, 9])
+    ]
+    path.write_text(json.dumps(contents))
+    request = Request(tmp_path / "out", ANNOTATED, folders[:1], [path], num_workers=1)
+    summary = prepare(request)
+    said = capsys.readouterr().out
+    assert f"--annotations={path}: names 2 of 3 photos\n" in said
+    assert f"--annotations={path}: 1 annotation without a usable box left out (first: 987654)\n" in said
+    assert f"--annotations={path}: 1 annotation with a box of no area left out (first: 60)\n" in said
+    assert "annotated boxes outside their photos: 1 (first in '1.jpg')" in summary
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["objects_outside"] == {"count": 1, "first": ["1.jpg"]}
+    assert manifest["annotated"] == {"photos_without_object": {"count": 1, "first": ["'2.jpg'"]}}
+    assert manifest["annotations"] == [
+        {
+            "photos": 3,
+            "photos_named": 2,
+            "boxes_unusable": {"count": 1, "first": ["987654"]},
+            "boxes_empty": {"count": 1, "first": ["60"]},
+            "photos_without_image": {"count": 1, "first": ["'2.jpg'"]},
+            "images_without_photo": {"count": 1, "first": ["'9.jpg'"]},
+        }
+    ]
+    # A data set of an earlier version, whose manifest lacks all this, is finished, too.
+    for name in ("objects_outside", "annotated", "annotations"):
+        del manifest[name]
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
+    assert "already done: 3 records" in prepare(request)
+
+
+def test_ordinary_annotations_leave_no_findings(folders, tmp_path):
+    prepare(Request(tmp_path / "out", ANNOTATED, folders[:1], [coco(tmp_path / "c.json")], num_workers=1))
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["annotations"] == [{"photos": 3, "photos_named": 3}] and manifest["annotated"] == {}
+    assert "objects_outside" not in manifest
+    (sidecar,) = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("photos-*.json")]
+    assert sidecar.keys() == {
+        "version", "shard", "num_records", "bytes", "sha256", "offsets", "verdict", "photo_stats", "rejected",
+        "spec_hash",
+    }  # fmt: skip
+
+
+def test_boxes_of_two_sources_come_from_their_files(folders, tmp_path, capsys):
+    jsons = [coco(tmp_path / f"{name}.json", annotations=[]) for name in "tv"]
+    files = [tmp_path / f"{name}.boxes" for name in "tv"]
+    for x, path in enumerate(files):
+        results = [{"image_id": i, "bbox": [x, 2, 30, 40], "score": 1} for i in range(3)]
+        path.write_text(json.dumps([*results, {"image_id": 0, "bbox": None}]))
+    settings = ANNOTATED._replace(proposals="import")
+    for name, given in {"with": jsons, "without": []}.items():
+        if not given:
+            for path in files:
+                path.write_text(
+                    path.read_text().replace('"image_id": ', '"image_id": "').replace(', "bbox"', '.jpg", "bbox"')
+                )
+        out = tmp_path / name
+        prepare(Request(out, settings, folders, given, files, num_workers=1))
+        assert stored(out) == {f"{name}/{i}.jpg": [[x, 2, 30, 40]] for x, name in enumerate("tv") for i in range(3)}
+        assert f"--proposals_file={files[1]}: 1 element without a usable box or image_id" in capsys.readouterr().out
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert [one["boxes_unusable"]["count"] for one in manifest["import"]["odd"]] == [1, 1]
+        assert manifest["import"]["photos_without_boxes"] == 0
+        del manifest["import"]["odd"]
+        (out / "manifest.json").write_text(json.dumps(manifest))
+        assert "already done" in prepare(Request(out, settings, folders, given, files, num_workers=1))
