@@ -101,6 +101,7 @@ HARMLESS = {
     "partial": functools.partial(print, "never"),
     "enum": [Chosen.ONE, {Chosen.ONE: 1}],
     "datetime": datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC),
+    "history": {"loss": [0.5] * 100_000, "pairs": [(step, 0.5) for step in range(150_000)]},
     "sets": [{1, 2}, frozenset({3}), slice(1, 2), range(3), 1j, Ellipsis, b"bytes", bytearray(b"x"), 2**80],
     "keys": {Path("a"): 1, torch.float32: 2, (1, "a"): 3, torch.device("cpu"): 4, None: 5},
     "classes and functions": [dict, len, argparse.Namespace, np.mean, Chosen],
@@ -188,7 +189,8 @@ def pickled(*steps: bytes) -> bytes:
     ("content", "said"),
     [
         (pickled(b"}", b"r\xff\xff\xff\x7f"), "counts 2147483647 objects"),  # room for a memo of 16 GB
-        (pickled(b"}K\x01", b")" + b"\x85" * 200_000, b"s"), "or 100000 tuples"),  # hashes of deep tuples
+        (pickled(b"}K\x01", b")" + b"\x85" * 200_000, b"s"), "has tuples 1001 deep"),  # their hash recurses
+        (pickled(b"}", b"K\x01q\x00" + b"h\x00h\x00\x86q\x00" * 2000, b"N"), "has tuples 1001 deep"),
         (pickled(b"}q\x00X\x01\x00\x00\x00ah\x00s"), "holds no tensors"),  # a dict in itself
         (pickled(b"]q\x00", b"(" + b"h\x00" * 9 + b"e"), "holds no tensors"),  # a list of itself
         (pickled(b"]" * 1000, b"a" * 999), "holds no tensors"),

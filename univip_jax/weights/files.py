@@ -51,6 +51,7 @@ def read_backbone(path: Path, prefix: str | None = None, stem: str | None = None
     Raises UserError where the file is missing or damaged, or holds no plain ResNet.
     """
     tensors, metadata = _read_tensors(path)
+    tensors = {name if name.isprintable() else ascii(name)[1:-1]: value for name, value in tensors.items()}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
     if any("/" in name for name in tensors):
@@ -96,7 +97,10 @@ def _read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     if MAGIC in head[:32]:
         return read_torch(path), {}
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return from_detectron2(read_pkl(path)), {}
+        arrays = read_pkl(path)
+        if arrays and not from_detectron2(arrays):
+            raise UserError(f"{path} has none of Detectron2's names (stem.conv1.weight), but {shorten(sorted(arrays))}")
+        return from_detectron2(arrays), {}
     if head[:2] == b"PK":
         _require_torch_zip(path)
         return read_torch(path), {}

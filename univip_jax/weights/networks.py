@@ -30,13 +30,16 @@ _NUMBERED = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")  # a Sequen
 _WANTED = (r"teacher", r"(^|[._])ema([._]|$)", r"online|encoder_q|base_encoder|student")
 _COPIES = re.compile(r"momentum|target|teacher|encoder_k|(^|[._])ema([._]|$)")
 _OTHERS = {  # by a name that no plain ResNet has
-    r"cls_token|patch_embed\.|vit\.|encoder\.layers?\.\d+\.(self_)?attention": "a vision transformer",
-    r"dwconv\.|downsample_layers\.\d|stages\.\d+\.blocks\.\d+\.conv_dw": "a ConvNeXt",
+    r"relative_position_bias": "a Swin transformer",
+    r"(cls|class)_token|patch_embed\.|vit\.|encoder\.layers?\.\d+\.(self_)?attention": "a vision transformer",
+    r"layer_scale|dwconv\.|downsample_layers\.\d|stages\.\d+\.blocks\.\d+\.conv_dw": "a ConvNeXt",
     r"denseblock\d": "a DenseNet",
-    r"conv_dw\.|conv_pw|_depthwise_conv\.|features\.\d+\.conv\.": "a MobileNet or EfficientNet",
+    r"conv_dw\.|conv_pw|_depthwise_conv\.|features\.\d+\.(conv|\d+\.block)\.": "a MobileNet or EfficientNet",
+    r"trunk_output\.": "a RegNet",
+    r"inception|Mixed_\d": "an Inception network",
     r"root\.conv\.|block1\.unit01": "a BiT ResNet (v2)",
     r"(^|\.)conv1\.0\.weight": "a ResNet-D, with three convolutions in its stem",
-    r"(^|\.)features\.\d+\.(weight|\d+\.weight)": "a VGG, AlexNet or MobileNet",
+    r"(^|\.)features\.\d+\.(weight|\d+\.weight)": "a VGG or AlexNet",
 }
 
 

@@ -19,7 +19,7 @@ from univip_jax.common.errors import UserError
 
 _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype without its byte order
 _MOST_STEPS = 2_000_000  # instructions of a pickle; the checkpoint of a ResNet-152 with its optimizer needs 100,000
-_MOST_TUPLES = 100_000  # nested as deeply as this they do not yet overflow Python's stack
+_DEEPEST = 1000  # nested tuples; the hash of 100,000 overflows Python's stack
 
 
 class _Dtype:
@@ -88,16 +88,30 @@ class _Pickler(pickle.Pickler):
 
 
 def require_few_steps(file: BinaryIO) -> None:
-    """Reads a pickle's instructions up to its end; UserError where they want more memory or stack than weights do."""
-    tuples = 0
+    """Reads a pickle up to its end; UserError where it wants more memory, or deeper tuples, than weights do."""
+    stack: list[int] = []  # how deep the tuples in each object are
+    marks: list[int] = []
+    memo: dict[int, int] = {}
     for step, (code, argument, _) in enumerate(pickletools.genops(file)):
-        tuples += code.name.startswith("TUPLE")
-        if step > _MOST_STEPS or tuples > _MOST_TUPLES:
-            raise UserError(
-                f"it has more than {step} instructions or {tuples - 1} tuples, which no file of weights needs"
-            )
-        if code.name.endswith("PUT") and int(argument) > _MOST_STEPS:  # Python makes room for as many
-            raise UserError(f"it counts {argument} objects, which no file of weights needs")
+        if step > _MOST_STEPS:
+            raise UserError(f"it has more than {step} instructions, which no file of weights needs")
+        if code.name == "MARK":
+            marks.append(len(stack))
+        elif code.name.endswith("GET"):
+            stack.append(memo[int(argument)])
+        elif code.name.endswith("PUT") or code.name == "MEMOIZE":
+            place = len(memo) if argument is None else int(argument)
+            if place > _MOST_STEPS:  # Python makes room for as many
+                raise UserError(f"it counts {place} objects, which no file of weights needs")
+            memo[place] = stack[-1]
+        else:
+            kinds = code.stack_before
+            marked = pickletools.markobject in kinds
+            start = marks.pop() - kinds.index(pickletools.markobject) if marked else len(stack) - len(kinds)
+            depth = max(stack[start:], default=0) + code.name.startswith("TUPLE")
+            if depth > _DEEPEST:
+                raise UserError(f"it has tuples {depth} deep, which no file of weights needs")
+            stack[start:] = [depth] * len(code.stack_after)
 
 
 def read_pkl(path: Path) -> dict[str, np.ndarray]:
@@ -112,7 +126,7 @@ def read_pkl(path: Path) -> dict[str, np.ndarray]:
             file.seek(0)
             content = _Unpickler(file).load()
     except UserError as error:
-        raise UserError(f"{path} is refused: {error}") from None
+        raise UserError(f"{path} is refused: {error}; save its state_dict as safetensors") from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is missing, damaged or no pickle ({reason}); write it anew") from None

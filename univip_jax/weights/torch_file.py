@@ -86,6 +86,11 @@ class _RebuildOfDtype(_Rebuild):  # _v3
         return cls._view(storage, rest[2].__name__, offset, shape, strides)
 
 
+class _RebuildQuantized(_Rebuild):
+    def __new__(cls, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any):
+        return cls._view(storage, f"quantized {storage.kind}", offset, shape, strides)
+
+
 class _RebuildParameter(StandIn):
     def __new__(cls, data: Any, *_: Any):
         return data
@@ -100,6 +105,7 @@ _KNOWN = {
     "torch._utils._rebuild_tensor": _Rebuild,
     "torch._utils._rebuild_tensor_v2": _Rebuild,
     "torch._utils._rebuild_tensor_v3": _RebuildOfDtype,
+    "torch._utils._rebuild_qtensor": _RebuildQuantized,
     "torch._utils._rebuild_parameter": _RebuildParameter,
     "torch._utils._rebuild_parameter_with_state": _RebuildParameter,
     "torch._tensor._rebuild_from_type": _RebuildOfType,
