@@ -58,5 +58,7 @@ def test_rows_cover_the_batch_and_arrive_in_order():
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
-    with pytest.raises(UserError, match="batch_size=6 is not divisible by the 4 devices; the nearest that is: 8"):
+    with pytest.raises(
+        UserError, match=r"batch_size=6 is not divisible by the 4 devices; the nearest that is: --config\.batch_size=8"
+    ):
         local_rows(make_mesh(), 6)

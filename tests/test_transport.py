@@ -187,7 +187,7 @@ def test_iterations_that_would_miss_the_marginals_are_refused_with_enough():
         return np.abs(np.asarray(plan).sum(1) - supply[:, ::-1]).sum()
 
     assert missed(0.01, 50) > 0.1
-    with pytest.raises(UserError, match=r"transport.num_iters=50 is too few .*; set transport.num_iters=400 or more"):
+    with pytest.raises(UserError, match=r"num_iters=50 is too few .*; give --config\.transport\.num_iters=400 or more"):
         replace(GOOD, epsilon=0.01)
     for epsilon in (0.01, 0.02, 0.05, 0.1, 0.5):
         assert missed(epsilon, replace(GOOD, epsilon=epsilon, num_iters=400).num_iters) < 0.01

@@ -28,7 +28,10 @@ class LossSpec:
             if not getattr(self, field) >= 0:
                 raise UserError(f"loss.{field}={getattr(self, field)} must not be negative; 0 switches it off")
         if not self.scene + self.scene_instance + self.instance > 0:
-            raise UserError("loss.scene, loss.scene_instance and loss.instance are all 0: nothing would be learned")
+            raise UserError(
+                "loss.scene, loss.scene_instance and loss.instance are all 0, nothing would be learned: "
+                "give --config.loss.scene=1"
+            )
         if not self.scale > 0:
             raise UserError(f"loss.scale={self.scale} must be above 0; 1 is the paper's Eq. 2, 2 is BYOL's 2 - 2 cos")
 

@@ -42,7 +42,8 @@ def learning_rate(spec: OptimizerSpec, *, batch_size: int, total_steps: int, ste
     if warmup >= total_steps:
         raise UserError(
             f"optimizer.warmup_epochs={spec.warmup_epochs} is {warmup} steps, the whole run {total_steps}: "
-            "lower it or train for longer"
+            f"train for longer, or give "
+            f"--config.optimizer.warmup_epochs={0.1 * total_steps / steps_per_epoch:.2g}"
         )
     peak = spec.lr * batch_size / 256
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps)

@@ -87,14 +87,17 @@ def make_plan(config: ConfigDict, num_images: int) -> Plan:
         views = replace(views, num_instances=0)
     elif not views.num_instances:
         raise UserError(
-            "views.num_instances=0, but loss.scene_instance or loss.instance is above 0: set both to 0 "
-            "(as the config argument table8=k0 does), or use instances"
+            "views.num_instances=0, but loss.scene_instance or loss.instance is above 0: use instances, or give "
+            "--config.loss.scene_instance=0 --config.loss.instance=0 (as the config argument table8=k0 does)"
         )
     check_least(config)
     steps_per_epoch = max(1, num_images // config.batch_size)
     total_steps = config.num_steps or round(config.num_epochs * steps_per_epoch)
     if total_steps < 1:
-        raise UserError(f"num_epochs={config.num_epochs} and num_steps={config.num_steps} leave no step to do")
+        raise UserError(
+            f"num_epochs={config.num_epochs} and num_steps={config.num_steps} leave no step to do: "
+            "give --config.num_epochs=1 or more"
+        )
     plan = Plan(
         seed=config.seed,
         model=to_spec(ModelSpec, config, "model"),

@@ -40,7 +40,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
             f"batch_size={batch_size} is not divisible by the {mesh.size} devices; the nearest that is: "
-            f"{max(1, round(batch_size / mesh.size)) * mesh.size}"
+            f"--config.batch_size={max(1, round(batch_size / mesh.size)) * mesh.size}"
         )
     slices = by_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
     starts = sorted({index[0].indices(batch_size)[:2] for index in slices})

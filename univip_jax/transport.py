@@ -47,7 +47,7 @@ class TransportSpec:
         if (least := least_iterations(self.epsilon)) > self.num_iters:
             raise UserError(
                 f"transport.num_iters={self.num_iters} is too few for transport.epsilon={self.epsilon}: the plan would "
-                f"miss its marginals; set transport.num_iters={least} or more"
+                f"miss its marginals; give --config.transport.num_iters={least} or more"
             )
         if not (self.plan_mass >= 0 or self.plan_mass == OWN_MASS):
             raise UserError(

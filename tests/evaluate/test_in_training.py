@@ -21,7 +21,10 @@ def test_interval_in_steps_or_epochs():
     assert spec.interval(231) == 0
     assert replace(spec, every_steps=7).interval(231) == 7
     assert [replace(spec, every_epochs=epochs).interval(231) for epochs in (4.0, 0.5, 0.001)] == [924, 116, 1]
-    with pytest.raises(UserError, match=r"knn\.every_steps=7 and knn\.every_epochs=4\.0: leave one of them at 0"):
+    with pytest.raises(
+        UserError,
+        match=r"knn\.every_steps=7 and knn\.every_epochs=4\.0: leave one of them at 0: --config\.knn\.every_epochs=0",
+    ):
         replace(spec, every_steps=7, every_epochs=4.0).interval(231)
 
 

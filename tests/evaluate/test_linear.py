@@ -226,7 +226,7 @@ def test_fit_logistic_never_predicts_an_unseen_class():
 
 def test_fit_logistic_refuses_to_stop_before_it_converges(monkeypatch):
     monkeypatch.setattr(logistic, "_MAX_ITER", 1)
-    with pytest.raises(UserError, match=r"did not converge in 1 iterations; lower inverse_l2=1\.0"):
+    with pytest.raises(UserError, match=r"did not converge in 1 iterations; lower --config\.inverse_l2=1\.0"):
         fit_logistic(three_classes(300, noise=1.0), np.zeros((1, 4)), 1.0)
 
 

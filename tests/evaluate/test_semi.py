@@ -126,7 +126,7 @@ def test_semi_refuses_another_config_or_subset_by_name(finished, run, labelled, 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("data.subset", "", "data.subset is not set: .* `drawn` for 10 % of each class"),
+        ("data.subset", "", "data.subset is not set: --config.data.subset=drawn takes 10 % of each class"),
         ("batch_size", 32, "batch_size=32 is more than the 19 photos of .* held out"),
         ("held_out", 0.0, "0 photos cannot be held out of the 24"),
         ("lr", (), r"lr=\(\) and head_multiplier=\(1.0,\) must each hold a number"),

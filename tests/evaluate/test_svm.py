@@ -97,7 +97,7 @@ def test_svm_with_one_class_per_photo(labelled, tmp_path):
     [
         ({"low_shot": (1, 7)}, r"low_shot=7 takes 7 photos with class 'cat' and 7 without: .* has 7 and 5"),
         ({"low_shot": (0,)}, r"low_shot=0 takes 0 photos"),
-        ({"costs": ()}, r"config\.costs and config\.low_shot_costs need a value each"),
+        ({"costs": ()}, r"--config\.costs and --config\.low_shot_costs need a value each"),
     ],
 )
 def test_svm_refuses_impossible_settings(result, tmp_path, change, message):

@@ -232,6 +232,8 @@ def test_a_file_of_ours_says_its_stem(stem, tmp_path):
     found, back, *_ = read_backbone(tmp_path / "ours.bin")
     assert found == net
     assert_equal(back, variables_of(net))
+    with pytest.raises(UserError, match=r"ours\.bin holds our own names, .*: leave out --prefix and --stem"):
+        read_backbone(tmp_path / "ours.bin", stem="cifar")
 
 
 def test_load_encoder_changes_nothing_of_the_process(tmp_path):

@@ -40,7 +40,8 @@ class Index:
         if dataset.num_records < batch_size:
             raise UserError(
                 f"{dataset.root} holds {dataset.num_records} photos, less than one batch of "
-                f"batch_size={batch_size}: lower batch_size or add photos"
+                f"batch_size={batch_size}: add photos, or lower it: "
+                f"--config.batch_size={dataset.num_records}"
             )
         self.num_records = dataset.num_records
         self.seed, self.batch_size = seed, batch_size

@@ -44,7 +44,8 @@ class InTrainingSpec:
         """Steps from one evaluation to the next; 0: there is none."""
         if self.every_steps and self.every_epochs:
             raise UserError(
-                f"knn.every_steps={self.every_steps} and knn.every_epochs={self.every_epochs}: leave one of them at 0"
+                f"knn.every_steps={self.every_steps} and knn.every_epochs={self.every_epochs}: leave one of them at "
+                "0: --config.knn.every_epochs=0"
             )
         return self.every_steps or (max(1, round(self.every_epochs * steps_per_epoch)) if self.every_epochs else 0)
 
@@ -60,11 +61,11 @@ class KnnEvaluator:
         if not spec.train or not spec.test:
             raise UserError(
                 f"k-NN during training needs photos, but knn.train={spec.train!r} and knn.test={spec.test!r}: "
-                "name two labelled sets (class folders, or NAME:SPLIT of TFDS), or set knn.every_steps and "
-                "knn.every_epochs to 0"
+                "name two labelled sets by --config.knn.train and --config.knn.test (class folders, or NAME:SPLIT of "
+                "TFDS), or give --config.knn.every_steps=0 --config.knn.every_epochs=0"
             )
         self._spec, self._image_size = spec, plan.views.scene_size
-        self._sets = open_for_knn(spec.train, spec.test, [spec.k])
+        self._sets = open_for_knn(spec.train, spec.test, [spec.k], "--config.knn.k")
         self._encoder = Encoder(float32_backbone(plan.model), None, image_size=self._image_size, source="", step=0)
 
     def __call__(self, state: TrainState) -> dict[str, float]:

@@ -25,14 +25,14 @@ class KnnSpec:
         require_least(1, k=self.k)
 
 
-def open_for_knn(train: str, test: str, k: Sequence[int]) -> tuple[Labelled, Labelled]:
-    """`open_pair`; UserError also where one of `k` is more than there are photos to vote."""
+def open_for_knn(train: str, test: str, k: Sequence[int], flag: str = "--config.k") -> tuple[Labelled, Labelled]:
+    """`open_pair`; UserError, which names the flag, also where one of `k` is more than there are photos to vote."""
     labelled, held_out = open_pair(train, test)
     for neighbours in k:
         if neighbours > labelled.num_images:
             raise UserError(
                 f"k={neighbours} is more than the {labelled.num_images} photos of {labelled.name}; lower it: "
-                "--config.k=(20,)"
+                f"{flag}={min(20, labelled.num_images)}"
             )
     return labelled, held_out
 

@@ -41,7 +41,8 @@ def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: fl
             probe.fit(train.features, train.labels)
         except ConvergenceWarning:
             raise UserError(
-                f"the logistic regression did not converge in {_MAX_ITER} iterations; lower inverse_l2={inverse_l2}"
+                f"the logistic regression did not converge in {_MAX_ITER} iterations; lower "
+                f"--config.inverse_l2={inverse_l2}"
             ) from None
     # Of two classes, decision_function gives one logit; predict_log_proba gives two.
     logits = np.full((len(test), probe.classes_[-1] + 1), -np.inf)

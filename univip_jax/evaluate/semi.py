@@ -32,8 +32,9 @@ def open_sets(config: ConfigDict, spec: SemiSpec) -> tuple[Labelled, Labelled]:
     """
     if not config.data.subset:
         raise UserError(
-            "data.subset is not set: a text file that names the labelled photos, `drawn` for "
-            f"{config.labels} % of each class, or `all` where data.train={config.data.train!r} is the subset itself"
+            f"data.subset is not set: --config.data.subset=drawn takes {config.labels} % of each class, "
+            f"--config.data.subset=FILE the photos that a text file names, --config.data.subset=all the whole of "
+            f"{config.data.train!r}"
         )
     train, test = open_pair(config.data.train, config.data.test)
     if config.data.subset == "drawn":

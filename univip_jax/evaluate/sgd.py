@@ -30,8 +30,8 @@ def steps_per_epoch(train: Labelled, batch_size: int) -> int:
     """The whole batches in a set. Raises UserError where there is none."""
     if train.num_images < batch_size:
         raise UserError(
-            f"batch_size={batch_size} is more than the {train.num_images} photos of {train.name}; lower "
-            "--config.batch_size, with which the rates shrink"
+            f"batch_size={batch_size} is more than the {train.num_images} photos of {train.name}; lower it, "
+            f"with which the rates shrink: --config.batch_size={train.num_images}"
         )
     return train.num_images // batch_size
 

@@ -6,6 +6,7 @@ training, and is left out of few-photo draws and of the test.
 """
 
 import itertools
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,7 @@ class SvmSpec:
         require_least(0, num_workers=self.num_workers)
         require_least(1, num_draws=self.num_draws)
         if not self.costs or (self.low_shot and not self.low_shot_costs):
-            raise UserError("config.costs and config.low_shot_costs need a value each")
+            raise UserError("--config.costs and --config.low_shot_costs need a value each")
 
 
 def each_class(labels: np.ndarray, num_classes: int) -> Int8[np.ndarray, "N C"]:
@@ -59,6 +60,8 @@ def each_class(labels: np.ndarray, num_classes: int) -> Int8[np.ndarray, "N C"]:
 def check_counts(train: Labelled, labels: np.ndarray, test: Labelled, test_labels: np.ndarray, low_shot) -> None:
     """Raises UserError where labels [N, C] are too few for the folds, the draws or the test, and names the class."""
     present, absent = (labels == 1).sum(0), (labels == -1).sum(0)
+    most = min(present.min(), (absent // max(1, len(train.classes) - 1)).min(), present.max() - 1)
+    fitting = f"--config.low_shot={','.join(str(k) for k in low_shot if 1 <= k <= most) or '()'}"
     for name, count, others, in_test in zip(train.classes, present, absent, (test_labels == 1).sum(0), strict=True):
         if min(count, len(labels) - count) < one_vs_rest.NUM_FOLDS:
             raise UserError(
@@ -72,10 +75,13 @@ def check_counts(train: Labelled, labels: np.ndarray, test: Labelled, test_label
             if k < 1 or count < k or others < wanted:
                 raise UserError(
                     f"low_shot={k} takes {k} photos with class {name!r} and {wanted} without: {train.name} has {count} "
-                    f"and {others}; leave it out of config.low_shot"
+                    f"and {others}; leave it out: {shlex.quote(fitting)}"
                 )
     if low_shot and present.max() <= max(low_shot):
-        raise UserError(f"low_shot={max(low_shot)} leaves no photo of {train.name} to choose C by; lower it")
+        raise UserError(
+            f"low_shot={max(low_shot)} leaves no photo of {train.name} to choose C by; "
+            f"leave it out: {shlex.quote(fitting)}"
+        )
 
 
 def _parallel(function: Callable, arguments: list[tuple], num_workers: int, description: str) -> list:

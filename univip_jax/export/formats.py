@@ -113,7 +113,7 @@ def check_format(name: str, encoder: Encoder, out: Path) -> None:
         able = [name for name, format in FORMATS.items() if format.libraries == OURS]
         raise UserError(
             f"--format={name}: {encoder.source} has model.stem={net.stem}, which has no counterpart there; choose one "
-            f"of {', '.join(able)}, or train with model.stem=imagenet"
+            f"of {', '.join(able)}, or train with --config.model.stem=imagenet"
         )
     if name == "timm" and not has_class(name, encoder):
         raise UserError(

@@ -39,8 +39,8 @@ def _pool(maps: Maps, layer: str) -> Float[Array, "N k k c"]:
     (number, stride, padding, side), now = _WINDOWS[layer], maps[layer].shape[1]
     if now < number:
         raise UserError(
-            f"image_size is too small: {layer} is {now} x {now}, its pool needs {number} x {number}; raise it, or "
-            f"leave {layer} out of --config.pooling"
+            f"image_size is too small: {layer} is {now} x {now}, its pool needs {number} x {number}; raise "
+            f"--config.image_size, or leave {layer} out of --config.pooling"
         )
     stride, padding = max(1, now * stride // side), now * padding // side
     window = now + 2 * padding - (number - 1) * stride

@@ -162,5 +162,8 @@ def pool_2x2(res5: Float[Array, "N h w c"]) -> Float[Array, "N 4*c"]:
     """
     _, height, width, _ = res5.shape
     if min(height, width) < 2:
-        raise UserError(f"image_size is too small: res5 is {height} x {width}, the 2 x 2 pool needs 2 x 2; raise it")
+        raise UserError(
+            f"image_size is too small: res5 is {height} x {width}, the 2 x 2 pool needs 2 x 2; "
+            "raise --config.image_size"
+        )
     return nn.avg_pool(at_least_float32(res5), (height - 1, width - 1)).reshape(len(res5), -1)

@@ -102,8 +102,8 @@ class BadSteps:
                     self._write_bundle()
                 raise UserError(
                     f"step {step} is not finite: {what}; it is the last of {len(self._row)} in a row, and "
-                    f"{self._folder / BUNDLE} names their photos and losses. Lower optimizer.lr, lengthen "
-                    "optimizer.warmup_epochs or set model.dtype=float32, in another --workdir"
+                    f"{self._folder / BUNDLE} names their photos and losses. Lower --config.optimizer.lr, raise "
+                    "--config.optimizer.warmup_epochs or give --config.model.dtype=float32, in another --workdir"
                 )
             if primary:
                 print(

@@ -78,7 +78,7 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     run = expand(str(run))
     if Path(run).is_file():
         if step is not None:
-            raise UserError(f"{run} is a weights file, and a file has no steps: leave out step={step}")
+            raise UserError(f"{run} is a weights file, and a file has no steps, such as step={step}: leave it out")
         backbone, variables, metadata, note = read_backbone(Path(run))
         if note:
             print(f"{run}: {note}", file=sys.stderr)
@@ -107,7 +107,7 @@ def open_encoder(config: ConfigDict) -> Encoder:
     if config.pretrained != RANDOM:
         return load_encoder(config.pretrained, config.step or None)
     if config.step:
-        raise UserError(f"pretrained={RANDOM} has no checkpoints, but step={config.step}: leave step at 0")
+        raise UserError(f"pretrained={RANDOM} has no checkpoints, but step={config.step}: give --config.step=0")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     start = jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
     variables = start(jax.random.key(config.seed))

@@ -55,7 +55,9 @@ def read_backbone(path: Path, prefix: str | None = None, stem: str | None = None
     if not tensors:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
     if any("/" in name for name in tensors):
-        told = metadata.get("stem", "small")
+        if prefix is not None or stem:
+            raise UserError(f"{path} holds our own names, which say all: leave out --prefix and --stem")
+        told = metadata.get("stem")  # written since there are two 3x3 stems; before, there was one
         return Backbone(*from_flat(tensors, str(path), told if told in STEMS[1:] else "small"), metadata)
     network, note = choose_network(tensors, prefix, str(path))
     stem = _stem(network.state["conv1.weight"].shape[2], stem or metadata.get("stem"), path)
