@@ -28,7 +28,7 @@ from univip_jax.data.host import available_cores
 
 def _define() -> None:
     flags.DEFINE_enum("source", "images", ["images", "tfds"], "Where the photos come from: files, or a TFDS data set.")
-    cli.define_path("images", [], "Folder with photos in it or below, zip or tar file.")
+    cli.define_path("images", [], "Folder with photos in it or below, zip or tar file.", any_bytes=True)
     flags.DEFINE_string("dataset", None, "TFDS's name, as coco/2017; TFDS_DATA_DIR is the folder of its data.")
     flags.DEFINE_string("split", None, "TFDS's split, as train or train[:10%].")
     cli.define_path("out", None, "Folder for the data set; created if missing.")
@@ -59,9 +59,6 @@ def _check_flags(beam_options: Sequence[str]) -> None:
         if given.images or given.out or given.dataset:
             raise flags.Error("--check=DIR is given alone, without --images, --dataset and --out")
         return
-    for path in (given.out or "", *given.images):
-        if "://" in path:
-            raise flags.Error(f"{path} is no folder: mount the bucket, or copy the photos to a disk")
     if given.source == "tfds":
         if not (given.dataset and given.split and given.out):
             raise flags.Error("--source=tfds needs --dataset=NAME, --split=SPLIT and --out=DIR")

@@ -33,10 +33,10 @@ def run(task: Task, specs: Sequence[Any], num_photos: int, num_workers: int) -> 
         KeyboardInterrupt: on Ctrl-C, after the workers have stopped.
     """
     num_workers = min(num_workers, len(specs))
+    pool = _open_pool(num_workers) if num_workers > 1 else None
     # In a log file, one line per minute is enough.
     interval = 0.5 if os.isatty(2) else 60
     with tqdm(total=num_photos, unit="photo", mininterval=interval, smoothing=0.1, dynamic_ncols=True) as bar:
-        pool = _open_pool(num_workers) if num_workers > 1 else None
         if pool is None:
             run_on_one_core()
             return [task(spec, bar.update) for spec in specs]

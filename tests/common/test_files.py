@@ -95,6 +95,8 @@ def test_expand_gives_what_a_shell_would(typed, meant, tmp_path, monkeypatch):
         "$NO_SUCH/x": "$NO_SUCH/x: the variable NO_SUCH has no value: export NO_SUCH=",
         "a/${NO_SUCH}": "the variable NO_SUCH has no value",
         "$EMPTY/x": "the variable EMPTY has no value",  # else it is /x
+        "W\udcff/x": "W?/x is not UTF-8: rename it",
+        "gs://bucket/runs": "gs://bucket/runs is no folder or file of this machine",
         "~nobody_of_this_name/x": "nobody_of_this_name is no user of this machine",
     }.items(),
 )
@@ -103,6 +105,16 @@ def test_expand_refuses_what_has_no_value(typed, words, monkeypatch):
     with pytest.raises(UserError) as refused:
         files.expand(typed)
     assert words in str(refused.value) and refused.value.exit_code == 2
+
+
+def test_expand_leaves_any_bytes_where_they_can_be_opened():
+    assert files.expand("D\udcff", any_bytes=True) == "D\udcff"
+
+
+def test_expand_refuses_the_home_folder_of_a_user_without_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/nonexistent")  # as `machine.before_imports` sets it
+    with pytest.raises(UserError, match=r"~/x: HOME is not set: write the path out"):
+        files.expand("~/x")
 
 
 @pytest.fixture

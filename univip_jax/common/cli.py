@@ -31,9 +31,12 @@ class _Path(flags.ArgumentParser):
 
     syntactic_help = "a path: ~ and $NAME are expanded"
 
+    def __init__(self, any_bytes: bool):
+        self._any_bytes = any_bytes
+
     def parse(self, argument: str) -> str:
         try:
-            return expand(argument)
+            return expand(argument, any_bytes=self._any_bytes)
         except UserError as error:
             raise ValueError(error) from error
 
@@ -41,11 +44,11 @@ class _Path(flags.ArgumentParser):
         return "path"
 
 
-def define_path(name: str, default: str | list[str] | None, text: str) -> flags.FlagHolder:
-    """A flag for a path; with a list as its default it may be given several times."""
+def define_path(name: str, default: str | list[str] | None, text: str, *, any_bytes: bool = False) -> flags.FlagHolder:
+    """A flag for a path, see `expand`; with a list as its default it may be given several times."""
     if isinstance(default, list):
-        return flags.DEFINE_multi(_Path(), flags.ArgumentSerializer(), name, default, text)
-    return flags.DEFINE(_Path(), name, default, text, serializer=flags.ArgumentSerializer())
+        return flags.DEFINE_multi(_Path(any_bytes), flags.ArgumentSerializer(), name, default, text)
+    return flags.DEFINE(_Path(any_bytes), name, default, text, serializer=flags.ArgumentSerializer())
 
 
 def parse_flags(name: str, required: Sequence[str], check: Callable[[], None] | None = None):
@@ -128,7 +131,6 @@ def _is_below(folder: Path | None, filename: object) -> bool:
 def quiet() -> None:
     """Leaves out what libraries print beside the errors that they raise. For commands; nothing calls it on import."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and the exporters report their own steps
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home folder it warns of a temporary one
     # Orbax logs the traceback of a failed thread, then raises the same error at the next call.
     logging.getLogger("absl").addFilter(_not_orbaxs_traceback)
     logging.getLogger("asyncio").addFilter(_not_orbaxs_task)

@@ -13,17 +13,25 @@ from pathlib import Path
 
 from univip_jax.common.errors import Misuse, TransientError, UserError
 
+NO_HOME = "/nonexistent"  # the home folder of a user who has none
 LOCK = "lock"  # in a folder that a process holds: its host and process id
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars has it
 
 
-def expand(path: str) -> str:
+def expand(path: str, *, any_bytes: bool = False) -> str:
     """The path with `~`, `~USER`, `$NAME` and `${NAME}` replaced, also where no shell has done it.
 
     A variable without a value stays where a path of that very name exists, as `$RECYCLE.BIN`.
 
-    Raises Misuse: a variable has no value, or there is no such home folder.
+    Args:
+        any_bytes: the path need not be UTF-8. TensorFlow and TensorStore open no other.
+
+    Raises Misuse: a variable has no value, there is no such home folder, or it is the address of a bucket.
     """
+    if not any_bytes and not path.isascii() and (readable := path.encode(errors="replace").decode()) != path:
+        raise Misuse(f"{readable} is not UTF-8: rename it")
+    if "://" in path:
+        raise Misuse(f"{path} is no folder or file of this machine: mount the bucket, or copy it to a disk")
 
     def value(match: re.Match) -> str:
         if found := os.environ.get(name := match[1].strip("{}")):
@@ -34,11 +42,12 @@ def expand(path: str) -> str:
             return match[0]
         raise Misuse(f"{path}: the variable {name} has no value: export {name}=..., or write the path out")
 
-    expanded = os.path.expanduser(_VARIABLE.sub(value, path))
-    if expanded.startswith("~") and not os.path.lexists(expanded):
-        home = expanded.partition("/")[0]
+    plain = _VARIABLE.sub(value, path)
+    expanded = os.path.expanduser(plain)
+    if plain.startswith("~") and expanded.startswith(("~", NO_HOME)) and not os.path.lexists(expanded):
+        home = plain.partition("/")[0]
         cause = "HOME is not set" if home == "~" else f"{home[1:]} is no user of this machine"
-        raise Misuse(f"{path}: {cause}: write the path out, or ./{expanded} for a folder of that name")
+        raise Misuse(f"{path}: {cause}: write the path out, or ./{plain} for a folder of that name")
     return expanded
 
 

@@ -1,11 +1,13 @@
 """What libraries take for granted on a machine: enough open files, a user with a name, a home folder."""
 
+import logging
 import os
 import pwd
 import resource
+import warnings
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import expand
+from univip_jax.common.files import NO_HOME, expand
 
 _LEAST_FILES, _ENOUGH_FILES = 32, 65536
 _FOLDERS = ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")  # whose readers would make a folder named ~
@@ -22,12 +24,19 @@ def settle() -> None:
     for name in _FOLDERS:
         if name in os.environ:
             os.environ[name] = expand(os.environ[name])
+    before_imports()
+
+
+def before_imports() -> None:
+    """Gives the user a name and a home folder that cannot be, where nothing says either: libraries ask on import."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where its folder cannot be in the home folder
+    warnings.filterwarnings("ignore", ".*joblib will operate in serial mode")  # without /dev/shm, and it is unused
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:  # a container that runs as a bare number
         if not any(os.environ.get(name) for name in _NAMES):
             os.environ["LOGNAME"] = f"uid{os.getuid()}"
-        os.environ.setdefault("HOME", "/nonexistent")  # else libraries make a folder named ~
+        os.environ.setdefault("HOME", NO_HOME)  # else libraries make a folder named ~
 
 
 def _raise_file_limit() -> None:

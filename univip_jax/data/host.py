@@ -6,10 +6,13 @@ memory. Nothing else in `univip_jax` imports TensorFlow.
 
 import os
 
+from univip_jax.common.machine import before_imports
+
+before_imports()  # TensorFlow imports Keras, matplotlib and joblib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it prints a notice, and only speeds up networks, which JAX runs
 
-import tensorflow as tf  # reads both when it is imported
+import tensorflow as tf  # noqa: E402 (reads both when it is imported)
 
 for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)

@@ -148,7 +148,8 @@ def _extract(request: Request, folder: Path) -> str:
 
 def _define_flags() -> None:
     define_path("run", None, "The run's folder, or a file of weights.")
-    define_path("images", None, "Folder with photos (folders in it are searched too), zip or tar file.")
+    text = "Folder with photos (folders in it are searched too), zip or tar file."
+    define_path("images", None, text, any_bytes=True)
     define_path("out", None, "The parquet file to write.")
     flags.DEFINE_integer("stage", 4, "Which of the four stages (res2 to res5) the features leave.", 1, 4)
     flags.DEFINE_integer("image_size", 0, "Side of the centre crop, px; 0: the side of the run's scenes.", 0, 4096)
