@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # Flags and fields of text that are no paths: what is not here is defined by cli.define_path, or named in PATHS.
 FLAGS = {"dataset", "split", "prefix", "licence", "steps", "seeds", "coordinator_address"}
 FLAGS |= {"devices", "tpu", "backbone", "dtype", "rows", "variant", "set", "reference"}  # of benchmarks
-FLAGS |= {"batches", "methods", "frameworks", "experiments", "compile_mode"}
+FLAGS |= {"trials", "batches", "methods", "frameworks", "experiments", "compile_mode"}
 EXPANDED = {"results"}  # a list, expanded where it is used
 FIELDS = {"task", "row", "allow_changes", "views.crop", "views.interpolation", "views.proposals", "views.pick"}
 FIELDS |= {"augment.color", "augment.blur_kernel", "augment.instances", "model.backbone", "model.stem", "model.init"}
@@ -25,7 +25,7 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def g
 def text_flags():
     """Names of the flags of text, by file."""
     found = {}
-    for room in ("main.py", "data_prep", "univip_jax", "demo", "benchmarks"):
+    for room in ("main.py", "data_prep", "univip_jax", "demo", "benchmarks", "tests/soak"):
         for path in sorted((ROOT / room).rglob("*.py")) or [ROOT / room]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(

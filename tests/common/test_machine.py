@@ -4,6 +4,7 @@ import getpass
 import os
 import pwd
 import resource
+import tempfile
 
 import pytest
 
@@ -58,6 +59,16 @@ def test_settle_names_a_user_whom_the_system_does_not_know(monkeypatch):
     machine.settle()
     assert getpass.getuser() == "uid12345"
     assert os.path.expanduser("~/x") == "/nonexistent/x"  # no folder named ~
+
+
+def test_settle_names_a_machine_without_a_temporary_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as end:
+        machine.settle()
+    assert end.value.code == 1
+    line = "error: no temporary folder can be written to: make one and export TMPDIR=FOLDER\n"
+    assert capsys.readouterr().err == line
 
 
 def test_settle_expands_the_folders_that_the_environment_names(monkeypatch):

@@ -22,6 +22,7 @@ from demo.scenes import write_photos
 from tests.soak import trials
 from tests.soak.damage import damage, kill_preparation
 from tests.soak.training import COMPILED, Training
+from univip_jax.common.cli import define_path
 
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "How long the trial `faults` injects faults.")
 _TRIALS = flags.DEFINE_list("trials", [], "Which trials; all by default.")
@@ -29,7 +30,7 @@ _COUNT = flags.DEFINE_integer("count", 50, "Repetitions of kill and save; the ot
 _STEPS = flags.DEFINE_integer("steps", 400, "Steps of a training.", 50)
 _INTERVAL = flags.DEFINE_integer("interval", 10, "Steps between two checkpoints.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments and of the damage.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Keeps all files there; by default they are removed.")
+_WORKDIR = define_path("workdir", None, "Keeps all files there; by default they are removed.")
 
 
 class Soak:

@@ -4,6 +4,8 @@ import logging
 import os
 import pwd
 import resource
+import sys
+import tempfile
 import warnings
 
 from univip_jax.common.errors import UserError
@@ -28,7 +30,15 @@ def settle() -> None:
 
 
 def before_imports() -> None:
-    """Gives the user a name and a home folder that cannot be, where nothing says either: libraries ask on import."""
+    """Gives the user a name and a home folder that cannot be, where nothing says either: libraries ask on import.
+
+    Ends the process with a line where there is no temporary folder: matplotlib cannot be imported.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        print("error: no temporary folder can be written to: make one and export TMPDIR=FOLDER", file=sys.stderr)
+        sys.exit(1)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where its folder cannot be in the home folder
     warnings.filterwarnings("ignore", ".*joblib will operate in serial mode")  # without /dev/shm, and it is unused
     try:
