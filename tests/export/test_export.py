@@ -188,13 +188,17 @@ def test_export_refuses_what_does_not_fit_by_name(run, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_export_takes_the_small_stem_under_our_names(tmp_path, small_photos):
-    small = variables_of(ResNet("resnet10", 0.125, "small"))
-    save_file(to_flat(small), tmp_path / "small.safetensors")
-    assert export(tmp_path / "small.safetensors", "safetensors", tmp_path / "r10.safetensors")[
-        "arrays_are_bit_identical"
-    ]
-    assert load_file(tmp_path / "r10.safetensors").keys() == to_flat(small).keys()
+@pytest.mark.parametrize("stem", ["small", "cifar"])
+def test_export_takes_a_3x3_stem_under_our_names_and_says_which(stem, tmp_path, small_photos):
+    variables, path, out = variables_of(ResNet("resnet10", 0.125, stem)), tmp_path / "in", tmp_path / "r10.safetensors"
+    save_file(to_flat(variables), path, {"stem": stem})
+    assert export(path, "safetensors", out)["arrays_are_bit_identical"]
+    assert load_file(out).keys() == to_flat(variables).keys()
+    assert load_encoder(out).backbone.stem == stem
+    with pytest.raises(
+        UserError, match=f"stem={stem}, which has no counterpart there; choose one of safetensors, stab"
+    ):
+        export(path, "torchvision", tmp_path / "tv.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files that people take for weights are named by their content, in one line."""
+"""Files that people take for weights are named by their content, in one line; ours say their stem."""
 
 import gzip
 import re
@@ -6,9 +6,13 @@ import tarfile
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from tests.weights.random_weights import assert_equal, variables_of
 from univip_jax.common.errors import UserError
+from univip_jax.models.resnet import ResNet
 from univip_jax.weights.files import read_backbone
+from univip_jax.weights.names import to_flat
 
 OTHER_FILES = {
     b"": r"is empty: fetch it again; weights are read from safetensors",
@@ -42,3 +46,15 @@ def test_archives_that_are_no_weights_are_named(tmp_path):
         archive.add(tmp_path / "net.npz", "net.npz")
     with pytest.raises(UserError, match=r"net\.tar is a tar archive: unpack it first"):
         read_backbone(tmp_path / "net.tar")
+
+
+@pytest.mark.parametrize("stem", ["small", "cifar", None])
+def test_a_file_of_ours_says_its_stem(stem, tmp_path):
+    """Files of before the CIFAR stem say nothing where they are small."""
+    net = ResNet("resnet10", 0.125, stem or "small")
+    save_file(to_flat(variables_of(net)), tmp_path / "ours.bin", {"stem": stem} if stem else {})
+    found, back, *_ = read_backbone(tmp_path / "ours.bin")
+    assert found == net
+    assert_equal(back, variables_of(net))
+    with pytest.raises(UserError, match=r"ours\.bin holds our own names, .*: leave out --prefix and --stem"):
+        read_backbone(tmp_path / "ours.bin", stem="cifar")

@@ -149,7 +149,7 @@ class Malicious:
 def test_read_backbone_runs_no_code_of_a_pickle(tmp_path):
     path, trace = tmp_path / "weights.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps({"model": Malicious(trace), "__author__": "x"}))
-    with pytest.raises(UserError, match=re.escape(str(path)) + r".*open"):
+    with pytest.raises(UserError, match=re.escape(str(path)) + " is no Detectron2 weights file"):
         read_backbone(path)
     assert not trace.exists()
 
@@ -222,18 +222,6 @@ def test_read_backbone_of_a_file_without_tensors_says_so(tmp_path):
         UserError, match=r"weights\.safetensors holds no tensors by name; save the network's state_dict"
     ):
         read_backbone(tmp_path / "weights.safetensors")
-
-
-@pytest.mark.parametrize("stem", ["small", "cifar", None])
-def test_a_file_of_ours_says_its_stem(stem, tmp_path):
-    """Files of before the CIFAR stem say nothing where they are small."""
-    net = ResNet("resnet10", 0.125, stem or "small")
-    save_file(to_flat(variables_of(net)), tmp_path / "ours.bin", {"stem": stem} if stem else {})
-    found, back, *_ = read_backbone(tmp_path / "ours.bin")
-    assert found == net
-    assert_equal(back, variables_of(net))
-    with pytest.raises(UserError, match=r"ours\.bin holds our own names, .*: leave out --prefix and --stem"):
-        read_backbone(tmp_path / "ours.bin", stem="cifar")
 
 
 def test_load_encoder_changes_nothing_of_the_process(tmp_path):

@@ -1,7 +1,8 @@
 """Weights files of Detectron2: a pickle of {'model': {name: array}, '__author__': str, 'matching_heuristics': True}.
 
-A pickle can run any code, so reading one knows an allow-list and nothing else. NumPy's own `dtype` and `ndarray` are
-not on it: a file can give them flags by which its bytes pass for pointers. Two small classes take their place.
+A pickle can run any code, so reading one knows an allow-list; whatever else it names becomes an inert stand-in.
+NumPy's own `dtype` and `ndarray` are not on the list: a file can give them flags by which its bytes pass for pointers.
+Two small classes take their place.
 """
 
 import codecs
@@ -19,6 +20,7 @@ from univip_jax.common.errors import UserError
 
 _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype without its byte order
 _MOST_STEPS = 2_000_000  # instructions of a pickle; the checkpoint of a ResNet-152 with its optimizer needs 100,000
+_MOST_NAMES = 10_000  # of classes and functions
 _DEEPEST = 1000  # nested tuples; the hash of 100,000 overflows Python's stack
 
 
@@ -71,11 +73,38 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1, NumPy 2
     _ALLOWED |= {(f"{_core}.multiarray", "_reconstruct"): _Array, (f"{_core}.numeric", "_frombuffer"): _FilledArray}
 
 
+class StandIn(dict):
+    """In place of a class or function that a pickle names: holds its items and its state, and does nothing."""
+
+    state: Any = None
+    __hash__, __eq__ = object.__hash__, object.__eq__  # it may be a key
+
+    def __new__(cls, *_: Any, **__: Any):
+        return dict.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, value: Any) -> None:
+        self[len(self)] = value
+
+    add = append
+
+    def extend(self, values: list) -> None:
+        self.update(enumerate(values, start=len(self)))
+
+
+def stand_in(module: str, name: str) -> type[StandIn]:
+    """A class of its own, whose name is that of what it stands for; nothing is imported."""
+    return type(name, (StandIn,), {"__qualname__": f"{module}.{name}"})
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise UserError(f"it asks for {module}.{name}, which no file of arrays needs; nothing of it was run")
-        return _ALLOWED[module, name]
+        return _ALLOWED.get((module, name)) or stand_in(module, name)
 
 
 class _Pickler(pickle.Pickler):
@@ -92,9 +121,11 @@ def require_few_steps(file: BinaryIO) -> None:
     stack: list[int] = []  # how deep the tuples in each object are
     marks: list[int] = []
     memo: dict[int, int] = {}
+    names = 0
     for step, (code, argument, _) in enumerate(pickletools.genops(file)):
-        if step > _MOST_STEPS:
-            raise UserError(f"it has more than {step} instructions, which no file of weights needs")
+        names += code.name in ("GLOBAL", "STACK_GLOBAL", "INST")
+        if step > _MOST_STEPS or names > _MOST_NAMES:
+            raise UserError(f"it has {step} instructions and {names} names, more than files of weights need")
         if code.name == "MARK":
             marks.append(len(stack))
         elif code.name.endswith("GET"):
@@ -139,7 +170,10 @@ def read_pkl(path: Path) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if not isinstance(name, str) or not isinstance(array, _Array) or array.values is None:
             shown = name if isinstance(name, str) else type(name)  # what is nested deeply has no repr
-            raise UserError(f"{path} has {shown!r} in 'model', which is no array by name")
+            what = type(array).__qualname__
+            raise UserError(
+                f"{path} has {shown!r} in 'model', which is no array by name but {what:.80}; nothing was run"
+            )
     return {name: array.values for name, array in arrays.items()}
 
 

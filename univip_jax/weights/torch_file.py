@@ -19,7 +19,7 @@ import numpy as np
 
 from univip_jax.common.errors import UserError
 from univip_jax.weights.names import Tensor
-from univip_jax.weights.pickle_file import require_few_steps
+from univip_jax.weights.pickle_file import StandIn, require_few_steps, stand_in
 
 MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # ends the first pickle of a file before 1.6
 _DEEPEST = 64  # nested dicts and modules
@@ -29,30 +29,6 @@ _CODES = {
     "Byte uint8 QUInt8 Untyped": "u1", "Bool bool": "b1", "ComplexFloat complex64": "c8", "ComplexDouble": "c16",
 }  # fmt: skip
 _DTYPES = {name: np.dtype(code) for names, code in _CODES.items() for name in names.split()}
-
-
-class StandIn(dict):
-    """In place of a class or function that a file names: holds its items and its state, and does nothing."""
-
-    state: Any = None
-    __hash__, __eq__ = object.__hash__, object.__eq__  # it may be a key
-
-    def __new__(cls, *_: Any, **__: Any):
-        return dict.__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def append(self, value: Any) -> None:
-        self[len(self)] = value
-
-    add = append
-
-    def extend(self, values: list) -> None:
-        self.update(enumerate(values, start=len(self)))
 
 
 class _Storage(NamedTuple):
@@ -116,14 +92,10 @@ _KNOWN = {
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="latin1")  # of Python 2's strings
-        self._stand_ins: dict[str, type[StandIn]] = {}
         self.storages: dict[str, str] = {}  # kinds by key
 
     def find_class(self, module: str, name: str) -> type[StandIn]:
-        path = f"{module}.{name}"
-        if path not in self._stand_ins:
-            self._stand_ins[path] = _KNOWN.get(path) or type(name, (StandIn,), {})
-        return self._stand_ins[path]
+        return _KNOWN.get(f"{module}.{name}") or stand_in(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, what, *rest = pid
