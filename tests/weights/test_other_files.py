@@ -23,7 +23,7 @@ OTHER_FILES = {
     b'{"metadata": {}, "weight_map": {}}': "is JSON, no weights: name the file beside it",
     gzip.compress(b"weights"): "is compressed by gzip: unpack it first",
     b"\x08\x07\x12\x07pytorch\x1a\x03": "is an ONNX file",
-    b"PK\x03\x04" + bytes(100): "is cut off or damaged: its zip has no end; fetch it again",
+    b"PK\x03\x04" + bytes(100): "is cut off or damaged: its zip has no end (File is not a zip file); fetch it again",
     b"\x93NUMPY\x01\x00": "is an array of NumPy",
 }
 

@@ -114,10 +114,11 @@ def _read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def _require_torch_zip(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is cut off or damaged: its zip has no end; fetch it again")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:  # a damaged zip can raise more than BadZipFile
+        raise UserError(f"{path} is cut off or damaged: its zip has no end ({error}); fetch it again") from error
     if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
         what = "arrays of NumPy (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"
         raise UserError(f"{path} is {what} of {shorten(names)}, and no PyTorch file; {_READ}")
