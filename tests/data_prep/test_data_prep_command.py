@@ -28,7 +28,7 @@ def assert_one_line(stderr, *words):
 def test_command_prepares_without_jax_and_check_finds_a_flipped_byte(tmp_path, capsys):
     paint(0, 200, 160).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes(b"damaged")
-    (tmp_path / "c.heic").write_bytes(b"")
+    (tmp_path / "c.cr2").write_bytes(b"")
     out = tmp_path / "out"
     flags = [f"--images={tmp_path}", f"--out={out}", "--num_workers=1", "--max_rejected=0.5"]
     arguments = [sys.executable, "-c", WITHOUT, *flags]
@@ -36,7 +36,7 @@ def test_command_prepares_without_jax_and_check_finds_a_flipped_byte(tmp_path, c
     assert process.returncode == 0, process.stderr
     assert "1 records" in process.stdout and "1 of 2 used, 1 rejected" in process.stdout
     assert "next: python main.py" in process.stdout
-    assert "passed over 1 files of other formats: 1 .heic" in process.stdout.splitlines()
+    assert "passed over 1 files of other formats: 1 .cr2" in process.stdout.splitlines()
     assert "photo/s" in process.stderr and "oneDNN" not in process.stderr
 
     assert exit_code(f"--check={out}", "--num_workers=1") == 0

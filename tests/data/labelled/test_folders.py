@@ -2,6 +2,8 @@
 
 import io
 import os
+import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.host import tf
-from univip_jax.data.labelled.sets import centre_batches, open_labelled, training_batches
+from univip_jax.data.labelled.sets import centre_batches, open_labelled, open_pair, training_batches
 from univip_jax.data.labelled.subset import drawn_subset, named_subset
 from univip_jax.data.labelled.views import centre_crop
 from univip_jax.data.records import decode_image
@@ -152,3 +154,12 @@ def test_names_may_have_any_bytes(root, tmp_path):
         file.write(b"no photo")
     with pytest.raises(UserError, match=r"1 of the 5 photos .*dog/caf\\xe9\.jpg \(not an image\); remove or replace"):
         images(open_labelled(str(root)))
+
+
+def test_classes_of_a_mac_are_those_of_other_systems(root, tmp_path):
+    shutil.copytree(root, tmp_path / "other")
+    for folder, form in ((root, "NFC"), (tmp_path / "other", "NFD")):
+        (folder / "cat").rename(folder / unicodedata.normalize(form, "Kätzchen"))
+        (folder / "dog").rename(folder / "Kz")
+    one, other = open_pair(str(root), str(tmp_path / "other"))
+    assert one.classes == other.classes == ("Kz", unicodedata.normalize("NFC", "Kätzchen"))

@@ -280,3 +280,10 @@ def test_few_values_that_are_no_numbers_are_black_and_many_are_refused():
     found[0] = np.nan
     with pytest.raises(pixels.UnknownPixels, match="10% of its values"):
         pixels.to_8_bit(found)
+
+
+def test_damaged_tiff_says_so_in_one_line(capfd):
+    for found in (tiff(RGB.astype(np.float32))[:-40], save(RGB, "TIFF", compression="tiff_lzw")[:9000]):
+        with pytest.raises(photos.Rejected, match=r"^(damaged|not an image)"):
+            photos.read_photo(found)
+    assert capfd.readouterr().err == ""

@@ -84,3 +84,28 @@ def test_max_side_counts_the_pixels_that_are_decoded():
     for found in (save(paint(1, 1600, 1200), "JPEG", progressive=True), save(paint(1, 1600, 1200), "PNG")):
         with pytest.raises(photos.Rejected, match="too large: 1600 x 1200 is over 1 megapixels"):
             photos.read_photo(found, **options)
+
+
+ADOBE = save(paint(1, 640, 480).convert("CMYK"), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("found", "plain"),
+    [
+        (FOUND, True),
+        (PROGRESSIVE, True),
+        (save(paint(1).convert("L"), "JPEG"), True),
+        (FOUND + bytes(99), True),
+        (FOUND[:-2], False),
+        (ADOBE, False),
+        (save(paint(1, 640, 480), "JPEG", exif=exif(6)), False),
+        (save(paint(1, 640, 480), "JPEG", exif=exif(1)), False),  # Pillow looks at it
+        (save(paint(1, 640, 480), "PNG"), False),
+        (save(paint(1, 641, 480), "JPEG"), False),
+        (b"\xff\xd8\xff", False),
+        (FOUND[:30] + END, False),
+        (b"", False),
+    ],
+)
+def test_is_plain_by_header_and_end(found, plain):
+    assert jpeg.is_plain(found, 640 * 480) == plain

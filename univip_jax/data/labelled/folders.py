@@ -1,6 +1,7 @@
 """Class folders: a folder for each class, with its photos in it and below."""
 
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,11 @@ class FolderSplit(NamedTuple):
     classes: tuple[str, ...]  # sorted
 
 
+def _class(folder: Path) -> str:
+    """The class's name, equal for both Unicode forms of one name: macOS writes another than all others."""
+    return unicodedata.normalize("NFC", as_text(folder.name))
+
+
 def read_folders(root: Path) -> FolderSplit:
     """The photos of each class folder of `root`, found as `data_prep` finds them; hidden folders are no classes.
 
@@ -29,7 +35,7 @@ def read_folders(root: Path) -> FolderSplit:
 
     Raises UserError: a class folder holds no photo, or a photo or a folder in it cannot be read.
     """
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    folders = sorted((path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)), key=_class)
     paths, labels, empty, bad, passed_over = [], [], [], [], Counter()
     for label, folder in enumerate(folders):
         listing = list_folder(folder)
@@ -55,4 +61,4 @@ def read_folders(root: Path) -> FolderSplit:
         print(f"{root}: {astray} photos lie in no class folder and are left out", file=sys.stderr)
     if line := passed_over_line(passed_over):
         print(f"{root}: {line}", file=sys.stderr)
-    return FolderSplit(paths, np.array(labels, np.int64), tuple(as_text(folder.name) for folder in folders))
+    return FolderSplit(paths, np.array(labels, np.int64), tuple(map(_class, folders)))

@@ -2,10 +2,12 @@
 
 import os
 import re
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -20,6 +22,10 @@ _COMPLAINT = re.compile(
 _lock = threading.Lock()
 
 
+def _in_memory() -> BinaryIO:
+    return open(os.memfd_create("libjpeg"), "rb+") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+
+
 @contextmanager
 def complaints() -> Iterator[list[bytes]]:
     """Collects what libjpeg inside TensorFlow writes to the standard error output, once the block has ended.
@@ -27,7 +33,7 @@ def complaints() -> Iterator[list[bytes]]:
     There is no other way to learn of them: each decoding writes them anew. Lines of others are written afterwards.
     """
     found: list[bytes] = []
-    with _lock, tempfile.TemporaryFile() as file:
+    with _lock, _in_memory() as file:
         try:
             kept = os.dup(2)
         except OSError:  # no standard error output: nobody is disturbed
@@ -105,6 +111,20 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == 0xDA or size < 2:
             return
         place += 2 + size
+
+
+def is_plain(data: bytes, max_pixels: int) -> bool:
+    """Whether header and end are those of an ordinary JPEG: RGB or grey, without EXIF or XMP, which may turn it."""
+    if not (data.startswith(b"\xff\xd8\xff") and has_end(data)):
+        return False
+    plain = False
+    for marker, contents in _segments(data):
+        if marker == 0xE1:
+            return False
+        if marker in (0xC0, 0xC1, 0xC2) and len(contents) > 5:
+            bits, height, width, components = struct.unpack(">BHHB", contents[:6])
+            plain = bits == 8 and components in (1, 3) and 0 < height * width <= max_pixels
+    return plain
 
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}

@@ -10,6 +10,9 @@ from PIL import Image, ImageCms, TiffImagePlugin
 _WHITES = (1, 255, 1023, 4095, 16383, 65535)
 _BITS_TAG, _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
+# It would write of odd tags to the terminal; what cannot be read is rejected with a reason.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 
 class UnknownPixels(ValueError):
     """Pixels without a known meaning; the message says which."""
@@ -74,14 +77,14 @@ def tiff_size(data: bytes) -> tuple[int, int]:
 def by_opencv(original: bytes) -> Image.Image:
     """A PNG or TIFF as 8 bit RGB by `to_8_bit`; a TIFF is turned by its tag, as Pillow does.
 
-    Raises UnknownPixels: OpenCV does not read it either.
+    Raises ValueError: OpenCV does not read it either. UnknownPixels: no known brightness.
     """
     try:
         values = cv2.imdecode(np.frombuffer(original, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         values = None
     if values is None or (values.ndim == 3 and values.shape[2] < 3):
-        raise UnknownPixels("neither Pillow nor OpenCV reads its depth")
+        raise ValueError("neither Pillow nor OpenCV reads its pixels")
     return Image.fromarray(to_8_bit(values if values.ndim == 2 else values[..., 2::-1])).convert("RGB")
 
 
