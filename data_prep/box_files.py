@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.coco import key, number
+from data_prep.coco import LARGEST, key, number
 from data_prep.findings import Findings, label
 from data_prep.streaming import Reader
 from univip_jax.common.errors import UserError
@@ -109,8 +109,9 @@ def _lists(elements: Iterable[Any], min_side: float, findings: Findings) -> list
     found = []
     for place, boxes in enumerate(elements):
         try:
-            boxes_xywh_px = np.array(boxes, np.float32).reshape(-1, 4)  # one box alone is not nested
-            is_good = bool(np.isfinite(boxes_xywh_px).all() and (boxes_xywh_px[:, 2:] >= 0).all())
+            with np.errstate(over="ignore"):
+                boxes_xywh_px = np.array(boxes, np.float32).reshape(-1, 4)  # one box alone is not nested
+            is_good = bool((np.abs(boxes_xywh_px) <= LARGEST).all() and (boxes_xywh_px[:, 2:] >= 0).all())
         except (ValueError, TypeError, OverflowError):
             is_good = False
         if not is_good:

@@ -15,6 +15,7 @@ from univip_jax.common.errors import UserError
 
 _NAMES = ("file_name", "filename", "path", "coco_url", "url", "image_url", "flickr_url")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
+LARGEST = 1e15  # of a number, so that sums and float32 hold it: no px and no score is larger
 SHARED = -1  # instead of a position: several images have this id
 KINDS = {
     "images_without_name": "image{s} without a file name left out",
@@ -106,14 +107,14 @@ def key(image_id: Any) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also of a text; else None."""
+    """A number of up to LARGEST, also of a text; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return found if abs(found) <= LARGEST else None
 
 
 def _image(raw: Any, position: int, findings: Findings) -> Image:
@@ -156,7 +157,9 @@ def _with_aliases(positions: dict[Any, int], images: list[Image]) -> dict[Any, i
     aliases: dict[Any, int] = {}
     padded = [(int(known), position) for known, position in positions.items() if _is_padded(known)]
     names = [
-        (image.name, position) for position, image in enumerate(images) if key(image.name) == image.name is not None
+        (image.name, SHARED if image.annotations is None else position)
+        for position, image in enumerate(images)
+        if key(image.name) == image.name is not None
     ]
     for alias, position in padded:
         aliases[alias] = SHARED if alias in aliases else position

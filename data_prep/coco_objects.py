@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.annotations import Annotations
-from data_prep.coco import Coco, Image, key, number
+from data_prep.coco import LARGEST, Coco, Image, key, number
 from univip_jax.data.records import Polygons
 
 _UNKNOWN = -1  # label of an object without a category
@@ -58,10 +58,11 @@ def _plain(annotations: Sequence[dict]) -> tuple | None:
         return None
     if set(map(type, flats)) - {list} or any(length < 6 or length % 2 for length in set(lengths)):
         return None
-    if not np.isfinite(boxes).all():
+    if not (np.abs(boxes) <= LARGEST).all():
         return None
-    points = np.array(list(chain.from_iterable(flats)), np.float32)
-    return (boxes, labels, crowds, owners, lengths, points) if np.isfinite(points).all() else None
+    with np.errstate(over="ignore"):
+        points = np.array(list(chain.from_iterable(flats)), np.float32)
+    return (boxes, labels, crowds, owners, lengths, points) if (np.abs(points) <= LARGEST).all() else None
 
 
 def _careful(image: Image, annotations: Sequence[dict], coco: Coco) -> tuple:
@@ -134,8 +135,7 @@ def _polygon(values: Any) -> list[float] | None:
     if len(values) < 6 or len(values) % 2:
         return None
     numbers = [number(one) for one in values]
-    good = None not in numbers and np.abs(numbers).max() < np.finfo(np.float32).max
-    return numbers if good else None
+    return None if None in numbers else numbers
 
 
 def _around(polygons: list[list[float]]) -> list[float] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.annotations import Annotations
 from data_prep.box_files import read_boxes
 from data_prep.coco import SHARED, Coco, Image, key
-from data_prep.findings import Findings, first_of
+from data_prep.findings import Findings, first_of, shown
 from data_prep.matching import form, match
 from univip_jax.common.errors import UserError
 
@@ -70,7 +70,7 @@ def read_proposals(
         boxes = _in_order(given, coco, findings) if in_order else _by_image(given, coco, short, findings)
         names, ambiguous = match(boxes, short)
         if not names:
-            other = next((one.name for one in boxes.values()), "no image")
+            other = next((shown(one.name) for one in boxes.values()), "no image")
             odd = "".join(line.removeprefix(findings.source).replace(": ", "; ", 1) for line in findings.lines()[:1])
             raise UserError(
                 f"{findings.source} has boxes for none of the {len(ids)} photos (such as {ids[0]}), but for {other}"

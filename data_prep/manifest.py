@@ -7,8 +7,9 @@ from pathlib import Path
 from data_prep import page, photo_stats, proposal_stats
 from data_prep.findings import first_of
 from data_prep.inputs import Loaded
+from data_prep.record import CANDIDATES, OBJECTS
 from data_prep.selective_search import SEARCH_PARAMETERS
-from data_prep.shards import LOOKS, OUTSIDE, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
+from data_prep.shards import LOOKS, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
@@ -16,6 +17,7 @@ from univip_jax.data.photos.sources import photos_digest
 from univip_jax.data.quality import photo_warnings
 
 REJECTED = "rejected.jsonl"
+_OUTSIDE = {OBJECTS: "annotated boxes", CANDIDATES: "imported boxes"}
 _PACE_SHARDS = 64  # the newest finished shards give the pace
 
 
@@ -129,8 +131,7 @@ def of_shards(sidecars: list[dict]) -> dict:
     """What the manifest says of the shards; at least one must hold a record."""
     rejected = [entry for sidecar in sidecars for entry in sidecar["rejected"]]
     looks = [sidecar[LOOKS] for sidecar in sidecars if LOOKS in sidecar]
-    outside = [entry for sidecar in sidecars for entry in sidecar.get(OUTSIDE, ())]
-    lost = {"count": sum(entry["count"] for entry in outside), "first": first_of([entry["id"] for entry in outside])}
+    outside = {kind: [entry for sidecar in sidecars for entry in sidecar.get(kind, ())] for kind in _OUTSIDE}
     return {
         "version": records.FORMAT_VERSION,
         "fingerprint": records.fingerprint(sidecar["sha256"] for sidecar in sidecars),
@@ -144,7 +145,11 @@ def of_shards(sidecars: list[dict]) -> dict:
         ],
         # Shards of an older version do not count their photos: then nothing is known of the whole.
         **({LOOKS: photo_stats.of_dataset(looks)} if len(looks) == len(sidecars) else {}),
-        **({OUTSIDE: lost} if outside else {}),
+        **{
+            kind: {"count": sum(entry["count"] for entry in lost), "first": first_of([entry["id"] for entry in lost])}
+            for kind, lost in outside.items()
+            if lost
+        },
     }
 
 
@@ -158,8 +163,11 @@ def summary(manifest: dict) -> list[str]:
         *warnings(manifest),
         *proposal_stats.lines(manifest["proposals"]),
     ]
-    if outside := manifest.get(OUTSIDE):
-        lines.append(f"annotated boxes outside their photos: {outside['count']} (first in {outside['first'][0]!r})")
+    for kind, words in _OUTSIDE.items():
+        if outside := manifest.get(kind):
+            lines.append(
+                f"{words} outside their photos left out: {outside['count']} (first in {outside['first'][0]!r})"
+            )
     return lines
 
 

@@ -13,6 +13,8 @@ from univip_jax.data.photos import decode as photos
 from univip_jax.data.photos.listing import Objects, PhotoFile
 from univip_jax.data.photos.sources import open_photo
 
+OBJECTS, CANDIDATES = "objects_outside", "proposals_outside"  # keys of sidecars and manifests
+
 
 class Settings(NamedTuple):
     """How a record's proposals are made, and in which size the photo is stored."""
@@ -31,10 +33,18 @@ class Settings(NamedTuple):
         return {name: value for name, value in self._asdict().items() if young.get(name) != value}
 
 
+class Made(NamedTuple):
+    """A photo's record, and what is known of the photo beside it."""
+
+    record: records.Record
+    pixels: UInt8[np.ndarray, "H W 3"]  # as stored
+    outside: dict[str, int]  # boxes left out because they lie outside the photo, by OBJECTS and CANDIDATES
+
+
 def make_record(
     photo: PhotoFile, annotated: Annotations | None, settings: Settings, imported: Annotations | None = None
-) -> tuple[records.Record, UInt8[np.ndarray, "H W 3"]]:
-    """Reads a photo and proposes boxes for it; returns the record and its pixels.
+) -> Made:
+    """Reads a photo and proposes boxes for it.
 
     Args:
         photo: the photo.
@@ -49,29 +59,39 @@ def make_record(
     opened = open_photo(photo)
     stored = photos.read_photo(opened.encoded, settings.max_side, settings.max_megapixels)
     height, width = stored.pixels.shape[:2]
-    objects = Objects()
+    objects, outside = Objects(), {}
     if annotated is not None:
         objects = annotations.in_photo(annotated, stored)
+        outside[OBJECTS] = _num_large(annotated.boxes_xywh_px[:, 2:]) - len(objects.boxes)
     elif opened.objects is not None:
         objects = annotations.turned(opened.objects, stored.orientation)
+        outside[OBJECTS] = _num_large(opened.objects.boxes[:, 2:] - opened.objects.boxes[:, :2]) - len(objects.boxes)
     if settings.proposals == "annotated":
         proposals = objects.boxes[~objects.is_crowd][: settings.max_boxes]
     else:
         candidates = _candidates(stored, imported, settings)
+        if settings.proposals == "import" and imported is not None:
+            outside[CANDIDATES] = _num_large(imported.boxes_xywh_px[:, 2:]) - len(candidates)
         boxes_yxyx_px = filters.keep(candidates, settings.min_side, settings.max_boxes)
         proposals = boxes.from_yxyx_px(boxes_yxyx_px, height, width)
-    return records.Record(stored.encoded, photo.image_id, height, width, proposals, *objects), stored.pixels
+    record = records.Record(stored.encoded, photo.image_id, height, width, proposals, *objects)
+    return Made(record, stored.pixels, {kind: count for kind, count in outside.items() if count})
+
+
+def _num_large(sizes: np.ndarray) -> int:
+    """How many boxes of these sizes [N, 2] have an area: those without one are told where the json is read."""
+    return int((sizes > 0).all(axis=-1).sum())
 
 
 def _candidates(stored: photos.StoredPhoto, imported: Annotations | None, settings: Settings) -> np.ndarray:
     """Candidate boxes yxyx in px, float64 [N, 4]."""
     height, width = stored.pixels.shape[:2]
-    if settings.proposals == "none" or min(height, width) < settings.min_side:
-        return np.zeros([0, 4])
     if settings.proposals == "import":
         objects = Objects() if imported is None else annotations.in_photo(imported, stored)
         # Rounded: a box of exactly `min_side` stays one after its way through float32.
         return np.round(objects.boxes.astype(np.float64) * [height, width, height, width], 3)
+    if settings.proposals == "none" or min(height, width) < settings.min_side:
+        return np.zeros([0, 4])
     generator = selective_search.photo_generator(stored.encoded)
     if settings.proposals == "naive":
         return filters.naive_candidates(height, width, settings.min_side, generator)

@@ -21,7 +21,6 @@ from univip_jax.data.photos import decode as photos
 from univip_jax.data.photos.listing import PhotoFile
 
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
-OUTSIDE = "objects_outside"  # a sidecar's key for photos with annotated boxes outside them; absent where there are none
 STATS = "verdict"  # a sidecar's key for the statistics of its proposals; sidecars on disk keep this older name
 LOOKS = "photo_stats"  # the key for the statistics of its photos; older sidecars lack it
 
@@ -84,7 +83,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
     Returns:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
         record), verdict (`proposal_stats.of_shard`), photo_stats (`photo_stats.of_shard`), rejected ([{id, reason}]),
-        spec_hash; where annotated boxes lie outside their photos, objects_outside ([{id, count}]).
+        spec_hash; where boxes lie outside their photos, `record.OBJECTS` or CANDIDATES ([{id, count}]).
 
     Raises UserError: the shard cannot be written.
     """
@@ -94,7 +93,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
     rejected: list[dict] = []
     counts: list[proposal_stats.Counts] = []
     looks: list[photo_stats.Looks] = []
-    outside: list[dict] = []
+    outside: dict[str, list[dict]] = {}
     with appearing(spec.path) as tmp:
         offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts, looks, outside))
         sidecar = {
@@ -108,7 +107,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
             LOOKS: photo_stats.of_shard(looks),
             "rejected": rejected,
             "spec_hash": spec_hash(spec),
-            **({OUTSIDE: outside} if outside else {}),
+            **outside,
         }
     write_whole(spec.path.with_suffix(".json"), json.dumps(sidecar, sort_keys=True) + "\n", sync=True)
     return sidecar
@@ -120,12 +119,12 @@ def _serialized(
     rejected: list[dict],
     counts: list[proposal_stats.Counts],
     looks: list[photo_stats.Looks],
-    outside: list[dict],
+    outside: dict[str, list[dict]],
 ) -> Iterator[bytes]:
     """The shard's records; also fills `rejected`, `counts`, `looks` and `outside`."""
     for photo in spec.photos:
         try:
-            record, pixels = make_record(
+            record, pixels, num_outside = make_record(
                 photo, spec.annotations.get(photo.image_id), spec.settings, spec.imported.get(photo.image_id)
             )
         except photos.Rejected as error:
@@ -134,10 +133,8 @@ def _serialized(
             objects = record.objects[~record.is_crowd]
             counts.append(proposal_stats.of_photo(record.proposals, objects, record.height, record.width))
             looks.append(photo_stats.of_photo(photo.image_id, pixels))
-            if (annotated := spec.annotations.get(photo.image_id)) is not None:
-                num_boxes = int((annotated.boxes_xywh_px[:, 2:] > 0).all(axis=-1).sum())
-                if num_outside := num_boxes - len(record.objects):
-                    outside.append({"id": photo.image_id, "count": num_outside})
+            for kind, count in num_outside.items():
+                outside.setdefault(kind, []).append({"id": photo.image_id, "count": count})
             yield records.serialize(record)
         on_photo()
 

@@ -91,7 +91,7 @@ ODD_BOXES = [
     {"x": 1},
     [1, 2, None, 4],
 ]
-ODD_BOXES += [[float("nan"), 2, 3, 4], [1, 2, 3, float("inf")], [[1, 2], [3, 4]], 5, [9, 9, -3, 4]]
+ODD_BOXES += [[float("nan"), 2, 3, 4], [1, 2, 3, float("inf")], [[1, 2], [3, 4]], 5, [9, 9, -3, 4], [1e308] * 4]
 NO_BOX_LINE = "1 annotation without a usable box left out (first: 70)"
 NO_AREA_LINE = "1 annotation with a box of no area left out (first: 70)"
 AROUND_LINE = "1 annotation without a usable box given the box around the polygons (first: 70)"

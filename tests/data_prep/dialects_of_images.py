@@ -64,6 +64,13 @@ OF_IMAGES = {
                 more(images=[TWICE | {"id": 7, "file_name": "1.jpg"}]), {"x/0.jpg": None, "x/1.jpg": None},
                 "1 annotation of an id that several images have left out (first: 70)",
             ),
+            (
+                lambda json: [
+                    change(json)
+                    for change in (more(images=[TWICE | {"id": 7, "file_name": "9"}]), annotation(image_id="0.jpg"))
+                ],
+                {"x/0.jpg": None}, "1 annotation of an id that several images have left out (first: 70)",
+            ),
         ],
     ),
     "`file_name` missing; `path`, `coco_url` or another URL": Dialect(

@@ -86,13 +86,14 @@ def test_two_files_follow_the_order_of_their_jsons(tmp_path):
     [
         ([{"image_id": 9, "bbox": [1, 2, 3]}], IMAGES, "but for no image; 1 element without a usable box or image_id"),
         ([[1, 2]], IMAGES, "but for no image; 1 element without a usable box or image_id"),
-        ({"boxes": []}, IMAGES, "none of the 3 photos .such as folder/4.jpg., but for boxes"),
+        ({"boxes": []}, IMAGES, "none of the 3 photos .such as folder/4.jpg., but for 'boxes'"),
         ("text", IMAGES, "neither as a list nor"),
-        ({"images": [{"id": 9}], "info": 5}, IMAGES, "but for images; 2 elements without a usable box"),
+        ({"images": [{"id": 9}], "info": 5}, IMAGES, "but for 'images'; 2 elements without a usable box"),
         ({"bbox": [[[0, 0, 20, 20]]]}, IMAGES, "for 1 photos in the order.*--annotations has 2"),
         ([result(9, 1, 0, 0, 20, 20)], [], "by numbers: give the --annotations"),
-        ([result(77, 1, 0, 0, 20, 20)], IMAGES, "none of the 3 photos .such as folder/4.jpg., but for 77"),
+        ([result(77, 1, 0, 0, 20, 20)], IMAGES, "none of the 3 photos .such as folder/4.jpg., but for '77'"),
         ([], IMAGES, "none of the 3 photos"),
+        ([result("\ud800", 1, 0, 0, 20, 20)], IMAGES, "but for '.ud800'"),
     ],
 )
 def test_wrong_file_is_one_line_that_names_it(tmp_path, contents, images, words):
@@ -115,7 +116,7 @@ def test_best_boxes_that_pass_the_filter_are_stored(tmp_path):
     photos = sources.find_photos(tmp_path)
     settings = shards.Settings("import", 0, min_side=16, max_boxes=10)
     candidates = read(path, ids=[photos[0].image_id]).candidates
-    record, _ = shards.make_record(photos[0], None, settings, candidates["9.jpg"])
+    record, *_ = shards.make_record(photos[0], None, settings, candidates["9.jpg"])
     found = record.proposals * [96, 120, 96, 120]
     # The second overlaps the first, the fourth is too flat; the last is cut at the photo's border.
     np.testing.assert_allclose(found, [[10, 10, 50, 50], [20, 60, 36, 76], [60, 100, 96, 120]], atol=1e-4)

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import shards
+from data_prep import record, shards
 from data_prep.inputs import Request, load
 from data_prep.prepare import prepare
 from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
 from univip_jax.data import records
+from univip_jax.data.photos.listing import Objects, Opened, PhotoFile
 
 ANNOTATED = shards.Settings("annotated", 256, 16, 20)
 
@@ -38,9 +39,9 @@ def stored(out):
     found = {}
     for shard in records.open_dataset(out).shards:
         for serialized in records.read_shard(shard):
-            record = {key: value.numpy() for key, value in records.parse(serialized).items()}
-            y0, x0, y1, x1 = np.round(record["proposals"] * [96, 120, 96, 120], 2).T
-            found[record["id"].decode()] = np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist()
+            parsed = {key: value.numpy() for key, value in records.parse(serialized).items()}
+            y0, x0, y1, x1 = np.round(parsed["proposals"] * [96, 120, 96, 120], 2).T
+            found[parsed["id"].decode()] = np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist()
     return found
 
 
@@ -87,7 +88,7 @@ def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, c
     assert f"--annotations={path}: names 2 of 3 photos\n" in said
     assert f"--annotations={path}: 1 annotation without a usable box left out (first: 987654)\n" in said
     assert f"--annotations={path}: 1 annotation with a box of no area left out (first: 60)\n" in said
-    assert "annotated boxes outside their photos: 1 (first in '1.jpg')" in summary
+    assert "annotated boxes outside their photos left out: 1 (first in '1.jpg')" in summary
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["objects_outside"] == {"count": 1, "first": ["1.jpg"]}
     assert manifest["annotated"] == {"photos_without_object": {"count": 1, "first": ["'2.jpg'"]}}
@@ -125,6 +126,7 @@ def test_boxes_of_two_sources_come_from_their_files(folders, tmp_path, capsys):
     files = [tmp_path / f"{name}.boxes" for name in "tv"]
     for x, path in enumerate(files):
         results = [{"image_id": i, "bbox": [x, 2, 30, 40], "score": 1} for i in range(3)]
+        results.append({"image_id": 2, "bbox": [x, 200, 30, 40]})
         path.write_text(json.dumps([*results, {"image_id": 0, "bbox": None}]))
     settings = ANNOTATED._replace(proposals="import")
     for name, given in {"with": jsons, "without": []}.items():
@@ -134,7 +136,8 @@ def test_boxes_of_two_sources_come_from_their_files(folders, tmp_path, capsys):
                     path.read_text().replace('"image_id": ', '"image_id": "').replace(', "bbox"', '.jpg", "bbox"')
                 )
         out = tmp_path / name
-        prepare(Request(out, settings, folders, given, files, num_workers=1))
+        summary = prepare(Request(out, settings, folders, given, files, num_workers=1))
+        assert "imported boxes outside their photos left out: 2 (first in 't/2.jpg')" in summary
         assert stored(out) == {f"{name}/{i}.jpg": [[x, 2, 30, 40]] for x, name in enumerate("tv") for i in range(3)}
         assert f"--proposals_file={files[1]}: 1 element without a usable box or image_id" in capsys.readouterr().out
         manifest = json.loads((out / "manifest.json").read_text())
@@ -143,3 +146,11 @@ def test_boxes_of_two_sources_come_from_their_files(folders, tmp_path, capsys):
         del manifest["import"]["odd"]
         (out / "manifest.json").write_text(json.dumps(manifest))
         assert "already done" in prepare(Request(out, settings, folders, given, files, num_workers=1))
+
+
+def test_boxes_of_a_source_outside_of_its_photo_are_counted(folders, monkeypatch):
+    found = Objects(np.float32([[0, 0, 1, 1], [1.2, 0, 1.5, 1], [0.5, 0.5, 0.5, 1]]), np.arange(3), np.zeros(3, bool))
+    encoded = (folders[0] / "0.jpg").read_bytes()
+    monkeypatch.setattr(record, "open_photo", lambda photo: Opened(encoded, found))
+    made = shards.make_record(PhotoFile("0", "", 0), None, ANNOTATED)
+    assert made.outside == {"objects_outside": 1} and made.record.labels.tolist() == [0]

@@ -232,7 +232,7 @@ def test_check_continues_after_a_missing_shard(copied):
 )
 def test_record_problems_names_the_problem_and_the_photo(tmp_path, changes, words):
     paint(0).save(tmp_path / "a.jpg")
-    record, _ = shards.make_record(sources.find_photos(tmp_path)[0], None, SETTINGS)
+    record, *_ = shards.make_record(sources.find_photos(tmp_path)[0], None, SETTINGS)
     assert check.record_problems(records.serialize(record))[0] == []
     (problem,), _ = check.record_problems(records.serialize(record._replace(**changes)))
     assert words in problem and "a.jpg" in problem

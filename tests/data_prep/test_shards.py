@@ -94,7 +94,7 @@ def test_shard_without_a_good_photo_is_empty_and_valid(tmp_path):
 
 
 def test_proposals_are_fractions_of_the_photo_with_the_smallest_side(tmp_path):
-    record, _ = shards.make_record(photo_file(tmp_path), None, SETTINGS)
+    record, *_ = shards.make_record(photo_file(tmp_path), None, SETTINGS)
     assert (record.height, record.width) == (96, 120)
     assert record.proposals.dtype == np.float32 and len(record.proposals) >= 2
     assert record.proposals.min() >= 0 and record.proposals.max() <= 1
@@ -107,7 +107,7 @@ def test_annotated_boxes_are_stored_and_can_be_the_proposals(tmp_path):
     annotations = Annotations(
         np.array([[12.0, 24.0, 60.0, 48.0], [200.0, 10.0, 5.0, 5.0]]), np.array([3, 4]), height=96, width=120
     )
-    record, _ = shards.make_record(photo_file(tmp_path), annotations, SETTINGS._replace(proposals="annotated"))
+    record, *_ = shards.make_record(photo_file(tmp_path), annotations, SETTINGS._replace(proposals="annotated"))
     np.testing.assert_allclose(record.objects, [[0.25, 0.1, 0.75, 0.6]], rtol=1e-6)  # the other is outside
     np.testing.assert_array_equal(record.proposals, record.objects)
     assert record.labels.tolist() == [3]
@@ -117,7 +117,7 @@ def test_annotations_of_a_larger_copy_fit_and_of_a_turned_one_do_not(tmp_path):
     photo = photo_file(tmp_path)
     settings = SETTINGS._replace(proposals="none")
     boxes_xywh_px, labels = np.array([[24.0, 48.0, 120.0, 96.0]]), np.array([3])
-    record, _ = shards.make_record(photo, Annotations(boxes_xywh_px, labels, 192, 240), settings)
+    record, *_ = shards.make_record(photo, Annotations(boxes_xywh_px, labels, 192, 240), settings)
     np.testing.assert_allclose(record.objects, [[0.25, 0.1, 0.75, 0.6]], rtol=1e-6)
     assert record.proposals.shape == (0, 4)
     with pytest.raises(Rejected, match="another size: 96 x 120, photo 120 x 96"):
