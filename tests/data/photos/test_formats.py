@@ -261,8 +261,11 @@ def values(largest, kind=np.uint16):
         (values(1023), [0, 0, 127, 255]),
         (values(255), [0, 1, 127, 255]),
         (values(7), [0, 1, 3, 7]),
-        (values(1, np.float32), [0, 255, 127, 255]),
+        (values(1, np.float32), [0, 255, 128, 255]),
         (values(255, np.float64), [0, 1, 127, 255]),
+        (np.array([[0, 1e-4, 2e-4, 4e-4]]), [0, 64, 128, 255]),  # else all would be black
+        (np.arange(256)[None] / np.float32(255), list(range(256))),
+        (np.array([[0, 2**32 - 1, 2**31, 0]], np.uint32), [0, 255, 127, 0]),
         (values(510_000, np.int64), [0, 0, 127, 255]),
         (np.array([[-5, 250, 100, 0]]), [0, 255, 105, 5]),
         (np.zeros([1, 4]), [0, 0, 0, 0]),
@@ -276,7 +279,7 @@ def test_deep_pixels_become_8_bit_by_one_rule(found, expected):
 def test_few_values_that_are_no_numbers_are_black_and_many_are_refused():
     found = np.full([10, 20], 0.5, np.float32)
     found[0, 0], found[0, 1] = np.nan, np.inf
-    assert pixels.to_8_bit(found)[0, :3].tolist() == [0, 0, 127]
+    assert pixels.to_8_bit(found)[0, :3].tolist() == [0, 0, 128]
     found[0] = np.nan
     with pytest.raises(pixels.UnknownPixels, match="10% of its values"):
         pixels.to_8_bit(found)

@@ -22,21 +22,27 @@ def to_8_bit(values: Num[np.ndarray, "H W *C"]) -> UInt8[np.ndarray, "H W *C"]:
     """Brightness of deep pixels as 8 bit: 0 is black, or the smallest value where that is negative.
 
     White is the smallest of 1 (of floats alone), 255, 1023, 4095, 16383 and 65535 that is not below the largest value;
-    above 65535 it is the largest value. So 10, 12 and 14 bits in files of 16 keep their brightness, whatever the photo.
-    Up to 1 % of the pixels may be infinite or no number: they become black.
+    above 65535, and of floats that would all be black, it is the largest value. So 10, 12 and 14 bits in files of 16
+    keep their brightness, whatever the photo. Up to 1 % of the values may be infinite or no number: they become black.
 
     Raises UnknownPixels: more than that are.
     """
     is_float = values.dtype.kind == "f"
-    values = values.astype(np.float64 if is_float else np.int64)
+    small = np.int32 if values.dtype.itemsize <= 2 else np.int64
+    values = values.astype(np.float64 if is_float else small)  # a copy, changed in place: photos have 10^8 pixels
     if is_float and not (finite := np.isfinite(values)).all():
         if finite.mean() < 0.99:
             raise UnknownPixels(f"{1 - finite.mean():.0%} of its values are infinite or no numbers")
-        values = np.where(finite, values, min(0, values[finite].min()))
-    values = values - min(0, values.min())
+        values[~finite] = min(0, values[finite].min())
+    values -= min(0, values.min())
     largest = values.max()
     white = next((white for white in _WHITES[not is_float :] if white >= largest), largest)
-    return (values * 255 // white).astype(np.uint8)
+    if is_float:
+        values *= 255 / (largest if 0 < largest < 1 / 255 else white)
+        return values.round().astype(np.uint8)
+    values *= 255
+    values //= white
+    return values.astype(np.uint8)
 
 
 def deep_rgb(image: Image.Image, original: bytes) -> Image.Image | None:
