@@ -185,6 +185,17 @@ def test_held_goes_on_where_there_are_no_locks(tmp_path, monkeypatch):
         pass
 
 
+def test_held_goes_on_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """A finished evaluation on a read-only disk only says that it is finished."""
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with files.held(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_held_takes_the_left_over_of_another_user(tmp_path, monkeypatch):
     """The file may then be locked, but not written."""
     (tmp_path / "lock").write_text("process 1 on elsewhere\n")
