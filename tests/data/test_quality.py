@@ -100,6 +100,16 @@ def test_lines_at_preparation(given, expected):
         ({"sides": {"223": 101, "224": 899}}, {}, ["101 of 1000 .* below views.scene_size=224 px .*scene_size=192$"]),
         ({"sides": {"223": 101, "224": 899}}, {"scene_size": 223}, []),
         ({"sides": {"20": 1000}}, {}, ["1000 of 1000 photos are too small.*take larger photos$"]),
+        (
+            {"sides": {"20": 900, "480": 100}, "without_box": 920},
+            {"scene_size": 16},
+            ["920 of 1000 photos have no box: .*; take other photos$"],
+        ),
+        (
+            {"sides": {"40": 900, "480": 100}, "without_box": 920},
+            {"scene_size": 16},
+            ["920 of 1000 photos have no box: .*again with --min_side=32$"],
+        ),
         ({"without_box": 201}, {}, ["201 of 1000 photos have no box: training takes random crops"]),
         ({"without_box": 1000, "proposals": "none"}, {}, ["1000 of .*again with --proposals=selective_search$"]),
         ({"without_box": 1000, "proposals": "none"}, {"proposals": "naive"}, []),

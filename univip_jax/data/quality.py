@@ -83,27 +83,30 @@ def _without_box(manifest: dict[str, Any], views: ViewSpec | None) -> str:
         used = views.proposals == "stored" and (views.overlap or views.num_instances > 0)
     if not used or "boxes_a_photo" not in manifest.get("proposals", {}):
         return ""
-    without = manifest["proposals"]["boxes_a_photo"]["counts"][0]
-    if views is None and proposals != "annotated" and "photo_stats" in manifest:
-        small = _num_below(manifest["photo_stats"], settings.get("min_side", 0))
-        without -= small if small > _SMALL * total else 0
+    without, small, fits_half = manifest["proposals"]["boxes_a_photo"]["counts"][0], 0, True
+    if (stats := manifest.get("photo_stats")) and proposals != "annotated":
+        small = _num_below(stats, settings.get("min_side", 0))
+        fits_half = _num_below(stats, settings.get("min_side", 0) // 2) <= _SMALL * total
+    if views is None and small > _SMALL * total:
+        without, small = without - small, 0
     if without <= _WITHOUT_BOX * total:
         return ""
-    return (
-        f"{without} of {total} photos have no box: training takes random crops of them for objects; "
-        f"{_more_boxes(settings)}"
+    ways = _more_boxes(settings, fits_half, most_are_small=without - small <= _WITHOUT_BOX * total)
+    return f"{without} of {total} photos have no box: training takes random crops of them for objects; " + (
+        f"prepare again with {' or '.join(ways)}" if ways else "take other photos"
     )
 
 
-def _more_boxes(settings: dict[str, Any]) -> str:
-    searched, min_side = settings.get("proposals") == "selective_search", settings.get("min_side", 0)
-    flags = {
-        f"--min_side={min_side // 2}": settings.get("proposals") in ("selective_search", "naive") and min_side >= 16,
-        "--search_mode=quality": searched and settings.get("search_mode") != "quality",
-        "--proposals=selective_search": not searched,
+def _more_boxes(settings: dict[str, Any], fits_half: bool, most_are_small: bool) -> list[str]:
+    """Flags of preparation that would give more boxes; `fits_half`: most photos hold boxes of half the least side."""
+    kind, min_side = settings.get("proposals"), settings.get("min_side", 0)
+    searched = kind == "selective_search"
+    helps = {
+        f"--min_side={min_side // 2}": kind in ("selective_search", "naive") and min_side >= _LEAST_SIDE and fits_half,
+        "--search_mode=quality": searched and settings.get("search_mode") != "quality" and not most_are_small,
+        "--proposals=selective_search": not searched and not most_are_small,
     }
-    ways = [flag for flag, helps in flags.items() if helps]
-    return f"prepare again with {' or '.join(ways)}" if ways else "take other photos"
+    return [flag for flag, does in helps.items() if does]
 
 
 def _num_below(stats: dict[str, Any], limit: int) -> int:
