@@ -126,22 +126,29 @@ def test_a_plan_that_stays_near_uniform_is_named_with_the_way_out(line, count, w
     assert found is None if way is None else re.search(way, found), found
 
 
+def test_the_first_hundred_steps_are_not_judged():
+    short = RUN | {"total_steps": 30}
+    assert uniform_plan(NEAR | {"step": 99}, num_instances=4, **short) is None
+    assert uniform_plan(NEAR | {"step": 100}, num_instances=4, **short)
+
+
 def test_a_run_without_an_instance_term_is_never_named():
     assert uniform_plan({"step": 250, "train/epoch": 5.0}, num_instances=4, **RUN) is None
 
 
 def test_the_console_names_a_uniform_plan_once(tmp_path, capsys):
-    """After step 1 of 4 the warm-up of half an epoch of 3 steps is not over."""
     metrics = {name: value for name, value in NEAR.items() if name.startswith("plan/")}
     metrics |= {"train/loss": 0.0, "train/grad_norm": 1.0}
     with Clock(None, 0.0) as clock:
-        log = RunLog(tmp_path, 0, make_plan(small_config("unread"), 24), clock)
+        config = small_config("unread")
+        config.num_steps = 200
+        log = RunLog(tmp_path, 97, make_plan(config, 24), clock)
         log.train_from_now()
-        for step in range(1, 5):
+        for step in range(98, 103):
             log.report(step, [metrics], {})
         log.close()
     (named,) = capsys.readouterr().err.splitlines()
-    assert named.startswith("step 2: The transport plan stays near uniform")
+    assert named.startswith("step 100: The transport plan stays near uniform")
 
 
 @pytest.mark.parametrize(("row", "logged"), [("table7=c", False), ("table7=d", True)])

@@ -26,6 +26,7 @@ from univip_jax.types import Batch, TrainState
 BUNDLE = "not_finite.json"
 _SPREAD_OVER = 1024  # photos: the singular values of more would take longer than many steps
 _NEAR_UNIFORM = 0.25  # of the way to a diagonal plan; a gap of the cosines of about epsilon gives more
+_LEAST_STEPS = 100  # of a run whose plan is judged: each network's first plans are near uniform
 _LEAST_EPSILON = 0.01  # a plan that needs less tells noise apart
 
 
@@ -139,13 +140,15 @@ def uniform_plan(
 ) -> str | None:
     """One line with the way out where the transport plan stays near uniform, a quarter of the run and its warm-up gone.
 
+    Nothing is said before step 100.
+
     Args:
       newest: step, `train/epoch` and `losses.plan_metrics`, which a run without an instance term lacks.
       epsilon, num_iters: of `config.transport`.
     """
     uniform = 1 / max(num_instances, 1)
     least = uniform + _NEAR_UNIFORM * (1 - uniform) if num_instances > 1 else 0.0
-    judged = newest["step"] >= total_steps / 4 and newest["train/epoch"] > warmup_epochs
+    judged = newest["step"] >= max(total_steps / 4, _LEAST_STEPS) and newest["train/epoch"] > warmup_epochs
     if not judged or not newest.get("plan/diagonal", least) < least:
         return None
     moved, same, other = (newest[f"plan/{name}"] for name in ("marginal_tv", "cosine_same", "cosine_other"))
