@@ -17,7 +17,7 @@ from univip_jax.report.curves import Drawn, draw_curves
 from univip_jax.report.heat_maps import draw_plans
 from univip_jax.run.clock import KINDS
 from univip_jax.run.folder import read_config, read_photo_warnings
-from univip_jax.run.health import BUNDLE, uniform_plan
+from univip_jax.run.health import BUNDLE, LEAST_STEPS, uniform_plan
 from univip_jax.run.log import FIRST_BATCH, METRICS, duration, read_metrics
 from univip_jax.run.plans import read_plans
 
@@ -144,7 +144,7 @@ def warnings(run: Path, lines: list[dict], config: ConfigDict, total: int) -> li
         found.append(near_uniform)
     seconds = _goodput(newest)
     stepping = seconds["data"] + seconds["train"]
-    if seconds["data"] > _MOST_WAITING * stepping:
+    if newest["step"] >= LEAST_STEPS and seconds["data"] > _MOST_WAITING * stepping:
         found.append(
             f"The steps waited for photos during {seconds['data'] / stepping:.0%} of their time: give the run more "
             "cores (data.num_threads=0 uses all) or a faster disk, or prepare the photos at a smaller size."

@@ -26,7 +26,7 @@ from univip_jax.types import Batch, TrainState
 BUNDLE = "not_finite.json"
 _SPREAD_OVER = 1024  # photos: the singular values of more would take longer than many steps
 _NEAR_UNIFORM = 0.25  # of the way to a diagonal plan; a gap of the cosines of about epsilon gives more
-_LEAST_STEPS = 100  # of a run whose plan is judged: each network's first plans are near uniform
+LEAST_STEPS = 100  # of a run that is judged: each network's first plans are near uniform, the first photos late
 _LEAST_EPSILON = 0.01  # a plan that needs less tells noise apart
 
 
@@ -148,7 +148,7 @@ def uniform_plan(
     """
     uniform = 1 / max(num_instances, 1)
     least = uniform + _NEAR_UNIFORM * (1 - uniform) if num_instances > 1 else 0.0
-    judged = newest["step"] >= max(total_steps / 4, _LEAST_STEPS) and newest["train/epoch"] > warmup_epochs
+    judged = newest["step"] >= max(total_steps / 4, LEAST_STEPS) and newest["train/epoch"] > warmup_epochs
     if not judged or not newest.get("plan/diagonal", least) < least:
         return None
     moved, same, other = (newest[f"plan/{name}"] for name in ("marginal_tv", "cosine_same", "cosine_other"))
