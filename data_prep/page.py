@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
+from univip_jax.data.photos import FORMATS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def _draw_photo(photo: dict[str, np.ndarray]) -> Image.Image:
     colors = [tuple(round(255 * value) for value in hue) for hue in hues]
     outlines = [(box, color, 1) for box, color in zip(photo["proposals"], colors, strict=True)]
     outlines += [(box, *rim) for box in photo["objects"] for rim in (("black", 4), ("white", 2))]
-    return boxes.draw(Image.open(io.BytesIO(photo["encoded"])).convert("RGB"), _CELL, outlines)
+    return boxes.draw(Image.open(io.BytesIO(photo["encoded"]), formats=FORMATS).convert("RGB"), _CELL, outlines)
 
 
 def draw_plots(proposals: dict[str, Any]) -> "Figure":

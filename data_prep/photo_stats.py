@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from univip_jax.data.photos import FORMATS
+
 _UNIFORM_STD = 2  # of 255: a uniform photo's colours vary less; JPEG adds about 1, a clear sky has more
 # All pixels would take a sixth of the time that a photo without search takes. Below 128 px all rows are looked at,
 # above it every second to eighth: what differs in a JPEG is 8 px high, at least.
@@ -43,7 +45,7 @@ def of_photo(image_id: str, pixels: UInt8[np.ndarray, "H W 3"]) -> Looks:
 
 def pixels_of(encoded: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a stored JPEG or PNG as `of_photo` wants them; TensorFlow decodes a JPEG slightly differently."""
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(encoded), formats=FORMATS).convert("RGB"))
 
 
 def of_shard(photos: Sequence[Looks]) -> dict[str, list]:

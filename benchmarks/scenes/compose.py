@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.photos import SUFFIXES
+from univip_jax.data.photos import FORMATS, SUFFIXES
 
 _QUALITY = 90  # of the JPEG
 _TRIES = 50  # places tried per object
@@ -76,7 +76,7 @@ def open_square(path: Path, side: int) -> UInt8[np.ndarray, "side side 3"]:
     Raises UserError if it cannot be read or has more pixels than Pillow accepts.
     """
     try:
-        with Image.open(path) as found:
+        with Image.open(path, formats=FORMATS) as found:
             image = found.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read ({error}): restore or remove it") from error

@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image, ImageOps
 
 from univip_jax.data import records
 from univip_jax.data.host import tf
-from univip_jax.data.photos import jpeg, pixels
+from univip_jax.data.photos import FORMATS, jpeg, pixels
 
 MAX_MEGAPIXELS = 100
 _JPEG_QUALITY = 95
@@ -86,7 +88,7 @@ def as_stored(original: bytes) -> bytes:
     if jpeg.is_plain(original, MAX_MEGAPIXELS * 10**6):  # Pillow takes ten times longer
         return original
     try:
-        with Image.open(io.BytesIO(original)) as image:
+        with Image.open(io.BytesIO(original), formats=FORMATS) as image:
             whole = jpeg.has_end(original) if image.format in _JPEG else original.endswith(_PNG_END)
             turned = image.format != "PNG" or any(word in original for word in _TURNING)
             plain = whole and _is_storable(image) and not pixels.has_16_bits(image, original)
@@ -119,7 +121,7 @@ def _read(original: bytes, max_side: int, max_megapixels: int) -> StoredPhoto:
 
 def _open(original: bytes, max_megapixels: int) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(original))
+        return Image.open(io.BytesIO(original), formats=FORMATS)
     except Exception as error:  # damaged bytes can raise anything inside Pillow's parsers
         width, height = pixels.tiff_size(original)
         if 0 < width * height <= max_megapixels * 10**6:
@@ -141,6 +143,8 @@ def _draft(image: Image.Image, max_side: int) -> None:
 
 def _store(image: Image.Image, original: bytes, encoded_size: tuple[int, int], max_side: int) -> StoredPhoto:
     """Loads an opened photo and stores it; `max_side` 0: in its own size."""
+    if image.format == "PNG" and _has_bad_pixels(original):
+        raise Rejected("damaged: a checksum of its pixels is wrong")
     original_width, original_height = encoded_size
     orientation, is_tiff = _orientation(image), image.format == "TIFF"
     if is_tiff and orientation >= 5:  # Pillow turns TIFF by itself, and gives the size after that
@@ -186,7 +190,7 @@ def _load(image: Image.Image, original: bytes, max_side: int) -> tuple[Image.Ima
             return image, False
 
     def load(data: bytes) -> Image.Image:
-        again = Image.open(io.BytesIO(data))
+        again = Image.open(io.BytesIO(data), formats=FORMATS)
         _draft(again, max_side)
         again.load()
         return again
@@ -206,21 +210,36 @@ def _is_trainable(encoded: bytes, sides: tuple[int, int]) -> bool:
     return shape == (*sides, 3) and not complaints
 
 
+def _chunks(png: bytes) -> Iterator[bytes]:
+    """Each chunk with its size, name and checksum."""
+    place = len(_PNG)
+    while place < len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4])
+        yield png[place:end]
+        place = end
+
+
 def _bare_png(data: bytes) -> bytes | None:
     """A PNG without text, colour profile and the like; None where there are none, and for other formats."""
     if not data.startswith(_PNG):
         return None
-    kept, place = [_PNG], len(_PNG)
-    while place < len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4])
-        if data[place + 4 : place + 8] in _PNG_CHUNKS:
-            kept.append(data[place:end])
-        place = end
-    bare = b"".join(kept)
+    bare = _PNG + b"".join(chunk for chunk in _chunks(data) if chunk[4:8] in _PNG_CHUNKS)
     return bare if len(bare) < len(data) else None
 
 
+def _has_bad_pixels(png: bytes) -> bool:
+    """Whether a checksum of a PNG's pixels is wrong: Pillow looks at none of them. Missing ones are not wrong."""
+    return any(
+        chunk[4:8] == b"IDAT"
+        and len(chunk) == 12 + int.from_bytes(chunk[:4])
+        and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:])
+        for chunk in map(memoryview, _chunks(png))
+    )
+
+
 def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG":  # Pillow would load it below: what is damaged raises here, once
+        image.load()
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken EXIF in a photo that is otherwise good
