@@ -38,27 +38,31 @@ def by_opencv(suffix, rgb):
     return cv2.imencode(suffix, np.ascontiguousarray(rgb[..., ::-1]))[1].tobytes()
 
 
-def tiff(values, orientation=1, photometric=None):
+def tiff(values, orientation=1, photometric=None, no_data=None, separate=False):
     """An uncompressed TIFF of one strip, written by hand: Pillow writes neither depth in colour nor tags at will."""
     channels = values.shape[2] if values.ndim == 3 else 1
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     colours = photometric if photometric is not None else (2 if channels > 1 else 1)
     data, bits = values.tobytes(), values.dtype.itemsize * 8
-    longs = {256: values.shape[1], 257: values.shape[0], 273: 8, 278: values.shape[0], 279: len(data)}
-    shorts = {258: [bits] * channels, 259: [1], 262: [colours], 274: [orientation], 277: [channels]}
-    shorts[339] = [kind] * channels
+    starts = [8]
+    if separate:
+        data = np.moveaxis(values, 2, 0).tobytes()
+        starts = [8 + len(data) // channels * plane for plane in range(channels)]
+    tags = {256: ("I", values.shape[1:2]), 257: ("I", values.shape[:1]), 258: ("H", [bits] * channels)}
+    tags |= {259: ("H", [1]), 262: ("H", [colours]), 273: ("I", starts), 274: ("H", [orientation])}
+    tags |= {277: ("H", [channels]), 278: ("I", values.shape[:1]), 279: ("I", [len(data) // len(starts)] * len(starts))}
+    tags |= {284: ("H", [1 + separate]), 339: ("H", [kind] * channels)}
+    if no_data is not None:
+        tags[42113] = ("s", [f"{no_data}\0".encode()])
     place = 8 + len(data)
-    extra_place, entries, extra = place + 6 + 12 * (len(longs) + len(shorts)), b"", b""
-    for tag, value in sorted({**longs, **shorts}.items()):
-        if tag in longs:
-            entries += struct.pack("<HHII", tag, 4, 1, value)
-            continue
-        packed = struct.pack(f"<{len(value)}H", *value)
+    extra_place, entries, extra = place + 6 + 12 * len(tags), b"", b""
+    for tag, (code, value) in tags.items():
+        size = len(value[0]) if code == "s" else len(value)
+        packed = struct.pack(f"<{size}{code}", *value)
         if len(packed) > 4:
             packed, extra = struct.pack("<I", extra_place + len(extra)), extra + packed
-        entries += struct.pack("<HHI", tag, 3, len(value)) + packed.ljust(4, b"\0")
-    count = struct.pack("<H", len(longs) + len(shorts))
-    return b"II*\0" + struct.pack("<I", place) + data + count + entries + bytes(4) + extra
+        entries += struct.pack("<HHI", tag, {"s": 2, "H": 3, "I": 4}[code], size) + packed.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", place) + data + struct.pack("<H", len(tags)) + entries + bytes(4) + extra
 
 
 def text(size, compressed):
@@ -88,6 +92,7 @@ JPEG_FILE, GREY_FILE = save(RGB, "JPEG", quality=95), save(GREY, "JPEG", quality
 TURNED = np.ascontiguousarray(np.rot90(RGB))
 OTHER = Image.fromarray(RGB[::-1])
 DEEP = GREY.astype(np.uint16)
+SEEN = np.where(GREY < 30, np.uint8(0), GREY)  # the rest has no data
 LIGHT = np.repeat(np.arange(256, dtype=np.uint8)[None], 32, 0)  # of CIE L*, in 255ths
 # sRGB of CIE's grey, by the formulas of both standards.
 _L = LIGHT / 2.55
@@ -196,6 +201,10 @@ CASES = {
             (tiff(RGB.astype(np.float32) / 255), RGB),
             (tiff(RGB.astype(np.float64)), RGB),
             (tiff(RGB.astype(np.uint32) * 16), RGB),
+            (tiff(GREY.astype(np.uint32) * (2**32 // 256)), (three(GREY) * (255 / GREY.max())).astype(np.uint8)),
+            (tiff(RGB, separate=True), RGB),
+            (tiff(np.where(DEEP < 30, 0, DEEP).astype(np.int16) - 9999 * (DEEP < 30), no_data=-9999), three(SEEN)),
+            (tiff(np.where(DEEP < 30, -3.4e38, DEEP / 255).astype(np.float32)), three(SEEN)),
         ],
     ),
     "turned by its EXIF tag": (
@@ -276,13 +285,56 @@ def test_deep_pixels_become_8_bit_by_one_rule(found, expected):
     assert pixels.to_8_bit(found).tolist() == [expected]
 
 
-def test_few_values_that_are_no_numbers_are_black_and_many_are_refused():
-    found = np.full([10, 20], 0.5, np.float32)
-    found[0, 0], found[0, 1] = np.nan, np.inf
-    assert pixels.to_8_bit(found)[0, :3].tolist() == [0, 0, 128]
-    found[0] = np.nan
-    with pytest.raises(pixels.UnknownPixels, match="10% of its values"):
-        pixels.to_8_bit(found)
+UNIT = np.linspace(0, 1, 10_000).reshape(100, 100)
+
+
+def spoiled(values, value, number=1):
+    values = values.copy()
+    values.flat[-number:] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("found", "black", "white"),
+    [
+        (UNIT * 1.0001, 0, 1),
+        (UNIT * 1.02, 0, 1),
+        (UNIT * 1.08 - 0.04, 0, 1),
+        (spoiled(UNIT, 1.3), 0, 1),
+        (spoiled(UNIT, 1e6), 0, 1),
+        (spoiled(UNIT, -9999), 0, 1),
+        (spoiled(UNIT, -9998), 0, 1),
+        (spoiled(UNIT, -3.4e38, 3000), 0, 1),
+        (spoiled(UNIT, np.inf, 3000), 0, 1),
+        (spoiled(UNIT, np.nan, 3000), 0, 1),
+        (UNIT / 5, 0, 1),
+        (UNIT * 2 - 1, -1, 1),
+        (UNIT * 4.7 - 2.1, -2.1, 2.6),
+        (UNIT * 8, 0, 8),
+        (spoiled(UNIT * 800.5, -9999, 3000), 0, 800.5 * 0.7),
+        (np.round(UNIT * 4000), 0, 4095),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_floats_keep_their_range_whatever_lies_far_out(found, black, white, kind):
+    expected = np.clip((found - black) / (white - black), 0, 1) * 255
+    expected[~(np.abs(found) < 9000)] = 0
+    expected[found == 1e6] = 255
+    assert np.abs(pixels.to_8_bit(found.astype(kind)) - expected).max() < 2
+
+
+def test_photo_of_which_most_is_no_data_is_refused():
+    for value in (np.nan, np.inf, -3.4e38, -9999):
+        with pytest.raises(pixels.UnknownPixels, match="60% of its values are infinite, no numbers or no data"):
+            pixels.to_8_bit(spoiled(UNIT, value, 6000))
+    with pytest.raises(pixels.UnknownPixels, match="60% of its values"):
+        pixels.to_8_bit(spoiled(UNIT * 99, -7, 6000).astype(np.int16), no_data=-7)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32, np.uint32])
+def test_separate_planes_of_deep_pixels_are_refused_and_never_noise(kind):
+    with pytest.raises(photos.Rejected, match=r"^unknown pixels: separate planes of (16|32) bits"):
+        photos.read_photo(tiff(RGB.astype(kind), separate=True))
 
 
 def test_damaged_tiff_says_so_in_one_line(capfd):
