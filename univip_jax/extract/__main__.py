@@ -29,7 +29,7 @@ from univip_jax.common.cli import define_path, run
 from univip_jax.common.files import held
 from univip_jax.data.host import available_cores
 from univip_jax.data.labelled.views import centre_crop
-from univip_jax.data.photos.decode import Rejected, as_stored
+from univip_jax.data.photos.decode import Rejected, as_stored, check_end
 from univip_jax.data.photos.listing import PhotoFile
 from univip_jax.data.photos.sources import list_sources, open_photo, passed_over_line, photos_digest
 from univip_jax.data.records import decode_image
@@ -58,7 +58,10 @@ class Request(NamedTuple):
 def load_crop(photo: PhotoFile, size: int) -> UInt8[np.ndarray, "S S 3"] | str:
     """The photo's centre crop, decoded as for training and k-NN; or the reason why it cannot be read."""
     try:
-        return centre_crop(decode_image(as_stored(open_photo(photo).encoded)), size).numpy()
+        encoded = open_photo(photo).encoded
+        image = decode_image(as_stored(encoded))
+        check_end(encoded, image[-1].numpy(), len(image))
+        return centre_crop(image, size).numpy()
     except Rejected as error:
         return str(error)
 

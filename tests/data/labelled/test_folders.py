@@ -126,6 +126,16 @@ def test_each_photo_is_read_upright_whatever_its_format(root, name):
     assert len(list(training_batches(labelled, 32, 5, seed=0, num_epochs=1))) == 1
 
 
+def test_half_photos_that_have_an_end_are_named(root):
+    whole = (root / "dog/2.jpg").read_bytes()
+    (root / "dog/2.jpg").write_bytes(whole[: len(whole) * 3 // 4] + b"\xff\xd9")
+    image = Image.fromarray(np.kron(stripes(2), np.ones([9, 9, 1], np.uint8)))
+    image.paste((9, 9, 9), (0, 200, 432, 432))
+    image.save(root / "dog/flat.jpg")
+    with pytest.raises(UserError, match=r"1 of the 5 photos .*dog/2\.jpg \(damaged: cut short, \d+\.\d% of its pix"):
+        images(open_labelled(str(root)))
+
+
 def test_ordinary_photos_have_the_pixels_of_tensorflow(root):
     paths = sorted(root.rglob("*.jpg"))
     expected = np.stack([centre_crop(decode_image(path.read_bytes()), 42).numpy() for path in paths])

@@ -56,6 +56,39 @@ def test_photo_cut_short_is_rejected_with_the_missing_share(cut, end, turn):
         photos.read_photo(found[:cut] + end)
 
 
+CMYK = save(paint(1, 640, 480).convert("CMYK"), "JPEG", quality=90)
+CUT_ON_OTHER_PATHS = {
+    "shrunk": (FOUND, 200),
+    "shrunk much": (FOUND, 40),
+    "shrunk progressive": (PROGRESSIVE, 200),
+    "shrunk grey": (save(paint(1, 640, 480).convert("L"), "JPEG", quality=90), 200),
+    "CMYK": (CMYK, 0),
+    "CMYK shrunk": (CMYK, 200),
+}
+
+
+@pytest.mark.parametrize("path", CUT_ON_OTHER_PATHS)
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.94])
+def test_half_photo_with_an_end_is_rejected_on_each_path(path, share):
+    found, max_side = CUT_ON_OTHER_PATHS[path]
+    # A cut in the last scan of a progressive photo, half of its bytes here, leaves the colours nearly as they are.
+    cut = found[: int(len(found) * share * (0.3 if "progressive" in path else 1))]
+    for half in (cut + END, cut + bytes(len(found) - len(cut)), cut + bytes(len(found) - len(cut) - 2) + END):
+        with pytest.raises(photos.Rejected, match=r"^damaged: cut short, \d+\.\d% of its pixels are missing$"):
+            photos.read_photo(half, max_side)
+
+
+def test_whole_photos_of_flat_ends_are_used_on_each_path():
+    image = paint(1, 640, 480)
+    image.paste((250, 250, 250), (0, 300, 640, 480))
+    for kind in (image, image.convert("L"), image.convert("CMYK")):
+        for options in ({}, {"progressive": True}):
+            found = save(kind, "JPEG", quality=90, **options)
+            stored = photos.read_photo(found, 200)
+            expected = np.asarray(kind.convert("RGB").resize((200, 150), Image.Resampling.LANCZOS)).astype(int)
+            assert np.abs(stored.pixels - expected).mean() < 4
+
+
 def test_photo_that_lacks_its_last_bytes_is_used():
     stored = photos.read_photo(FOUND[:-12])
     off = np.abs(stored.pixels.astype(int) - np.asarray(load(FOUND)))

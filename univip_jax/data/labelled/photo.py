@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 from univip_jax.data.host import tf
-from univip_jax.data.photos.decode import Rejected, as_stored, read_photo
+from univip_jax.data.photos.decode import Rejected, as_stored, check_end, read_photo
 from univip_jax.data.photos.listing import as_text
 from univip_jax.data.records import decode_image
 
@@ -15,7 +17,10 @@ def decode(example: tf.Tensor, is_encoded: bool) -> tf.Tensor:
     Raises tf.errors.OpError: it cannot be used; `name_and_reason` says why.
     """
     encoded = example if is_encoded else tf.io.read_file(example)
-    return decode_image(tf.numpy_function(_stored_or_nothing, [encoded], tf.string))
+    image = decode_image(tf.numpy_function(_stored_or_nothing, [encoded], tf.string))
+    is_whole = tf.numpy_function(_is_whole, [encoded, image[-1], tf.shape(image)[0]], tf.bool)
+    with tf.control_dependencies([tf.debugging.Assert(is_whole, ["pixels are missing"])]):
+        return tf.identity(image)
 
 
 def _stored_or_nothing(encoded: bytes) -> bytes:
@@ -24,6 +29,14 @@ def _stored_or_nothing(encoded: bytes) -> bytes:
         return as_stored(encoded)
     except Rejected:
         return b""
+
+
+def _is_whole(encoded: bytes, last_row: np.ndarray, height: int) -> bool:
+    try:
+        check_end(encoded, last_row, height)
+    except Rejected:
+        return False
+    return True
 
 
 def name_and_reason(position: int, example: bytes, is_encoded: bool) -> str:

@@ -3,8 +3,6 @@
 import io
 import re
 import warnings
-import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image, ImageOps
 
 from univip_jax.data import records
 from univip_jax.data.host import tf
-from univip_jax.data.photos import FORMATS, jpeg, pixels
+from univip_jax.data.photos import FORMATS, jpeg, pixels, png
 
 MAX_MEGAPIXELS = 100
 _JPEG_QUALITY = 95
@@ -22,10 +20,7 @@ _MAX_MISSING = 0.01  # of a JPEG's pixels
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG with more pictures behind the first, as phones write it
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _TURNS = (None, None, 0, 3, 1, 5, 4, 6, 2)  # `Image.Transpose` for each of its values, 0 to 8
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # that decide the pixels
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_TURNING = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # where a PNG says how to turn it
 
 # Pillow's own limit warns from 89 million pixels on and raises from 179 million; read_photo's is the only limit here.
 Image.MAX_IMAGE_PIXELS = None
@@ -75,7 +70,7 @@ def read_photo(original: bytes, max_side: int = 0, max_megapixels: int = MAX_MEG
         return _read(original, max_side, max_megapixels)
     except Rejected:
         # Text or a colour profile, damaged or larger than Pillow takes, does not make a PNG a bad photo.
-        if (bare := _bare_png(original)) is None:
+        if (bare := png.bare(original)) is None:
             raise
         return _read(bare, max_side, max_megapixels)
 
@@ -89,8 +84,8 @@ def as_stored(original: bytes) -> bytes:
         return original
     try:
         with Image.open(io.BytesIO(original), formats=FORMATS) as image:
-            whole = jpeg.has_end(original) if image.format in _JPEG else original.endswith(_PNG_END)
-            turned = image.format != "PNG" or any(word in original for word in _TURNING)
+            whole = jpeg.has_end(original) if image.format in _JPEG else original.endswith(png.END)
+            turned = image.format != "PNG" or any(word in original for word in png.TURNING)
             plain = whole and _is_storable(image) and not pixels.has_16_bits(image, original)
             small = image.width * image.height <= MAX_MEGAPIXELS * 10**6
             if plain and small and not (turned and _orientation(image) != 1):
@@ -98,6 +93,18 @@ def as_stored(original: bytes) -> bytes:
     except Exception:  # `read_photo` says what is wrong, or mends it
         pass
     return read_photo(original).encoded
+
+
+def check_end(original: bytes, last_row: UInt8[np.ndarray, "W C"], height: int) -> None:
+    """Looks at a photo of `as_stored` once it is decoded, fast unless its last row is flat.
+
+    Raises Rejected: a JPEG that lacks more than 1 % of its pixels though it has an end.
+    """
+    if original.startswith(b"\xff\xd8") and jpeg.ends_flat(last_row, height):
+        try:
+            _mended(original, 0)
+        except OSError as error:
+            raise Rejected(f"damaged{_detail(error)}") from error
 
 
 def _read(original: bytes, max_side: int, max_megapixels: int) -> StoredPhoto:
@@ -143,7 +150,7 @@ def _draft(image: Image.Image, max_side: int) -> None:
 
 def _store(image: Image.Image, original: bytes, encoded_size: tuple[int, int], max_side: int) -> StoredPhoto:
     """Loads an opened photo and stores it; `max_side` 0: in its own size."""
-    if image.format == "PNG" and _has_bad_pixels(original):
+    if image.format == "PNG" and png.has_bad_pixels(original):
         raise Rejected("damaged: a checksum of its pixels is wrong")
     original_width, original_height = encoded_size
     orientation, is_tiff = _orientation(image), image.format == "TIFF"
@@ -184,10 +191,17 @@ def _load(image: Image.Image, original: bytes, max_side: int) -> tuple[Image.Ima
         if image.format not in _JPEG:
             raise
     else:
-        if max_side or not _is_storable(image) or _is_trainable(original, image.size[::-1]):
-            return image, True
+        as_found = not max_side and _is_storable(image)
         if image.format not in _JPEG:
-            return image, False
+            return image, not as_found or _is_trainable(original, image.size[::-1])
+        # TensorFlow decodes photos that are stored otherwise too slowly, or not at all.
+        if _is_trainable(original, image.size[::-1]) if as_found else not jpeg.may_be_cut(original, np.asarray(image)):
+            return image, True
+    return _mended(original, max_side), False
+
+
+def _mended(original: bytes, max_side: int) -> Image.Image:
+    """A JPEG, loaded, with a proper end; raises Rejected where it lacks too many pixels."""
 
     def load(data: bytes) -> Image.Image:
         again = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -197,7 +211,7 @@ def _load(image: Image.Image, original: bytes, max_side: int) -> tuple[Image.Ima
 
     if (missing := jpeg.missing_share(original, load)) > _MAX_MISSING:
         raise Rejected(f"damaged: cut short, {missing:.1%} of its pixels are missing")
-    return load(jpeg.with_end(original)), False
+    return load(jpeg.with_end(original))
 
 
 def _is_trainable(encoded: bytes, sides: tuple[int, int]) -> bool:
@@ -208,33 +222,6 @@ def _is_trainable(encoded: bytes, sides: tuple[int, int]) -> bool:
     except tf.errors.OpError:
         return False
     return shape == (*sides, 3) and not complaints
-
-
-def _chunks(png: bytes) -> Iterator[bytes]:
-    """Each chunk with its size, name and checksum."""
-    place = len(_PNG)
-    while place < len(png):
-        end = place + 12 + int.from_bytes(png[place : place + 4])
-        yield png[place:end]
-        place = end
-
-
-def _bare_png(data: bytes) -> bytes | None:
-    """A PNG without text, colour profile and the like; None where there are none, and for other formats."""
-    if not data.startswith(_PNG):
-        return None
-    bare = _PNG + b"".join(chunk for chunk in _chunks(data) if chunk[4:8] in _PNG_CHUNKS)
-    return bare if len(bare) < len(data) else None
-
-
-def _has_bad_pixels(png: bytes) -> bool:
-    """Whether a checksum of a PNG's pixels is wrong: Pillow looks at none of them. Missing ones are not wrong."""
-    return any(
-        chunk[4:8] == b"IDAT"
-        and len(chunk) == 12 + int.from_bytes(chunk[:4])
-        and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:])
-        for chunk in map(memoryview, _chunks(png))
-    )
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 _END = b"\xff\xd9"
+_PADDING = bytes(1024)  # zeros that end no photo
 _BLOCK = 16  # px: rows that a file holds together, at most
 _COMPLAINT = re.compile(
     rb"^(?:Corrupt JPEG|Premature end of JPEG|Invalid SOS param|Inconsistent progression|Unknown Adobe color|"
@@ -75,6 +76,21 @@ def with_end(data: bytes) -> bytes:
     return without_end(data) + _END
 
 
+def may_be_cut(data: bytes, image: np.ndarray) -> bool:
+    """Whether a decoded JPEG, [H, W, ...], of any scale, may lack more than `missing_share` can leave: a cheap look.
+
+    Behind a cut libjpeg decodes one flat colour, zeros are often padding, and a progressive photo may lack scans.
+    """
+    body = without_end(data)
+    return len(data) - len(body) > 64 or ends_flat(image[-1], len(image)) or not _has_all_scans(body)
+
+
+def ends_flat(row: np.ndarray, height: int) -> bool:
+    """Whether the end of the last row of pixels, [W, ...], has one colour, as where 1 % of a JPEG is missing."""
+    tail = row[-max(2, min(len(row), height * len(row) // (200 * _BLOCK))) :]
+    return bool((tail == tail[-1]).all())
+
+
 def missing_share(data: bytes, load: Callable[[bytes], Image.Image]) -> float:
     """The share of the photo's pixels that are not in the file, or not at full precision.
 
@@ -115,7 +131,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def is_plain(data: bytes, max_pixels: int) -> bool:
     """Whether header and end are those of an ordinary JPEG: RGB or grey, without EXIF or XMP, which may turn it."""
-    if not (data.startswith(b"\xff\xd8\xff") and has_end(data)):
+    if not (data.startswith(b"\xff\xd8\xff") and has_end(data)) or _PADDING in data[-2 - len(_PADDING) :]:
         return False
     plain = False
     for marker, contents in _segments(data):
@@ -150,7 +166,7 @@ def _has_all_scans(data: bytes) -> bool:
         return True
     left = {(component, order) for component in frame[6::3] for order in range(64)}
     start = data.index(b"\xff\xda", sum(len(contents) + 4 for _, contents in segments[:-1]))
-    for found in re.finditer(rb"\xff\xda\x00[\x06-\x0c]([\x01-\x04])", data[start:], re.DOTALL):
+    for found in re.finditer(rb"\xff\xda\x00[\x06-\x0e]([\x01-\x04])", data[start:], re.DOTALL):
         count, at = found[1][0], start + found.end()
         components, (first, last, bits) = data[at : at + 2 * count : 2], data[at + 2 * count : at + 2 * count + 3]
         if not bits & 15:
