@@ -62,8 +62,23 @@ def test_what_is_left_out_is_counted_in_one_line(root, capsys):
 def test_links_are_followed(root, tmp_path):
     (root / "dog").rename(tmp_path / "elsewhere")
     (root / "dog").symlink_to(tmp_path / "elsewhere")
-    (root / "cat/more").symlink_to(tmp_path / "elsewhere")
-    assert open_labelled(str(root)).num_images == 6
+    (tmp_path / "more").mkdir()
+    (root / "cat/0.jpg").rename(tmp_path / "more/0.jpg")
+    (root / "cat/more").symlink_to(tmp_path / "more")
+    assert open_labelled(str(root)).num_images == 4
+
+
+@pytest.mark.parametrize("target", ["../dog", ".."])
+def test_links_that_mix_classes_are_refused_by_name(root, target):
+    (root / "cat/more").symlink_to(target)
+    with pytest.raises(UserError, match=r"set/(dog|cat) is in the classes cat and dog of .*, by a link: remove the"):
+        open_labelled(str(root))
+
+
+def test_class_that_is_a_broken_link_is_named(root):
+    (root / "bird").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"1 photos or folders of .* cannot be read: bird \(a broken link\)"):
+        open_labelled(str(root))
 
 
 def test_broken_link_and_pipe_are_named_at_once(root):

@@ -34,11 +34,11 @@ def test_read_voc_labels_by_hand(voc):
 
 
 def test_read_voc_takes_photos_of_other_suffixes(voc, copy):
-    for number, suffix in ((13, ".png"), (14, ".JPEG")):
+    for number, suffix in ((13, ".png"), (14, ".JPEG"), (15, ".Jpg")):
         path = copy / "JPEGImages" / f"{number:06}.jpg"
         path.rename(path.with_suffix(suffix))
     found, expected = read_voc(copy, "test"), read_voc(voc, "test")
-    assert [Path(path).name for path in found.paths[:3]] == ["000013.png", "000014.JPEG", "000015.jpg"]
+    assert [Path(path).name for path in found.paths[:3]] == ["000013.png", "000014.JPEG", "000015.Jpg"]
     np.testing.assert_array_equal(found.labels, expected.labels)
 
 
@@ -73,3 +73,31 @@ def test_read_annotation_does_not_expand_entities(copy, encoding):
     with pytest.raises(UserError, match=r"1 of the 10 photos .* 000014 \(it declares a document type\)"):
         open_labelled(f"{copy}:test")
     assert time.perf_counter() - begin < 20
+
+
+def test_lists_of_a_class_and_with_a_byte_order_mark(copy):
+    expected = read_voc(copy, "test")
+    lists = copy / "ImageSets" / "Main"
+    (lists / "test.txt").write_text((lists / "test.txt").read_text(), "utf-8-sig")
+    assert read_voc(copy, "test").paths == expected.paths
+    (lists / "cat_test.txt").write_text("000013  1\n000014 -1\n000015  0\n")
+    assert [Path(path).stem for path in read_voc(copy, "cat_test").paths] == ["000013", "000015"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("000013\n000014\n000013\n", r"odd\.txt lists 1 ids more than once: 000013; list each once"),
+        ("000013 000014\n", r"cannot be read \(a line is an id, or an id with -1, 0 or 1; found '000013 000014'\)"),
+    ],
+)
+def test_odd_lists_are_named(copy, text, words):
+    (copy / "ImageSets" / "Main" / "odd.txt").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_voc(copy, "odd")
+
+
+def test_annotation_of_an_unknown_encoding_is_named(copy):
+    (copy / "Annotations" / "000014.xml").write_text("<?xml version='1.0' encoding='foo'?><annotation/>")
+    with pytest.raises(UserError, match=r"000014 \(no XML that can be read: unknown encoding: foo\)"):
+        read_voc(copy, "test")

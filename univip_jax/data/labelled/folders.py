@@ -1,5 +1,6 @@
 """Class folders: a folder for each class, with its photos in it and below."""
 
+import os
 import sys
 import unicodedata
 from collections import Counter
@@ -33,12 +34,25 @@ def read_folders(root: Path) -> FolderSplit:
 
     Prints how many files are left out because of their suffix or their place.
 
-    Raises UserError: a class folder holds no photo, or a photo or a folder in it cannot be read.
+    Raises UserError: a class folder holds no photo, or a photo or a folder in it cannot be read, or links put
+    one real folder into two classes.
     """
-    folders = sorted((path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)), key=_class)
+    shown = [path for path in root.iterdir() if not is_hidden(path.name)]
+    folders = sorted((path for path in shown if path.is_dir()), key=_class)
     paths, labels, empty, bad, passed_over = [], [], [], [], Counter()
+    bad += [
+        f"{as_text(path.name)} (a broken link)" for path in sorted(shown) if path.is_symlink() and not path.exists()
+    ]
+    classes_of: dict[str, str] = {}  # by real folder
     for label, folder in enumerate(folders):
         listing = list_folder(folder)
+        for below in {os.path.dirname(photo.path) for photo in listing.photos if photo.kind == "file"}:
+            real, name = os.path.realpath(below), as_text(folder.name)
+            if (other := classes_of.setdefault(real, name)) != name:
+                raise UserError(
+                    f"{as_text(real)} is in the classes {other} and {name} of {root}, by a link: remove the link, or "
+                    "give each class photos of its own"
+                )
         passed_over += listing.passed_over
         for photo in listing.photos:
             if photo.num_bytes < 0:  # a broken link, a pipe, a folder that cannot be listed

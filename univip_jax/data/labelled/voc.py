@@ -5,6 +5,7 @@
 """
 
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,8 @@ def read_annotation(path: Path) -> dict[str, bool]:
         root = ET.fromstring(path.read_bytes(), parser=ET.XMLParser(target=_NoDocumentType()))
     except ET.ParseError as error:
         raise ValueError(f"no XML: {error}") from error
+    except LookupError as error:
+        raise ValueError(f"no XML that can be read: {error}") from error
     found: dict[str, bool] = {}
     for annotated in root.findall("object"):
         name = annotated.findtext("name", "").strip()
@@ -50,9 +53,27 @@ def read_annotation(path: Path) -> dict[str, bool]:
     return found
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    candidates = (folder / f"{name}{suffix}" for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))
-    return next((path for path in candidates if path.is_file()), None)
+def _photos(folder: Path) -> dict[str, Path]:
+    """The photos of a folder by stem; of several with one stem, the one whose suffix comes first in `SUFFIXES`."""
+    if not folder.is_dir():
+        return {}
+    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()))
+    return {path.stem: path for path in reversed(found)}
+
+
+def _ids(path: Path) -> list[str]:
+    """The ids of a list; a second column, as in VOC's lists of each class, is -1 where the class is absent.
+
+    Raises OSError or ValueError: it cannot be read. UserError: an id stands in it twice.
+    """
+    lines = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    if bad := next((line for line in lines if line[1:] not in ([], ["-1"], ["0"], ["1"])), None):
+        raise ValueError(f"a line is an id, or an id with -1, 0 or 1; found {' '.join(bad)[:60]!r}")
+    ids = [line[0] for line in lines if line[1:] != [str(ABSENT)]]
+    if repeated := [name for name, number in Counter(ids).items() if number > 1]:
+        raise UserError(f"{path} lists {len(repeated)} ids more than once: {shorten(repeated)}; list each once")
+    return ids
 
 
 def read_voc(root: Path, split: str) -> VocSplit:
@@ -62,17 +83,17 @@ def read_voc(root: Path, split: str) -> VocSplit:
     """
     lists = root / "ImageSets" / "Main"
     try:
-        ids = (lists / f"{split}.txt").read_text().split()
+        ids = _ids(lists / f"{split}.txt")
     except (OSError, ValueError) as error:
         known = ", ".join(sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)) or "none"
         raise UserError(
             f"{lists / split}.txt, the list of a VOC split, cannot be read "
             f"({getattr(error, 'strerror', error)}); found: {known}"
         ) from error
-    paths, objects, bad = [], [], []
+    photos, paths, objects, bad = _photos(root / "JPEGImages"), [], [], []
     for name in tqdm(ids, unit="annotation", desc=f"annotations of {root}:{split}"):
         try:
-            if (photo := _find(root / "JPEGImages", name)) is None:
+            if (photo := photos.get(name)) is None:
                 raise ValueError(f"{root / 'JPEGImages' / name}.jpg is missing")
             objects.append(read_annotation(root / "Annotations" / f"{name}.xml"))
             paths.append(str(photo))
