@@ -50,6 +50,21 @@ def test_tar_is_read_in_place(tmp_path, kind):
     assert os.listdir(tmp_path) == ["photos.tar"]
 
 
+def test_all_photos_of_joined_tars_are_read(tmp_path):
+    first, second = make_tar(tmp_path / "1.tar"), make_tar(tmp_path / "2.tar", {"z.jpg": b"last", "a.jpg": b"newer"})
+    (tmp_path / "both.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    assert opened(tmp_path / "both.tar") == CONTENTS | {"z.jpg": b"last", "a.jpg": b"newer"}
+
+
+def test_tar_of_a_damaged_header_is_refused_and_not_cut_there(tmp_path):
+    path = make_tar(tmp_path / "photos.tar", {"a.jpg": b"first", "b.jpg": b"second"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"b.jpg")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"photos.tar cannot be read, is damaged.*damaged header at byte 1024"):
+        sources.find_photos(path)
+
+
 def test_zip_of_any_compression_is_read_in_place(tmp_path):
     path = make_zip(tmp_path / "photos.zip", CONTENTS | {"notes.txt": b"", "__MACOSX/._a.jpg": b"", "w\\x.jpg": b"w"})
     assert opened(path) == CONTENTS | {"w/x.jpg": b"w"}

@@ -4,15 +4,17 @@ A compressed tar is refused: each read from its middle would unpack everything b
 already.
 """
 
+import os
 import posixpath
 import re
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.photos.decode import Rejected
@@ -56,8 +58,8 @@ def _name(member: zipfile.ZipInfo) -> str:
 
 def _list_tar(path: Path, passed_over: Counter[str]) -> Iterable[PhotoFile]:
     members: dict[str, tarfile.TarInfo] = {}
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
+    with open(path, "rb") as file:
+        for member in _tar_members(file):
             if (refusal := _checked(member.name)) is None:
                 members[_tidy(member.name)] = member
             elif is_photo(member.name, passed_over):
@@ -72,6 +74,23 @@ def _list_tar(path: Path, passed_over: Counter[str]) -> Iterable[PhotoFile]:
             yield PhotoFile(as_text(name), str(path), target.size, "tar", target.offset_data)
         else:
             yield refused(name, "not a regular file")
+
+
+def _tar_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Members of a tar, and of all that `cat` joined to it; a reader ends at the first one's zeros."""
+    is_tar = True
+    while is_tar:
+        start = file.tell()
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            yield from archive
+        if archive.offset == start > 0:
+            raise tarfile.ReadError(f"damaged header at byte {start}")
+        file.seek(archive.offset)
+        block = bytes(tarfile.BLOCKSIZE)
+        while block and not block.strip(b"\0"):
+            block = file.read(tarfile.BLOCKSIZE)
+        file.seek(-len(block), os.SEEK_CUR)
+        is_tar = block[257:262] == b"ustar"
 
 
 def _target(members: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
