@@ -70,3 +70,9 @@ def test_only_formats_of_photos_are_read_whatever_the_suffix(monkeypatch):
             photos.read_photo(found)
         with pytest.raises(photos.Rejected, match=r"^not an image$"):
             photos.as_stored(found)
+
+
+@pytest.mark.parametrize("size", [16, 40, 1000])
+def test_webp_cut_short_is_damaged_and_no_other_file(size):
+    with pytest.raises(photos.Rejected, match=r"^damaged: WebP that is cut short or broken$"):
+        photos.read_photo(save(RGB, "WEBP")[:size])

@@ -139,6 +139,8 @@ def _open(original: bytes, max_megapixels: int) -> Image.Image:
                 raise Rejected(f"{kind}: {reason}") from error
         if original[4:8] == b"ftyp" and original[8:12] in _HEIF_BRANDS:
             raise Rejected(f"damaged{_detail(error, 'HEIF')}") from error
+        if original.startswith(b"RIFF") and original[8:12] == b"WEBP":
+            raise Rejected("damaged: WebP that is cut short or broken") from error
         raise Rejected(f"not an image{_detail(error)}") from error
 
 
