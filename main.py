@@ -81,6 +81,8 @@ def _work(config: ConfigDict, workdir: Path) -> int:
     sweeps = bool(_STEPS.value or _SEEDS.value)
     if sweeps and config.task == "train":
         raise UserError("--steps and --seeds are for evaluations; the seed of a training is --config.seed")
+    if config.task != "train":
+        _check_outside(workdir, config)
     with ExitStack() as lock:
         with Alarm(config.get("stall_seconds", 0.0)):  # a remote disk may never deliver a module
             if _DISTRIBUTED.value:
@@ -94,6 +96,14 @@ def _work(config: ConfigDict, workdir: Path) -> int:
             _load("univip_jax.run.compiled:cache_compiled")(workdir)
         preempted = task(config, workdir)
     return _PREEMPTED.value if preempted else 0
+
+
+def _check_outside(workdir: Path, config: ConfigDict) -> None:
+    """Raises UserError: the workdir lies in a folder of labelled photos, where it would be one more class."""
+    for name in ("train", "test"):
+        folder = Path(config.data.get(name) or "")
+        if str(folder) != "." and folder.is_dir() and workdir.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--workdir={workdir} lies in data.{name}={folder}: choose a folder outside of it")
 
 
 def _load(place: str):

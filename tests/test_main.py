@@ -108,6 +108,13 @@ def test_a_second_process_is_refused_and_touches_nothing(tmp_path, command, caps
     assert capsys.readouterr().err.startswith(f"error: {run} is in use: process {os.getpid()} on ")
 
 
+def test_a_workdir_among_the_classes_is_refused(tmp_path, command, capsys):
+    (tmp_path / "T" / "cat").mkdir(parents=True)
+    flags = [f"--config.data.{name}={tmp_path / 'T'}" for name in ("train", "test")]
+    assert command(f"--workdir={tmp_path / 'T' / 'run'}", "--config=configs/knn.py", *flags) == 1
+    assert "lies in data.train=" in capsys.readouterr().err and not (tmp_path / "T" / "run").exists()
+
+
 def test_tasks_are_those_of_the_configs():
     assert {"train", "knn", "linear", "semi", "svm"} == set(main.TASKS)
     for place in main.TASKS.values():

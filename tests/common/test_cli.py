@@ -4,6 +4,8 @@ import asyncio
 import errno
 import gc
 import logging
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -30,6 +32,11 @@ def process_stays_as_it_is(monkeypatch):
         (RuntimeError("RESOURCE_EXHAUSTED: 3 GiB"), 1, "error: out of memory: lower the batch size"),
         (OSError(errno.EMFILE, "Too many open files", "/a"), 1, "error: Too many open files: run ulimit -n 4096, then"),
         (UserError("/a: [Errno 24] Too many open files; free space"), 1, "error: Too many open files: run ulimit -n"),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "/long"),
+            1,
+            "error: /long: File name too long: give another",
+        ),
         (OSError(errno.ENOSPC, "No space"), 1, "error: a file in {folder}: No space; make it writable"),
         (OSError(errno.EACCES, "Denied", "{folder}/config.json"), 1, "error: {folder}/config.json: Denied; make it"),
     ],
@@ -57,6 +64,26 @@ def test_call_shows_a_defect_of_ours_with_its_traceback(error, tmp_path, capsys)
         cli.call("error", work, interrupted="", folder=tmp_path)
     assert end.value.code == cli.SOFTWARE_ERROR == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("{} | true; exit ${{PIPESTATUS[0]}}", 0, ""),
+        ("{} > /dev/full", 1, "error: the output cannot be written (No space left on device), but the work is done"),
+        ("PYTHONIOENCODING=ascii {} | grep -q 'u0416'", 0, ""),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_no_traceback(shell, code, said, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import time\nfrom univip_jax.common import cli\n"
+        "cli.call('error', lambda: print('\\u0416') or time.sleep(0.5), interrupted='')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = ["bash", "-c", shell.format(f"{sys.executable} {program}")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHONPATH": os.getcwd()})
+    assert (ended.returncode, ended.stderr.strip()) == (code, said)
 
 
 def test_call_exits_with_the_code_of_the_work():

@@ -175,6 +175,36 @@ def test_the_networks_that_were_not_taken_are_told(tmp_path, capsys):
     assert re.search(told, capsys.readouterr().err)
 
 
+def test_a_prefix_of_several_networks_tells_the_others(tmp_path):
+    both = {"m": {"teacher": named("", NET), "student": named("", OTHER)}}
+    torch.save(both, tmp_path / "both.pth")
+    backbone = read_backbone(tmp_path / "both.pth", "m.")
+    assert_values(backbone.variables, NET)
+    assert "there is also --prefix=m.student." in backbone.note
+
+
+def test_mmengines_average_is_asked_for(tmp_path):
+    torch.save({"state_dict": named("", NET), "ema_state_dict": named("module.", OTHER)}, tmp_path / "mm.pth")
+    with pytest.raises(UserError, match=r"choose by --prefix=state_dict\. or --prefix=ema_state_dict\.module\."):
+        read_backbone(tmp_path / "mm.pth")
+
+
+@pytest.mark.parametrize("beside", ["val/loss", "metrics/best.score"])
+def test_a_slash_in_a_name_beside_the_weights_does_not_matter(beside, tmp_path):
+    torch.save({"state_dict": named("", NET), beside: torch.zeros(1)}, tmp_path / "net.ckpt")
+    assert_values(read_backbone(tmp_path / "net.ckpt").variables, NET)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ca.fc1.weight", "attention2.query.weight", "NL_2.0.theta.weight", "maxpool.1.filt", "normalize.mean", "std"],
+)
+def test_a_layer_between_stem_and_features_is_refused(name, tmp_path):
+    torch.save(named("", NET) | {name: torch.zeros(3)}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=f"also holds {re.escape(name)}: another architecture"):
+        read_backbone(tmp_path / "net.pth")
+
+
 def test_equal_networks_are_one_and_different_ones_are_asked_for(tmp_path):
     torch.save({"a": named("", NET), "b": named("x.", NET)}, tmp_path / "same.pth")
     assert_values(read_backbone(tmp_path / "same.pth").variables, NET)

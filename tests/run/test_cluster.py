@@ -27,6 +27,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "1", 
         (Place("n1", 2, 0), True, "--coordinator_address=n1 must be HOST:PORT"),
         (Place("n1:http", 2, 0), True, "--coordinator_address=n1:http must be HOST:PORT"),
         (Place("n1:99999", 2, 0), True, "--coordinator_address=n1:99999 must be HOST:PORT"),
+        (Place("http://n1:1234", 2, 0), True, "--coordinator_address=http://n1:1234 must be HOST:PORT"),
         (Place(":1234", 2, 0), True, "--coordinator_address=:1234 must be HOST:PORT"),
     ],
 )
@@ -50,6 +51,7 @@ def test_check_place_takes_what_can_be_right(place):
         (Place(None, None, None), {"SLURM_JOB_ID": "7"}, "SLURM_STEP_NODELIST is not set, so start it by srun"),
         (Place(None, None, None), SLURM, "SLURM_LOCALID is not set, so start it by srun"),
         (Place(None, None, None), SLURM | {"SLURM_LOCALID": "none"}, "'none'"),
+        (Place(None, None, None), SLURM | {"SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": ""}, "NODELIST is empty"),
     ],
 )
 def test_join_without_or_with_half_a_cluster_is_misuse(place, environment, words, monkeypatch):

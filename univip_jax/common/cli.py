@@ -5,6 +5,7 @@ defect of ours, with its traceback.
 """
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -21,7 +22,9 @@ from univip_jax.common import machine
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import expand
 
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells have it
 SOFTWARE_ERROR = 70  # EX_SOFTWARE of sysexits.h: no mistake of the user's, so a supervisor restarts
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _OUT_OF_MEMORY = "out of memory: lower the batch size, or use more devices or a larger machine"
 
@@ -86,9 +89,17 @@ def call(prefix: str, work: Callable[[], int | None], *, interrupted: str, folde
       folder: where the command writes; a file in it that cannot be written is the user's to put right.
     """
     quiet()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
         machine.settle()
-        sys.exit(work())
+        code = work()
+        _flush()
+        sys.exit(code)
+    except BrokenPipeError:  # the reader of the output has gone, as in `... | head`
+        _discard_output()
+        sys.exit(_PIPE_CLOSED)
     except UserError as error:
         fail(prefix, _handles(error) or error, error.exit_code)
     except KeyboardInterrupt:
@@ -100,6 +111,24 @@ def call(prefix: str, work: Callable[[], int | None], *, interrupted: str, folde
         sys.exit(SOFTWARE_ERROR)
 
 
+def _flush() -> None:
+    """Writes what was printed: Python would complain at its end, with a code of its own.
+
+    Raises UserError: the output's disk is full. A reader that has gone does not matter: the work is done.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        raise UserError(f"the output cannot be written ({error.strerror}), but the work is done") from error
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _user_can_mend(error: Exception, folder: Path | None) -> str | None:
     """The line for an exception of a library that means a mistake, a full disk or too little memory."""
     if line := _handles(error):
@@ -109,10 +138,11 @@ def _user_can_mend(error: Exception, folder: Path | None) -> str | None:
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms and isinstance(error, RuntimeError | AssertionError) and "backend" in str(error).lower():
         return f"JAX_PLATFORMS={platforms} is not on this machine: unset it"
+    if isinstance(error, OSError) and error.errno in _BAD_PATHS:
+        return f"{error.filename}: {error.strerror}: give another path"
     if isinstance(error, OSError) and (error.errno in _UNWRITABLE or _is_below(folder, error.filename)):
-        return (
-            f"{error.filename or f'a file in {folder}'}: {error.strerror}; make it writable, or choose another folder"
-        )
+        what = error.filename or (f"a file in {folder}" if folder else "the output")
+        return f"{what}: {error.strerror}; make it writable, or choose another folder"
     return None
 
 

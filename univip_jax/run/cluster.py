@@ -40,7 +40,7 @@ def check_place(place: Place, distributed: bool) -> None:
     if index is not None and not 0 <= index < (count or index + 1):
         raise Misuse(f"--process_id={index} must be at least 0 and below --num_processes={count or ''}")
     host, _, port = (address or "host:1").rpartition(":")
-    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+    if not (host and "/" not in host and port.isdecimal() and 0 < int(port) < 65536):
         raise Misuse(f"--coordinator_address={address} must be HOST:PORT of process 0, as node1:1234")
 
 
@@ -54,6 +54,9 @@ def join(place: Place, patience: float = _PATIENCE) -> None:
       Misuse: neither flags nor the environment say where the others are.
       TransientError: the coordinator cannot be started, or not be reached.
     """
+    empty = [name for name in _SLURM if os.environ.get(name) == ""]
+    if empty and place.coordinator_address is None:
+        raise Misuse(f"--distributed finds no cluster here ({empty[0]} is empty): {_way_out()}")
     import jax  # late: wrong flags are told at once
 
     def give_up() -> None:
@@ -88,7 +91,7 @@ def _cause(error: Exception) -> str:
 
 
 def _way_out() -> str:
-    missing = [name for name in _SLURM if name not in os.environ]
+    missing = [name for name in _SLURM if not os.environ.get(name)]
     if any(name.startswith("SLURM_") for name in os.environ) and missing:
         return f"{missing[0]} is not set, so start it by srun; or give {_EXAMPLE}"
     return f"give {_EXAMPLE}, start it by srun or mpirun, or leave --distributed out"

@@ -54,7 +54,7 @@ def read_backbone(path: Path, prefix: str | None = None, stem: str | None = None
     tensors = {name if name.isprintable() else ascii(name)[1:-1]: value for name, value in tensors.items()}
     if not tensors:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
-    if any("/" in name for name in tensors):
+    if any(name.startswith(("params/", "batch_stats/")) for name in tensors):
         if prefix is not None or stem:
             raise UserError(f"{path} holds our own names, which say all: leave out --prefix and --stem")
         told = metadata.get("stem")  # written since there are two 3x3 stems; before, there was one

@@ -70,8 +70,13 @@ FROM_TRANSFORMERS: Rules = (
     *((rf"\.layer\.{layer - 1}\.convolution", f".conv{layer}") for layer in (1, 2, 3)),
     *((rf"\.layer\.{layer - 1}\.normalization", f".bn{layer}") for layer in (1, 2, 3)),
 )
-# An unknown name inside a backbone means another architecture; elsewhere it is a head.
-INSIDE = re.compile(r"(conv|bn|layer|res)\d")
+# An unknown name inside a backbone means another architecture; elsewhere it is a head. What stands between the stem and
+# the features is inside too: attention, a transformer of the input, its normalisation, a pool with weights.
+INSIDE = re.compile(
+    r"(conv|bn|layer|res)\d|(ca|sa|se|cbam|attn|attention|non_?local|nl|stn|normali[sz]er?|mean|std|gamma|maxpool|blur)"
+    r"(\d|_|\.|$)",
+    re.IGNORECASE,
+)
 _COUNTER = "num_batches_tracked"
 
 

@@ -27,8 +27,10 @@ _DIALECTS: tuple[tuple[str, Rules], ...] = (
 )
 _NUMBERED = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")  # a Sequential's children with parameters
 # Of several networks these words name the one that is meant to be used: an average first, then the trained one.
-_WANTED = (r"teacher", r"(^|[._])ema([._]|$)", r"online|encoder_q|base_encoder|student")
-_COPIES = re.compile(r"momentum|target|teacher|encoder_k|(^|[._])ema([._]|$)")
+# MMEngine swaps both before it saves, so that its `ema_state_dict` holds the trained one, others' the average: asked.
+_EMA = r"(^|[._])ema(?!_state_dict)([._]|$)"
+_WANTED = (r"teacher", _EMA, r"online|encoder_q|base_encoder|student")
+_COPIES = re.compile(rf"momentum|target|teacher|encoder_k|{_EMA}")
 _OTHERS = {  # by a name that no plain ResNet has
     r"relative_position_bias": "a Swin transformer",
     r"(cls|class)_token|patch_embed\.|vit\.|encoder\.layers?\.\d+\.(self_)?attention": "a vision transformer",
@@ -115,7 +117,7 @@ def choose_network(tensors: Tensors, prefix: str | None, source: str) -> tuple[N
     if chosen.doubt:
         raise UserError(f"{source}: {chosen.doubt}, so the network is no plain ResNet and would compute other features")
     others = [network for network in networks if network is not chosen]
-    if not others or prefix is not None:
+    if not others or (prefix is not None and len(_under(prefix, networks)) == 1):
         return chosen, ""
     return chosen, f"took the ResNet under {_flags([chosen])}, there is also {_flags(others)}"
 

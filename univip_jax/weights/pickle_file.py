@@ -22,6 +22,7 @@ _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype withou
 _MOST_STEPS = 2_000_000  # instructions of a pickle; the checkpoint of a ResNet-152 with its optimizer needs 100,000
 _MOST_NAMES = 10_000  # of classes and functions
 _DEEPEST = 1000  # nested tuples; the hash of 100,000 overflows Python's stack
+_LARGEST = 1_000_000  # elements of a tuple with those of the tuples in it: a hash visits each as often as it is named
 
 
 class _Dtype:
@@ -118,9 +119,9 @@ class _Pickler(pickle.Pickler):
 
 def require_few_steps(file: BinaryIO) -> None:
     """Reads a pickle up to its end; UserError where it wants more memory, or deeper tuples, than weights do."""
-    stack: list[int] = []  # how deep the tuples in each object are
+    stack: list[tuple[int, int]] = []  # how deep the tuples in each object are, and its elements if it is one
     marks: list[int] = []
-    memo: dict[int, int] = {}
+    memo: dict[int, tuple[int, int]] = {}
     names = 0
     for step, (code, argument, _) in enumerate(pickletools.genops(file)):
         names += code.name in ("GLOBAL", "STACK_GLOBAL", "INST")
@@ -139,10 +140,12 @@ def require_few_steps(file: BinaryIO) -> None:
             kinds = code.stack_before
             marked = pickletools.markobject in kinds
             start = marks.pop() - kinds.index(pickletools.markobject) if marked else len(stack) - len(kinds)
-            depth = max(stack[start:], default=0) + code.name.startswith("TUPLE")
-            if depth > _DEEPEST:
-                raise UserError(f"it has tuples {depth} deep, which no file of weights needs")
-            stack[start:] = [depth] * len(code.stack_after)
+            is_tuple = code.name.startswith("TUPLE") or code.name == "FROZENSET"
+            depth = max((depth for depth, _ in stack[start:]), default=0) + is_tuple
+            size = 1 + sum(size for _, size in stack[start:]) if is_tuple else 1
+            if depth > _DEEPEST or size > _LARGEST:
+                raise UserError(f"it has tuples {depth} deep with {size} elements, more than files of weights need")
+            stack[start:] = [(depth, size)] * len(code.stack_after)
 
 
 def read_pkl(path: Path) -> dict[str, np.ndarray]:

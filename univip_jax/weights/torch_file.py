@@ -102,6 +102,8 @@ class _Unpickler(pickle.Unpickler):
         if kind == "module":  # a class with its source, in files before 1.6
             return what
         key, _, _, *view = rest
+        if not isinstance(key, str | int):
+            raise ValueError("a storage without a key")
         if any(part is not None for part in view):
             raise ValueError("a storage that is part of another, as before PyTorch 0.4")
         storage = _Storage(str(key), what.__name__.removesuffix("Storage"))
