@@ -11,7 +11,8 @@ from data_prep.coco_objects import read_objects
 from data_prep.matching import form, match
 from univip_jax.common.errors import UserError
 
-_TURNED_SHARE = 0.01  # of the images: more do not happen by careless drawing
+_TURNED_SHARE = 0.01  # of the images, and more than one of ten or more: by careless drawing they are fewer
+_FEW = 4  # boxes that tell nothing
 
 
 def find_annotations(
@@ -49,8 +50,19 @@ def find_annotations(
     findings.add("photos_ambiguous", *(one for one in image_ids if one in unsure))
     findings.add("photos_without_image", *(one for one in image_ids if one not in by_id and one not in unsure))
     matched = set(names.values())
+    paths = {prefix + short: name for short, name in names.items()}
+    findings.add("photos_by_file_name", *(one for one, name in paths.items() if _contradict(one, name)))
+    boxes = np.concatenate([found.boxes_xywh_px for found in by_id.values()])
+    if len(boxes) >= _FEW and (boxes[:, :2] + boxes[:, 2:] <= 1).all():
+        findings.add("boxes_tiny", *(one for one, found in by_id.items() if len(found.labels)))
     findings.add("images_without_photo", *(images[0].name for one, images in images_of.items() if one not in matched))
     return _with_frames(by_id, coco)
+
+
+def _contradict(path: str, other: str) -> bool:
+    """Whether two paths name the folder of their file, and not the same one."""
+    folders = [one.split("/")[-2].casefold() for one in (form(path), form(other)) if "/" in one]
+    return len(folders) == 2 and folders[0] != folders[1]
 
 
 def _are_one(images: list[Image], coco: Coco) -> bool:
@@ -85,7 +97,10 @@ def _with_frames(by_id: dict[str, Annotations], coco: Coco) -> dict[str, Annotat
     first = np.cumsum([0, *counts[:-1]])
     tells = np.logical_or.reduceat(leave(boxes, height, width), first)
     tells &= ~np.logical_or.reduceat(leave(boxes, width, height), first)
-    if not tells.sum() > _TURNED_SHARE * len(sized):
+    begin = (boxes[:, 0] < width) & (boxes[:, 1] < height)
+    outside = np.logical_or.reduceat(begin & leave(boxes, height, width), first) & ~tells
+    coco.findings.add("boxes_clipped", *(one for one, told in zip(sized, outside, strict=True) if told))
+    if not tells.sum() > max(len(sized) >= 10, _TURNED_SHARE * len(sized)):
         return by_id
     coco.findings.add("frames_turned", *(one for one, told in zip(sized, tells, strict=True) if told))
     return {one: found._replace(upright=True) for one, found in by_id.items()}

@@ -42,6 +42,8 @@ def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
         raise Rejected(f"annotations are of another size: {of_width} x {of_height}, photo {width} x {height}")
     if stored.orientation >= 5 and _mean_other_frame(annotations, of_height, of_width, as_encoded):
         of_height, of_width, as_encoded = of_width, of_height, not as_encoded
+    elif annotations.upright and stored.orientation < 5:  # mirrored or on its head: the size is that of both frames
+        as_encoded = False
     is_crowd = annotations.is_crowd
     points = annotations.polygons_xy_px.points[:, ::-1] / np.array([of_height, of_width], np.float64)
     objects = Objects(
@@ -98,8 +100,9 @@ def _mean_other_frame(annotations: Annotations, height: int, width: int, as_enco
 
 
 def _same_shape(height: int, width: int, other_height: int, other_width: int) -> bool:
-    # A smaller copy of the annotated photo fits, a turned or cropped one does not; 2 px allow for rounding.
-    return abs(width * other_height / height - other_width) <= 2
+    # A smaller copy of the annotated photo fits, a turned or cropped one does not. The sides of a copy are rounded: a
+    # pixel of either changes the product by a side of the other picture.
+    return abs(width * other_height - other_width * height) <= max(height + width, other_height + other_width)
 
 
 def _only(objects: Objects) -> Objects:

@@ -4,7 +4,6 @@ One odd entry never refuses the json: what can be used is used, the rest is coun
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +35,11 @@ KINDS = {
     "outlines_unusable": "annotation{s} whose outline is no polygon, or not all of it, stored without that part",
     "frames_turned": "image{s} whose boxes leave the stated size and fit it turned: for a photo that EXIF turns, "
     "they mean the upright photo",
+    "boxes_clipped": "photo{s} with boxes that end outside the stated size, clipped to it: is each "
+    "[x, y, width, height]?",
+    "boxes_tiny": "photo{s} whose boxes all lie within one pixel: are they fractions? COCO's are px",
+    "annotations_repeated": "annotation{s} whose id another one has too, all kept",
+    "photos_by_file_name": "photo{s} matched by the file name alone, in another folder than the json's",
     "photos_ambiguous": "photo{s} left without annotations because several images or photos fit equally well",
     "photos_without_image": "photo{s} without an image in the json",
     "images_without_photo": "image{s} without a photo here",
@@ -102,7 +106,9 @@ def key(image_id: Any) -> Any:
     if isinstance(image_id, bool) or not isinstance(image_id, int | float):
         return None
     if isinstance(image_id, float):
-        return int(image_id) if image_id.is_integer() else None if math.isnan(image_id) else image_id
+        if not abs(image_id) < 2**53:  # NaN, and numbers that a float rounds to a neighbour's
+            return None
+        return int(image_id) if image_id.is_integer() else image_id
     return image_id
 
 
@@ -163,7 +169,14 @@ def _with_aliases(positions: dict[Any, int], images: list[Image]) -> dict[Any, i
     ]
     for alias, position in padded:
         aliases[alias] = SHARED if alias in aliases else position
-    return dict(names) | aliases | positions
+    # "007" means 007.jpg before it means the id 7.
+    stems: dict[str, int] = {}
+    for position, image in enumerate(images):
+        stem = (image.name or "").replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+        if _is_padded(stem):
+            stems[stem] = SHARED if stem in stems else position
+    stems = {stem: position for stem, position in stems.items() if position != SHARED}
+    return stems | dict(names) | aliases | positions
 
 
 def _is_padded(known: Any) -> bool:
@@ -174,9 +187,16 @@ def _is_padded(known: Any) -> bool:
 def _assign(annotations: Iterable[Any], coco: Coco) -> None:
     """Gives the annotations to their images, in the json's order."""
     find, images, findings = coco.positions.get, coco.images, coco.findings
+    ids: set[Any] = set()
     for place, annotation in enumerate(annotations):
         try:
-            position = find(annotation["image_id"])
+            image_id = annotation["image_id"]
+            position = find(image_id) if type(image_id) in (int, str) else None
+            known = annotation.get("id")
+            if known in ids:
+                findings.add("annotations_repeated", known)
+            elif known is not None:
+                ids.add(known)
         except (KeyError, TypeError):  # no object, or an id that is a list
             position = None
         if position is None:

@@ -74,8 +74,18 @@ def load(request: Request) -> Loaded:
         findings["import"] = report | {"odd": [one.report() for one in odd]}
         lines += [line for one in odd for line in one.lines()] + imported.describe(report)
     if request.settings.proposals == "annotated":
-        without = Findings("--proposals=annotated", {"photos_without_object": "photo{s} without an annotated object"})
-        without.add("photos_without_object", *(one for one in image_ids if not _has_object(annotations.get(one))))
+        kinds = {
+            "photos_without_object": "photo{s} without an annotated object",
+            "photos_cut": f"photo{{s}} with more objects than --max_boxes={request.settings.max_boxes}, whose first "
+            "are taken",
+        }
+        without, counts = (
+            Findings("--proposals=annotated", kinds),
+            {one: _count(annotations.get(one)) for one in image_ids},
+        )
+        without.add("photos_without_object", *(one for one, count in counts.items() if not count))
+        most = request.settings.max_boxes
+        without.add("photos_cut", *(one for one, count in counts.items() if count > most))
         findings["annotated"] = without.report()
         lines += without.lines()
     facts = {"source": "images", "annotations_sha256": [sha256_of(path) for path in request.annotations]}
@@ -117,8 +127,9 @@ def _import(request: Request, jsons: list[Coco], image_ids: list[str]) -> import
     return found._replace(report={"sha256": [sha256_of(path) for path in files], **found.report})
 
 
-def _has_object(annotations: Annotations | None) -> bool:
-    return annotations is not None and not annotations.is_crowd.all()
+def _count(annotations: Annotations | None) -> int:
+    """Annotated objects, without crowds."""
+    return 0 if annotations is None else int((~annotations.is_crowd).sum())
 
 
 def _load_tfds(request: Request) -> Loaded:

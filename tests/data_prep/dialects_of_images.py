@@ -98,7 +98,7 @@ OF_IMAGES = {
     "names with backslashes, a prefix, NFD, other letter case, no suffix": Dialect(
         "matched, see above",
         [
-            (named("images\\0.jpg", "1.jpg", "images\\x\\2.jpg"), {}, None),
+            (named("images\\0.jpg", "1.jpg", "images\\x\\2.jpg"), {}, "1 photo matched by the file name alone"),
             (named(*[f"/data/coco/images/x/{i}.jpg" for i in range(3)]), {}, None),
             (named("0.JPG", "1", "./2.jpg"), {}, None),
         ],

@@ -87,10 +87,23 @@ def test_boxes_of_a_json_that_means_upright_photos_stay_where_they_fit_both_fram
     fits_both, fits_encoded = [20, 10, 50, 30], [20, 10, 95, 30]
     objects = annotations.in_photo(only(fits_both, 96, 120)._replace(upright=True), turned_photo(6))
     np.testing.assert_allclose(objects.boxes, [[10 / 120, 20 / 96, 40 / 120, 70 / 96]], atol=1e-6)
-    for orientation in (1, 3, 6):
+    for orientation in (2, 3, 4):  # such a tool draws on the upright photo, whatever turns it
+        drawn = annotations.in_photo(only(fits_both, 96, 120)._replace(upright=True), turned_photo(orientation))
+        np.testing.assert_allclose(drawn.boxes, [[10 / 96, 20 / 120, 40 / 96, 70 / 120]], atol=1e-6)
+    for orientation in (1, 6):
         given = only(fits_encoded if orientation == 6 else fits_both, 96, 120)
         marked = annotations.in_photo(given._replace(upright=True), turned_photo(orientation))
         np.testing.assert_array_equal(marked.boxes, annotations.in_photo(given, turned_photo(orientation)).boxes)
+
+
+@pytest.mark.parametrize(
+    ("stated", "photo"), [((683, 1024), (4000, 6000)), ((563, 1000), (2250, 4000)), ((300, 6000), (26, 512))]
+)
+def test_a_copy_whose_sides_were_rounded_has_the_same_shape(stated, photo):
+    stored = photos.StoredPhoto(b"", np.zeros([*photo, 3], np.uint8), *photo)
+    box = [stated[1] // 4, stated[0] // 4, stated[1] // 2, stated[0] // 2]
+    objects = annotations.in_photo(around(box, *stated), stored)
+    np.testing.assert_allclose(objects.boxes[-1], [0.25, 0.25, 0.75, 0.75], atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(120, 96), (60, 150)])

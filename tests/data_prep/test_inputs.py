@@ -74,12 +74,37 @@ def test_other_numbers_of_json_go_over_all_photos(folders, tmp_path):
     assert loaded.findings["annotations"][1]["photos_annotated_twice"] == {"count": 1, "first": ["'t/0.jpg'"]}
 
 
+@pytest.mark.parametrize(
+    ("box", "repeat", "settings", "said"),
+    [
+        (
+            [0.1, 0.2, 0.3, 0.4],
+            4,
+            {},
+            "1 photo whose boxes all lie within one pixel: are they fractions? COCO's are px",
+        ),
+        ([5, 5, 900, 900], 1, {}, "1 photo with boxes that end outside the stated size, clipped to it"),
+        ([5, 5, 20, 20], 2, {}, "1 annotation whose id another one has too, all kept (first: "),
+        ([5, 5, 20, 20], 3, {"max_boxes": 2}, "1 photo with more objects than --max_boxes=2, whose first are taken"),
+    ],
+)
+def test_boxes_that_cannot_be_meant_so_are_told(folders, tmp_path, box, repeat, settings, said):
+    path = coco(tmp_path / "c.json", ["0.jpg"], box=box)
+    contents = json.loads(path.read_text())
+    contents["annotations"] *= repeat
+    path.write_text(json.dumps(contents))
+    loaded = load(Request(tmp_path / "out", ANNOTATED._replace(**settings), folders[:1], [path]))
+    assert any(said in line for line in loaded.lines), loaded.lines
+    assert len(loaded.annotations["0.jpg"].labels) == repeat
+
+
 def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, capsys):
     path = coco(tmp_path / "c.json", ["0.jpg", "1.jpg", "9.jpg"])
     contents = json.loads(path.read_text())
     contents["annotations"] += [{"id": 987654, "image_id": 0, "category_id": 1, "bbox": None}]
     contents["annotations"] += [
-        {"id": 60, "image_id": 1, "category_id": 1, "bbox": box} for box in ([500, 5, 9, 9], [1, 1, 0, 9])
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": box}
+        for number, box in ((60, [500, 5, 9, 9]), (61, [1, 1, 0, 9]))
     ]
     path.write_text(json.dumps(contents))
     request = Request(tmp_path / "out", ANNOTATED, folders[:1], [path], num_workers=1)
@@ -87,7 +112,7 @@ def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, c
     said = capsys.readouterr().out
     assert f"--annotations={path}: names 2 of 3 photos\n" in said
     assert f"--annotations={path}: 1 annotation without a usable box left out (first: 987654)\n" in said
-    assert f"--annotations={path}: 1 annotation with a box of no area left out (first: 60)\n" in said
+    assert f"--annotations={path}: 1 annotation with a box of no area left out (first: 61)\n" in said
     assert "annotated boxes outside their photos left out: 1 (first in '1.jpg')" in summary
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["objects_outside"] == {"count": 1, "first": ["1.jpg"]}
@@ -97,7 +122,7 @@ def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, c
             "photos": 3,
             "photos_named": 2,
             "boxes_unusable": {"count": 1, "first": ["987654"]},
-            "boxes_empty": {"count": 1, "first": ["60"]},
+            "boxes_empty": {"count": 1, "first": ["61"]},
             "photos_without_image": {"count": 1, "first": ["'2.jpg'"]},
             "images_without_photo": {"count": 1, "first": ["'9.jpg'"]},
         }
@@ -154,3 +179,24 @@ def test_boxes_of_a_source_outside_of_its_photo_are_counted(folders, monkeypatch
     monkeypatch.setattr(record, "open_photo", lambda photo: Opened(encoded, found))
     made = shards.make_record(PhotoFile("0", "", 0), None, ANNOTATED)
     assert made.outside == {"objects_outside": 1} and made.record.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "named"),
+    [
+        (["001", "002"], {"001.jpg": 1, "002.jpg": 1}),  # by the files' names, though the ids 1 and 2 are others'
+        ([1, True], {"000.jpg": 1}),
+        ([2.0**60, 2.0**60], {}),
+    ],
+)
+def test_an_image_id_means_one_image_or_none(tmp_path, image_ids, named):
+    for number in range(3):
+        paint(number).save(tmp_path / f"{number:03}.jpg")
+    images = [{"id": i + 1, "file_name": f"{i:03}.jpg", "height": 64, "width": 64} for i in range(3)]
+    images[2]["id"] = 2**60 + 1
+    annotated = [{"id": n, "image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9]} for n, i in enumerate(image_ids)]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotated}))
+    loaded = load(Request(tmp_path / "out", ANNOTATED, [tmp_path], [path]))
+    counts = {one: len(found.labels) for one, found in loaded.annotations.items() if len(found.labels)}
+    assert counts == named
