@@ -194,6 +194,14 @@ def pickled(*steps: bytes) -> bytes:
         (pickled(b"cos\nsystem\n0" * 20_000, b"N"), "10001 names"),  # a class each
         (pickled(b"}K\x01", b")" + b"\x85" * 200_000, b"s"), "has tuples 1001 deep"),  # their hash recurses
         (pickled(b"}", b"K\x01q\x00" + b"h\x00h\x00\x86q\x00" * 60, b"Ns"), "elements, more than files"),  # 2^60 hashes
+        (
+            pickled(b"}", b"K\x01q\x00" + b"(X\x06\x00\x00\x00moduleh\x00h\x00\x86NNNtQq\x00" * 60, b"Ns"),
+            "elements, more",
+        ),
+        (
+            pickled(b"}K\x01q\x00", b"ctorch._utils\n_rebuild_parameter\nh\x00h\x00\x86\x85Rq\x00" * 60, b"Ns"),
+            "elements, more than files",
+        ),
         (pickled(b"}q\x00X\x01\x00\x00\x00ah\x00s"), "holds no tensors"),  # a dict in itself
         (pickled(b"]q\x00", b"(" + b"h\x00" * 9 + b"e"), "holds no tensors"),  # a list of itself
         (pickled(b"]" * 1000, b"a" * 999), "holds no tensors"),

@@ -22,6 +22,7 @@ _NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")  # as NumPy spells a dtype withou
 _MOST_STEPS = 2_000_000  # instructions of a pickle; the checkpoint of a ResNet-152 with its optimizer needs 100,000
 _MOST_NAMES = 10_000  # of classes and functions
 _DEEPEST = 1000  # nested tuples; the hash of 100,000 overflows Python's stack
+_CALLS = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BINPERSID", "BUILD")
 _LARGEST = 1_000_000  # elements of a tuple with those of the tuples in it: a hash visits each as often as it is named
 
 
@@ -142,7 +143,9 @@ def require_few_steps(file: BinaryIO) -> None:
             start = marks.pop() - kinds.index(pickletools.markobject) if marked else len(stack) - len(kinds)
             is_tuple = code.name.startswith("TUPLE") or code.name == "FROZENSET"
             depth = max((depth for depth, _ in stack[start:]), default=0) + is_tuple
-            size = 1 + sum(size for _, size in stack[start:]) if is_tuple else 1
+            # Some callables give their argument back. What a list or a dict holds is in no hash.
+            holds = is_tuple or code.name in _CALLS
+            size = 1 + sum(size for _, size in stack[start:]) if holds else 1
             if depth > _DEEPEST or size > _LARGEST:
                 raise UserError(f"it has tuples {depth} deep with {size} elements, more than files of weights need")
             stack[start:] = [(depth, size)] * len(code.stack_after)
