@@ -5,7 +5,7 @@ One odd entry never refuses the json: what can be used is used, the rest is coun
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ KINDS = {
     "boxes_clipped": "photo{s} with boxes that end outside the stated size, clipped to it: is each "
     "[x, y, width, height]?",
     "boxes_tiny": "photo{s} whose boxes all lie within one pixel: are they fractions? COCO's are px",
+    "ids_by_stem": "image_id{s} in text that could be ids too taken as file names without suffix, as all are",
     "annotations_repeated": "annotation{s} whose id another one has too, all kept",
     "photos_by_file_name": "photo{s} matched by the file name alone, in another folder than the json's",
     "photos_ambiguous": "photo{s} left without annotations because several images or photos fit equally well",
@@ -169,14 +170,7 @@ def _with_aliases(positions: dict[Any, int], images: list[Image]) -> dict[Any, i
     ]
     for alias, position in padded:
         aliases[alias] = SHARED if alias in aliases else position
-    # "007" means 007.jpg before it means the id 7.
-    stems: dict[str, int] = {}
-    for position, image in enumerate(images):
-        stem = (image.name or "").replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
-        if _is_padded(stem):
-            stems[stem] = SHARED if stem in stems else position
-    stems = {stem: position for stem, position in stems.items() if position != SHARED}
-    return stems | dict(names) | aliases | positions
+    return dict(names) | aliases | positions
 
 
 def _is_padded(known: Any) -> bool:
@@ -184,14 +178,16 @@ def _is_padded(known: Any) -> bool:
     return isinstance(known, str) and known.isascii() and known.isdigit() and len(known) < 19
 
 
-def _assign(annotations: Iterable[Any], coco: Coco) -> None:
+def _assign(annotations: Sequence[Any], coco: Coco) -> None:
     """Gives the annotations to their images, in the json's order."""
     find, images, findings = coco.positions.get, coco.images, coco.findings
     ids: set[Any] = set()
+    stems = _stems(annotations, coco)
     for place, annotation in enumerate(annotations):
         try:
             image_id = annotation["image_id"]
             position = find(image_id) if type(image_id) in (int, str) else None
+            position = stems.get(image_id, position) if stems else position
             known = annotation.get("id")
             if known in ids:
                 findings.add("annotations_repeated", known)
@@ -210,6 +206,24 @@ def _assign(annotations: Iterable[Any], coco: Coco) -> None:
             findings.add("annotations_of_shared_ids", label(annotation, place))
         else:
             images[position].annotations.append(annotation)
+
+
+def _stems(annotations: Sequence[Any], coco: Coco) -> dict[str, int]:
+    """The images by file names without suffix, where all annotations name theirs so, and one by a padded number.
+
+    "007" is 007.jpg then, though an image of another name has the id 7.
+    """
+    texts = {found for one in annotations if isinstance(one, dict) and isinstance(found := one.get("image_id"), str)}
+    if not any(_is_padded(text) and key(text) == text for text in texts):
+        return {}
+    stems: dict[str, int] = {}
+    for position, image in enumerate(coco.images):
+        stem = (image.name or "").replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+        stems[stem] = SHARED if stem in stems else position
+    if not texts <= stems.keys():
+        return {}
+    coco.findings.add("ids_by_stem", *sorted(text for text in texts if coco.find(text) not in (None, stems[text])))
+    return {text: stems[text] for text in texts}
 
 
 def _categories(listed: Any) -> dict[str, int]:

@@ -132,7 +132,7 @@ def numbered(first_id, form="{}.jpg"):
     ("form", "first_id", "text", "wanted", "told"),
     [
         ("{}.jpg", 0, "{}", "4.jpg", "8 image_ids in text that could be names too taken as ids of the json"),
-        ("{:03}.jpg", 0, "{:03}", "003.jpg", None),  # as in annotations, "003" means 003.jpg before the id 3
+        ("{:03}.jpg", 0, "{:03}", "003.jpg", "8 image_ids in text that could be ids of the json too taken as names"),
         ("{:03}.jpg", 1, "{:03}", "003.jpg", None),
         ("a{}.jpg", 0, "{:03}", "a4.jpg", None),
         ("a{}.jpg", 0, "a{}.jpg", "a3.jpg", None),

@@ -185,6 +185,8 @@ def test_boxes_of_a_source_outside_of_its_photo_are_counted(folders, monkeypatch
     ("image_ids", "named"),
     [
         (["001", "002"], {"001.jpg": 1, "002.jpg": 1}),  # by the files' names, though the ids 1 and 2 are others'
+        (["2", "2"], {"001.jpg": 2}),  # the id 2, though no number is padded
+        (["002", "7"], {"001.jpg": 1}),  # one is no name: ids
         ([1, True], {"000.jpg": 1}),
         ([2.0**60, 2.0**60], {}),
     ],
