@@ -72,13 +72,18 @@ def test_call_shows_a_defect_of_ours_with_its_traceback(error, tmp_path, capsys)
         ("{} | true; exit ${{PIPESTATUS[0]}}", 0, ""),
         ("{} > /dev/full", 1, "error: the output cannot be written (No space left on device), but the work is done"),
         ("PYTHONIOENCODING=ascii {} | grep -q 'u0416'", 0, ""),
+        ("{} fails > /dev/full", 1, "error: no such folder"),
+        ("{} fails | true; exit ${{PIPESTATUS[0]}}", 1, "error: no such folder"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_no_traceback(shell, code, said, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import time\nfrom univip_jax.common import cli\n"
-        "cli.call('error', lambda: print('\\u0416') or time.sleep(0.5), interrupted='')\n"
+        "import sys, time\nfrom univip_jax.common import cli, errors\n"
+        "def work():\n"
+        "    print('\\u0416')\n    time.sleep(0.5)\n"
+        "    if sys.argv[1:]:\n        raise errors.UserError('no such folder')\n"
+        "cli.call('error', work, interrupted='')\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = ["bash", "-c", shell.format(f"{sys.executable} {program}")]

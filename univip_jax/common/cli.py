@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a user can put it right, 2 misuse of the command line, 75 
 defect of ours, with its traceback.
 """
 
+import contextlib
 import errno
 import io
 import logging
@@ -77,6 +78,8 @@ def parse_flags(name: str, required: Sequence[str], check: Callable[[], None] | 
 def fail(prefix: str, message: object, code: int) -> NoReturn:
     """Prints one line to stderr and exits."""
     print(f"{prefix}: {message}", file=sys.stderr)
+    with contextlib.suppress(UserError):  # the message is what counts
+        _flush()
     sys.exit(code)
 
 
@@ -108,6 +111,8 @@ def call(prefix: str, work: Callable[[], int | None], *, interrupted: str, folde
         if line := _user_can_mend(error, folder):
             fail(prefix, line, 1)
         traceback.print_exc()
+        with contextlib.suppress(UserError):
+            _flush()
         sys.exit(SOFTWARE_ERROR)
 
 

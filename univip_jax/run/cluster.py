@@ -18,6 +18,7 @@ from univip_jax.common.files import held
 _PATIENCE = 300.0  # s for all to come: hosts of one job boot minutes apart
 # What `srun` gives to each task; a login to a node of the job, or a batch script without srun, lacks some.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_ELSEWHERE = ("JAX_COORDINATOR_ADDRESS", "OMPI_MCA_orte_hnp_uri")  # where JAX looks before Slurm's
 _EXAMPLE = "--coordinator_address=HOST:PORT --num_processes=4 --process_id=0"
 
 
@@ -55,7 +56,7 @@ def join(place: Place, patience: float = _PATIENCE) -> None:
       TransientError: the coordinator cannot be started, or not be reached.
     """
     empty = [name for name in _SLURM if os.environ.get(name) == ""]
-    if empty and place.coordinator_address is None:
+    if empty and place.coordinator_address is None and not any(map(os.environ.get, _ELSEWHERE)):
         raise Misuse(f"--distributed finds no cluster here ({empty[0]} is empty): {_way_out()}")
     import jax  # late: wrong flags are told at once
 
