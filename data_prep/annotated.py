@@ -12,7 +12,7 @@ from data_prep.matching import form, match
 from univip_jax.common.errors import UserError
 
 _TURNED_SHARE = 0.01  # of the images, and more than one of ten or more: by careless drawing they are fewer
-_FEW = 4  # boxes that tell nothing
+_ENOUGH = 4  # boxes that all lie within a pixel: fewer may be so by chance
 
 
 def find_annotations(
@@ -53,7 +53,7 @@ def find_annotations(
     paths = {prefix + short: name for short, name in names.items()}
     findings.add("photos_by_file_name", *(one for one, name in paths.items() if _contradict(one, name)))
     boxes = np.concatenate([found.boxes_xywh_px for found in by_id.values()])
-    if len(boxes) >= _FEW and (boxes[:, :2] + boxes[:, 2:] <= 1).all():
+    if len(boxes) >= _ENOUGH and (boxes[:, :2] + boxes[:, 2:] <= 1).all():
         findings.add("boxes_tiny", *(one for one, found in by_id.items() if len(found.labels)))
     findings.add("images_without_photo", *(images[0].name for one, images in images_of.items() if one not in matched))
     return _with_frames(by_id, coco)

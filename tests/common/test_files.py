@@ -182,7 +182,7 @@ def test_held_goes_on_where_there_are_no_locks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with files.held(tmp_path), files.held(tmp_path):
-        pass
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_held_goes_on_where_nothing_can_be_written(tmp_path, monkeypatch):
