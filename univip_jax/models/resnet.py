@@ -106,9 +106,13 @@ class ResNet(nn.Module):
     fan: str = "fan_out"
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, images: Float[Array, "N H W 3"], train: bool) -> Float[Array, "N F"]:
         """Normalised images of any size (>= 1 px) to float32 features."""
+        return at_least_float32(self.stages(images, train)[-1]).mean((1, 2))
+
+    @nn.compact
+    def stages(self, images: Float[Array, "N H W 3"], train: bool) -> list[Float[Array, "N h w c"]]:
+        """What leaves each of the four stages (res2 to res5), in the network's dtype."""
         blocks, bottleneck = DEPTHS[self.variant]
         base = int(64 * self.width)
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal(self.fan), name="conv1")
@@ -120,6 +124,7 @@ class ResNet(nn.Module):
         x = nn.relu(batch_norm(train, self.dtype)(name="bn1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        maps = []
         for stage, count in enumerate(blocks):
             for index in range(count):
                 x = Block(
@@ -131,7 +136,8 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
-        return at_least_float32(x).mean((1, 2))
+            maps.append(x)
+        return maps
 
 
 def layer_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> dict[str, Float[Array, "N h w c"]]:
