@@ -1,6 +1,6 @@
 """What the heads of a detector should say of a region: its class, its deltas, its mask."""
 
-import jax
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -30,6 +30,3 @@ def _along(
     return jnp.maximum(0, 1 - jnp.abs(place[..., None] - jnp.arange(cells)))
 
 
-def of_matched(values: Float[Array, "G *d"], index: Int[Array, " n"]) -> Float[Array, "n *d"]:
-    """The rows of the matched objects; no gradient flows."""
-    return jax.lax.stop_gradient(values)[index]

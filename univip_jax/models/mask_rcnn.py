@@ -45,10 +45,11 @@ class Pyramid(nn.Module):
             return batch_norm(train, self.dtype)(name=f"{name}_norm")(layer(x)) if self.norm else layer(x)
 
         levels: list[Float[Array, "N h w c"]] = []
+        above = None
         for number, features in reversed(list(enumerate(maps, start=2))):
             x = conv(f"lateral{number}", 1, features)
-            if levels:
-                twice = above.repeat(2, axis=1).repeat(2, axis=2)  # noqa: F821 (set in the round before)
+            if above is not None:
+                twice = above.repeat(2, axis=1).repeat(2, axis=2)
                 x += twice[:, : x.shape[1], : x.shape[2]]
             above = x
             levels.insert(0, conv(f"output{number}", 3, x))
