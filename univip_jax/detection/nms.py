@@ -36,4 +36,4 @@ def suppress(
         now = valid & ~jnp.any(suppresses & kept[:, None], axis=0)
         return now, jnp.any(now != kept)
 
-    return jax.lax.while_loop(unsettled, decide, (valid, jnp.array(True)))[0]
+    return jax.lax.while_loop(unsettled, decide, (valid, valid.any()))[0]

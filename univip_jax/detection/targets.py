@@ -1,6 +1,5 @@
 """What the heads of a detector should say of a region: its class, its deltas, its mask."""
 
-
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,5 +27,3 @@ def _along(
     centres = start[:, None] + (jnp.arange(side) + 0.5) / side * (stop - start)[:, None]
     place = (centres - first[:, None]) / jnp.maximum(last - first, 1e-6)[:, None] * cells - 0.5
     return jnp.maximum(0, 1 - jnp.abs(place[..., None] - jnp.arange(cells)))
-
-
