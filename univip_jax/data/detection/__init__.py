@@ -1,0 +1,1 @@
+"""Photos with annotated objects, on few fixed canvases: what a detector learns from."""
