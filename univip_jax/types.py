@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 class Batch(NamedTuple):
@@ -18,6 +18,18 @@ class Batch(NamedTuple):
 
     scenes: UInt8[Array, "B 2 S S 3"]
     instances: UInt8[Array, "B K I I 3"]
+
+
+class DetectionBatch(NamedTuple):
+    """Photos on one canvas with their objects; `exists` tells objects from padding."""
+
+    images: UInt8[Array, "B H W 3"]
+    sizes: Float[Array, "B 2"]  # height and width of the photo on the canvas, px
+    boxes: Float[Array, "B G 4"]  # yxyx, px of the canvas
+    classes: Int[Array, "B G"]
+    masks: UInt8[Array, "B G m m/8"]  # bits, each over its own box
+    exists: Bool[Array, "B G"]
+    photos: Int[Array, " B"]  # number in the data set: a photo's samples do not depend on its place in the batch
 
 
 class OnlineOutputs(NamedTuple):

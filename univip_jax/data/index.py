@@ -15,8 +15,19 @@ class Rows(NamedTuple):
 
     epoch: int
     records: Int[np.ndarray, " B"]  # positions in the data set
-    shards: Int[np.ndarray, " B"]  # positions in `Dataset.shards`
-    offsets: Int[np.ndarray, " B"]  # bytes
+
+
+class Places(NamedTuple):
+    """Where each record of a data set lies."""
+
+    shards: Int[np.ndarray, " N"]  # positions in `Dataset.shards`
+    offsets: Int[np.ndarray, " N"]  # bytes
+
+
+def locate(dataset: Dataset) -> Places:
+    """The places of all records, in order."""
+    shards = np.repeat(np.arange(len(dataset.shards)), [shard.num_records for shard in dataset.shards])
+    return Places(shards, np.concatenate([shard.offsets for shard in dataset.shards]))
 
 
 @lru_cache(maxsize=2)
@@ -46,12 +57,9 @@ class Index:
         self.num_records = dataset.num_records
         self.seed, self.batch_size = seed, batch_size
         self.steps_per_epoch = dataset.num_records // batch_size
-        self._shards = np.repeat(np.arange(len(dataset.shards)), [s.num_records for s in dataset.shards])
-        self._offsets = np.concatenate([s.offsets for s in dataset.shards])
 
     def rows(self, step: int) -> Rows:
         """The global batch of `step`, counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = permutation(self.num_records, self.seed, epoch)
-        records = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return Rows(epoch, records, self._shards[records], self._offsets[records])
+        return Rows(epoch, order[position * self.batch_size : (position + 1) * self.batch_size])

@@ -22,21 +22,9 @@ from univip_jax.detection.spec import BOX_WEIGHTS, RPN_WEIGHTS, DetectorSpec
 from univip_jax.detection.targets import mask_targets
 from univip_jax.models.mask_rcnn import MaskRCNN
 from univip_jax.sharding import by_batch, replicated
-from univip_jax.types import Metrics
+from univip_jax.types import DetectionBatch, Metrics
 
 LOSSES = ("rpn_class", "rpn_box", "class", "box", "mask")
-
-
-class DetectionBatch(NamedTuple):
-    """Photos on one canvas with their objects; `exists` tells objects from padding."""
-
-    images: UInt8[Array, "B H W 3"]
-    sizes: Float[Array, "B 2"]  # height and width of the photo on the canvas, px
-    boxes: Float[Array, "B G 4"]  # yxyx, px of the canvas
-    classes: Int[Array, "B G"]
-    masks: UInt8[Array, "B G m m/8"]  # bits, each over its own box
-    exists: Bool[Array, "B G"]
-    photos: Int[Array, " B"]  # number in the data set: a photo's samples do not depend on its place in the batch
 
 
 class Regions(NamedTuple):

@@ -1,7 +1,7 @@
 """What the heads of a detector should say of a region: its class, its deltas, its mask."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 
 def mask_targets(

@@ -1,6 +1,6 @@
 """COCO's average precision of boxes and masks, by pycocotools, in the frame of the json (Lin et al. 2014).
 
-Crowds are regions to ignore, as in COCO's own protocol. Detections are in COCO's results format, which other tools read.
+Crowds are regions to ignore, as in COCO's own protocol. Detections are in COCO's results format, which others read.
 """
 
 import contextlib
