@@ -24,7 +24,7 @@ from univip_jax.run.cluster import Place, check_place, held_by_first, join
 # What `config.task` names: a function of (config, workdir), imported when it is chosen. Imports take seconds; wrong
 # flags are refused before them.
 TASKS = {
-    "train": "univip_jax.run.train:train",
+    "train": "univip_jax.run.pretraining:train",
     "knn": "univip_jax.evaluate.knn:evaluate",
     "linear": "univip_jax.evaluate.linear:evaluate",
     "semi": "univip_jax.evaluate.semi:evaluate",

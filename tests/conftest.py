@@ -83,7 +83,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     """A finished run of 4 steps with checkpoints after 2 and 4; tests work on copies."""
     from tests.small import small_config
-    from univip_jax.run.train import train
+    from univip_jax.run.pretraining import train
 
     folder = tmp_path_factory.mktemp("run")
     train(small_config(data), folder)

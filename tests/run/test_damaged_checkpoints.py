@@ -12,7 +12,7 @@ from tests.small import assert_equal_states, small_config
 from univip_jax.common.errors import DamagedCheckpoint, UserError
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.integrity import description_sha256
-from univip_jax.run.train import train
+from univip_jax.run.pretraining import train
 from univip_jax.sharding import make_mesh, replicated
 
 

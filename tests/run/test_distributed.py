@@ -17,7 +17,7 @@ from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.health import effective_rank
 from univip_jax.run.log import RunLog, read_metrics
-from univip_jax.run.train import train
+from univip_jax.run.pretraining import train
 from univip_jax.weights.encoder import load_encoder
 
 ROOT = Path(__file__).parents[2]

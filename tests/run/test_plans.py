@@ -22,7 +22,7 @@ from univip_jax.run.clock import Clock
 from univip_jax.run.health import uniform_plan
 from univip_jax.run.log import RunLog
 from univip_jax.run.plans import PlanLog, kept_steps, read_plans
-from univip_jax.run.setup import open_plan_log, open_run
+from univip_jax.run.pretraining import open_plan_log, open_run
 from univip_jax.types import Batch
 
 

@@ -17,8 +17,7 @@ from univip_jax.plan import make_plan
 from univip_jax.report.page import write_report
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config, read_photo_warnings, write_photo_warnings
-from univip_jax.run.setup import open_run
-from univip_jax.run.train import train
+from univip_jax.run.pretraining import open_run, train
 
 
 def test_a_run_leaves_config_metrics_checkpoints_and_a_picture(run):

@@ -10,9 +10,9 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from univip_jax.common.files import write_whole
-from univip_jax.plan import Plan
 from univip_jax.run.clock import Clock
-from univip_jax.run.health import is_finite, uniform_plan
+from univip_jax.run.health import is_finite
+from univip_jax.run.setup import Run
 
 METRICS, FIRST_BATCH = "metrics.jsonl", "first_batch.png"
 TOP1 = "knn/top1"  # the metric that makes a checkpoint the best
@@ -26,11 +26,11 @@ class RunLog:
     Every process has one, but only the first writes and prints: the others pass None as `folder`.
     """
 
-    def __init__(self, folder: Path | None, start: int, plan: Plan, clock: Clock):
+    def __init__(self, folder: Path | None, start: int, run: Run, clock: Clock):
         self._writer = MetricsWriter(folder, start) if folder else None
         lines = read_metrics(folder) if folder else []
-        self._progress = Progress(start, plan, clock)
-        self._clock, self._plan, self._warned = clock, plan, False
+        self._progress = Progress(start, run, clock)
+        self._clock, self._run, self._warned = clock, run, False
         self._top1 = {line["step"]: line[TOP1] for line in lines if TOP1 in line}
         self._trained = next((t for line in reversed(lines) if (t := line.get("goodput/train_seconds"))), 0.0)
 
@@ -48,7 +48,7 @@ class RunLog:
         """Writes and prints the metrics of the steps since the last report, up to `step`, and the feature spread."""
         values, rate = _summarize(window), self._progress.rate(step)
         if self._writer:
-            pace = {"train/epoch": step / self._plan.steps_per_epoch, "train/images_per_second": rate}
+            pace = {"train/epoch": step / self._run.steps_per_epoch, "train/images_per_second": rate}
             self._writer.write(step, {**values, **spread, **pace, **self._clock.write()})
             self._progress.print(step, values, rate)
             if spread:
@@ -56,17 +56,8 @@ class RunLog:
             self._warn({"step": step, **values, **pace})
 
     def _warn(self, newest: dict[str, float]) -> None:
-        """Says once that the transport plan stays near uniform."""
-        plan = self._plan
-        found = uniform_plan(
-            newest,
-            total_steps=plan.total_steps,
-            warmup_epochs=plan.optimizer.warmup_epochs,
-            num_instances=plan.views.num_instances,
-            epsilon=plan.transport.epsilon,
-            num_iters=plan.transport.num_iters,
-        )
-        if found and not self._warned:
+        """Says once what goes wrong."""
+        if not self._warned and (found := self._run.warning(newest)):
             print(f"step {newest['step']}: {found}", file=sys.stderr)
             self._warned = True
 
@@ -123,8 +114,8 @@ class MetricsWriter:
 class Progress:
     """The line with the loss, images/s and the time left; on a terminal it overwrites itself."""
 
-    def __init__(self, start: int, plan: Plan, clock: Clock):
-        self._start, self._plan, self._clock = start, plan, clock
+    def __init__(self, start: int, run: Run, clock: Clock):
+        self._start, self._run, self._clock = start, run, clock
 
     def begin(self) -> None:
         """The next step is the first."""
@@ -153,17 +144,17 @@ class Progress:
         self._printed = time.perf_counter()
         rate = self._rate(step, self._clock.stepping()) if rate is None else rate
         terms = [f"{k.removeprefix('train/loss_')} {v:.3f}" for k, v in metrics.items() if "/loss_" in k]
-        total, spent = self._plan.total_steps, self._printed - self._begun
+        total, spent = self._run.total_steps, self._printed - self._begun
         left = duration((total - step) * spent / (step - self._start))
         line = (
-            f"step {step}/{total}  epoch {step / self._plan.steps_per_epoch:.1f}  loss {metrics['train/loss']:.3f} "
+            f"step {step}/{total}  epoch {step / self._run.steps_per_epoch:.1f}  loss {metrics['train/loss']:.3f} "
             f"({', '.join(terms)})  {rate:.{1 if rate < 10 else 0}f} images/s  {left} left"
         )
         end = "\r" if sys.stdout.isatty() and step < total else "\n"
         print(line.ljust(120) if end == "\r" else line, end=end, flush=True)
 
     def _rate(self, step: int, stepping: float) -> float:
-        return (step - self._step) * self._plan.batch_size / max(1e-9, stepping - self._stepping)
+        return (step - self._step) * self._run.batch_size / max(1e-9, stepping - self._stepping)
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -5,34 +5,25 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from univip_jax.data.pipeline import photo_ids
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.clock import Clock
 from univip_jax.run.folder import write_config
-from univip_jax.run.health import BadSteps, make_spread
+from univip_jax.run.health import BadSteps
 from univip_jax.run.log import RunLog
-from univip_jax.run.setup import (
-    MakeEvaluator,
-    Run,
-    compile_run,
-    open_plan_log,
-    open_run,
-    run_batches,
-    start_or_resume,
-)
+from univip_jax.run.setup import Run, start_or_resume
 from univip_jax.run.stop import Stop
 from univip_jax.sharding import of_first_process, put_batch
-from univip_jax.types import TrainState
 
 _AHEAD = 2  # steps that may be queued on the device: more would only hold batches in its memory
 
 
-def train(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | None = None) -> bool:
-    """Trains the run in `folder`, from its newest checkpoint, to its end or to a SIGTERM.
+def train(config: ConfigDict, folder: Path, open_run: Callable[[ConfigDict, Path], Run]) -> bool:
+    """Trains what `open_run` opens in `folder`, from its newest checkpoint, to its end or to a SIGTERM.
 
     Returns whether SIGTERM stopped it.
 
@@ -42,21 +33,21 @@ def train(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | None
     """
     first = jax.process_index() == 0
     with Clock(folder if first else None, config.stall_seconds) as clock:
-        run = open_run(config, folder, make_evaluator)
+        run = open_run(config, folder)
         keep = Retention(config.keep_checkpoints, config.keep_every_steps)
         with Stop() as stop, Checkpoints(folder, keep) as checkpoints:
             with clock.spend("restore" if checkpoints.steps() else "compile"):
                 start, state = start_or_resume(run, checkpoints)
             if first:
                 write_config(folder, config)  # not before a checkpoint fits it
-            with contextlib.closing(RunLog(folder if first else None, start, run.plan, clock)) as log:
+            with contextlib.closing(RunLog(folder if first else None, start, run, clock)) as log:
                 evaluate = partial(_evaluate, run, log, keep, clock)
                 keep.best, evaluated = of_first_process([log.best() or 0, log.is_evaluated(start)])
                 if run.cadence.evaluates(start) and not evaluated:
                     evaluate(start, state)
                     clock.write()
-                if start >= run.plan.total_steps:
-                    print(f"{folder} is finished: {start} of {run.plan.total_steps} steps are done")
+                if start >= run.total_steps:
+                    print(f"{folder} is finished: {start} of {run.total_steps} steps are done")
                     return False
                 return _steps(run, start, state, clock, log, checkpoints, stop, evaluate)
 
@@ -64,23 +55,22 @@ def train(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | None
 def _steps(
     run: Run,
     start: int,
-    state: TrainState,
+    state: Any,
     clock: Clock,
     log: RunLog,
     checkpoints: Checkpoints,
     stop: Stop,
-    evaluate: Callable[[int, TrainState], None],
+    evaluate: Callable[[int, Any], None],
 ) -> bool:
     """The loop. Its order (report, save, evaluate, stop) is the contract of a restart."""
     with clock.spend("compile"):
-        step_fn = compile_run(run, start)
-        spread, plan_log = make_spread(run.plan.model, run.mesh), open_plan_log(run, start)
-    bad_steps = BadSteps(run.config.max_bad_steps, run.folder, partial(photo_ids, run.dataset, run.index))
-    first, total, window = jax.process_index() == 0, run.plan.total_steps, _Window()
+        step_fn, diagnose = run.compile(start), run.diagnosis(start)
+    bad_steps = BadSteps(run.config.max_bad_steps, run.folder, run.photo_ids)
+    first, total, window = jax.process_index() == 0, run.total_steps, _Window()
     if stop.reached(start):
         print(f"SIGTERM before step {start + 1}; run the same command again to resume there", flush=True)
         return True
-    batches = run_batches(run, start)
+    batches = run.batches(start)
     log.train_from_now()
     for step in range(start + 1, total + 1):
         with clock.spend("data"):
@@ -92,13 +82,11 @@ def _steps(
         if due.report:
             steps = window.take()
             bad_steps.check(steps, step - len(steps), first)
-            spread_now = {}
+            found = {}
             if due.diagnose:
                 with clock.spend("evaluate"):
-                    spread_now = spread(state, batch)
-                    if plan_log:  # before the save: a checkpoint's plans are not lost
-                        plan_log.add(step, state)
-            log.report(step, steps, spread_now)
+                    found = diagnose(step, state, batch)
+            log.report(step, steps, found)
             checkpoints.check()
         else:
             log.stepped(step, metrics)
@@ -139,7 +127,7 @@ class _Window:
         return metrics
 
 
-def _evaluate(run: Run, log: RunLog, keep: Retention, clock: Clock, step: int, state: TrainState) -> None:
+def _evaluate(run: Run, log: RunLog, keep: Retention, clock: Clock, step: int, state: Any) -> None:
     """Evaluates the state after `step` steps, on the first process; all learn which checkpoint is the best."""
     with clock.spend("evaluate"):
         if jax.process_index() == 0:
