@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Lowest first; a room imports from itself and from those before it. `paper` is the root of univip_jax.
-ORDER = ["common", "paper", "data", "run", "weights", "evaluate", "extract", "export", "report", "reproduce"]
+ORDER = [
+    *("common", "paper", "data", "run", "weights", "evaluate"),
+    *("detection", "extract", "export", "report", "reproduce"),
+]
 HOMES = {
     "tensorflow": ("univip_jax/data/host.py",),
     "tensorflow_datasets": ("univip_jax/data/",),
@@ -20,6 +23,7 @@ HOMES = {
     "cv2": ("data_prep/", "univip_jax/data/photos/pixels.py"),
     "pillow_heif": ("univip_jax/data/photos/decode.py",),
     "apache_beam": ("data_prep/beam.py",),
+    "pycocotools": ("univip_jax/data/detection/masks.py", "univip_jax/detection/coco_ap.py", "data_prep/"),
     "pyarrow": ("univip_jax/extract/",),
     "safetensors": ("univip_jax/weights/", "univip_jax/export/"),
     "torch": ("univip_jax/export/",),
@@ -100,6 +104,7 @@ def test_the_accelerators_side_imports_without_tensorflow():
         "import sys\n"
         "for name in ('tensorflow', 'tensorflow_datasets', 'cv2'): sys.modules[name] = None\n"
         "import univip_jax.plan, univip_jax.run.checkpoint, univip_jax.sharding, univip_jax.evaluate.neighbours\n"
+        "import univip_jax.detection.predict, univip_jax.detection.schedule\n"
         "import benchmarks.ablation.row, benchmarks.ablation.table, benchmarks.scenes.packed\n"
         "print('ok')"
     )
