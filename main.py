@@ -21,10 +21,12 @@ from univip_jax.common.files import expand, held
 from univip_jax.config import check_least, expand_paths
 from univip_jax.run.cluster import Place, check_place, held_by_first, join
 
+TRAININGS = ("train", "detection")  # that resume, and that SIGTERM may stop
 # What `config.task` names: a function of (config, workdir), imported when it is chosen. Imports take seconds; wrong
 # flags are refused before them.
 TASKS = {
     "train": "univip_jax.run.pretraining:train",
+    "detection": "univip_jax.detection.task:train",
     "knn": "univip_jax.evaluate.knn:evaluate",
     "linear": "univip_jax.evaluate.linear:evaluate",
     "semi": "univip_jax.evaluate.semi:evaluate",
@@ -79,9 +81,9 @@ def _work(config: ConfigDict, workdir: Path) -> int:
     """Runs the task. Its exit code is 0, or --preempted_exit_code where SIGTERM stopped a training."""
     check_least(config)
     sweeps = bool(_STEPS.value or _SEEDS.value)
-    if sweeps and config.task == "train":
+    if sweeps and config.task in TRAININGS:
         raise UserError("--steps and --seeds are for evaluations; the seed of a training is --config.seed")
-    if config.task != "train":
+    if config.task not in TRAININGS:
         _check_outside(workdir, config)
     with ExitStack() as lock:
         with Alarm(config.get("stall_seconds", 0.0)):  # a remote disk may never deliver a module

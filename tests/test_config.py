@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import coco, coco_plus, imagenet
+from configs import coco, coco_plus, detection, imagenet
 from univip_jax.common.errors import UserError
 from univip_jax.config import flatten, to_spec
 from univip_jax.losses import LossSpec
@@ -103,7 +103,7 @@ def test_the_labelled_set_of_a_running_k_nn_may_change(tmp_path):
 
 @pytest.mark.parametrize("name", FREE_FIELDS)
 def test_check_config_accepts_another_value_of_a_free_field(tmp_path, name):
-    config = coco.get_config()
+    config = next(config for config in (coco.get_config(), detection.get_config()) if name in flatten(config))
     claim(tmp_path, config)
     old = flatten(config)[name]
     new = "elsewhere" if isinstance(old, str) else type(old)(77)

@@ -80,7 +80,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, command, arg
 
 @pytest.mark.parametrize(("preempted", "flag", "code"), [(True, "143", 143), (True, "0", 0), (False, "143", 0)])
 def test_a_preempted_training_ends_with_the_code_asked_for(tmp_path, command, monkeypatch, preempted, flag, code):
-    monkeypatch.setattr("univip_jax.run.train.train", lambda config, folder, make_evaluator: preempted)
+    monkeypatch.setattr("univip_jax.run.pretraining.train", lambda config, folder, make_evaluator: preempted)
     arguments = (f"--workdir={tmp_path / 'run'}", "--config=configs/demo.py", f"--preempted_exit_code={flag}")
     assert command(*arguments) == code
 
@@ -90,7 +90,8 @@ def test_paths_are_in_the_home_folder(tmp_path, command, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(ROOT / "configs/common.py", tmp_path / "mine.py")
     monkeypatch.setattr(
-        "univip_jax.run.train.train", lambda config, folder, make_evaluator: seen.extend([folder, config.data.train])
+        "univip_jax.run.pretraining.train",
+        lambda config, folder, make_evaluator: seen.extend([folder, config.data.train]),
     )
     assert command("--workdir=~/runs/x", "--config=~/mine.py", "--config.data.train=~/data/x") == 0
     assert seen == [tmp_path / "runs/x", str(tmp_path / "data/x")]
@@ -116,7 +117,7 @@ def test_a_workdir_among_the_classes_is_refused(tmp_path, command, capsys):
 
 
 def test_tasks_are_those_of_the_configs():
-    assert {"train", "knn", "linear", "semi", "svm"} == set(main.TASKS)
+    assert {"train", "detection", "knn", "linear", "semi", "svm"} == set(main.TASKS)
     for place in main.TASKS.values():
         assert callable(main._load(place))
 
@@ -134,7 +135,7 @@ def test_a_workdir_that_cannot_be_written_to_is_one_line(tmp_path, command, monk
     def fail(config, folder, make_evaluator):
         raise PermissionError(13, "Permission denied", str(folder / "config.json"))
 
-    monkeypatch.setattr("univip_jax.run.train.train", fail)
+    monkeypatch.setattr("univip_jax.run.pretraining.train", fail)
     assert command(f"--workdir={tmp_path / 'run'}", "--config=configs/demo.py") == 1
     line = f"error: {tmp_path / 'run' / 'config.json'}: Permission denied; make it writable, or choose another folder\n"
     assert capsys.readouterr().err == line
@@ -145,7 +146,7 @@ def run_failing(folder: Path, error: str, *flags: str) -> subprocess.CompletedPr
     config = folder / "config.py"
     config.write_text("from configs import coco\n\ndef get_config():\n    return coco.get_config()\n")
     code = (
-        "import sys, runpy, univip_jax.run.train as t, jax\n"
+        "import sys, runpy, univip_jax.run.pretraining as t, jax\n"
         "def fail(config, run, make_evaluator):\n"
         "    __import__('threading').Thread(target=lambda: __import__('time').sleep(300)).start()\n"
         f"    raise {error}\n"

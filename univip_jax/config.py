@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -14,9 +14,29 @@ Spec = TypeVar("Spec")
 PATHS = ("pretrained", "data.train", "data.test", "data.subset", "knn.train", "knn.test")  # fields of any config
 # The least that a number of a training may be. Sections and evaluations have specs, which check themselves.
 _LEAST = {
-    **dict.fromkeys(("seed", "num_epochs", "num_steps", "keep_every_steps", "data.num_threads", "stall_seconds"), 0),
     **dict.fromkeys(
-        ("batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"), 1
+        (
+            "seed",
+            "num_epochs",
+            "num_steps",
+            "keep_every_steps",
+            "data.num_threads",
+            "precise_bn",
+            "test.num_photos",
+            "stall_seconds",
+        ),
+        0,
+    ),
+    **dict.fromkeys(
+        (
+            "batch_size",
+            "test.batch_size",
+            "log_every_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+            "max_bad_steps",
+        ),
+        1,
     ),
 }
 
@@ -38,7 +58,11 @@ def to_spec(kind: type[Spec], config: ConfigDict, section: str) -> Spec:
             raise UserError(f"config field {section}.{name} is missing; configs/common.py has its default")
     # A config read back from JSON holds lists where the dataclasses have tuples.
     values = config[section].to_dict().items()
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values})
+    return kind(**{name: _tuples(value) for name, value in values})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def expand_paths(config: ConfigDict) -> None:

@@ -136,13 +136,13 @@ def test_a_run_without_an_instance_term_is_never_named():
     assert uniform_plan({"step": 250, "train/epoch": 5.0}, num_instances=4, **RUN) is None
 
 
-def test_the_console_names_a_uniform_plan_once(tmp_path, capsys):
+def test_the_console_names_a_uniform_plan_once(data, tmp_path, capsys):
     metrics = {name: value for name, value in NEAR.items() if name.startswith("plan/")}
     metrics |= {"train/loss": 0.0, "train/grad_norm": 1.0}
     with Clock(None, 0.0) as clock:
-        config = small_config("unread")
+        config = small_config(data)
         config.num_steps = 200
-        log = RunLog(tmp_path, 97, make_plan(config, 24), clock)
+        log = RunLog(tmp_path, 97, open_run(config, tmp_path, None), clock)
         log.train_from_now()
         for step in range(98, 103):
             log.report(step, [metrics], {})

@@ -21,7 +21,7 @@ from univip_jax.data.index import Index
 from univip_jax.data.records import open_dataset
 from univip_jax.evaluate import in_training as during
 from univip_jax.evaluate.in_training import make_evaluator
-from univip_jax.run import train as training
+from univip_jax.run import pretraining as training
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.log import RunLog
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -50,7 +51,7 @@ class ScheduleSpec:
 def learning_rate(spec: ScheduleSpec, batch_size: int) -> optax.Schedule:
     """Step to rate: `lr * batch_size / 16` after the warm-up, a tenth of it after each of `decay_at`."""
     peak, warmup = spec.lr * batch_size / BATCH, spec.scaled(spec.warmup_steps, batch_size) if spec.warmup_steps else 0
-    bounds = jnp.array([spec.scaled(at, batch_size) for at in spec.decay_at])
+    bounds = np.array([spec.scaled(at, batch_size) for at in spec.decay_at])
 
     def schedule(step: Array) -> Float[Array, ""]:
         begun = jnp.clip(step / warmup, 0, 1) if warmup else 1.0

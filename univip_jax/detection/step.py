@@ -158,7 +158,7 @@ def _masks(
     masks = jnp.unpackbits(masks, axis=-1).astype(jnp.float32)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (regions.boxes, objects, masks))
     wanted = mask_targets(*flat, spec.mask_side)
-    positive = regions.positive.ravel()
+    positive = regions.positive.ravel() & masks.any((2, 3)).ravel()  # an object may have no outline
     return mask_loss(logits, jnp.where(positive, regions.classes.ravel(), 0), wanted, positive), positive.sum()
 
 

@@ -111,15 +111,28 @@ class MaskHead(nn.Module):
         x = regions
         for number in range(1, 5):
             x = _conv_norm(x, self.channels, f"conv{number}", train, self.dtype, norm=self.norm)
-        # Without overlap, a transposed convolution is a product for each of the four pixels of a cell.
-        kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-2, out_axis=-1)
-        x = nn.ConvTranspose(
-            self.channels, (2, 2), (2, 2), padding="VALID", dtype=self.dtype, kernel_init=kernel_init, name="deconv"
-        )(x)
+        x = Doubling(self.channels, self.dtype, name="deconv")(x)
         logits = nn.Conv(
             self.num_classes, (1, 1), dtype=self.dtype, kernel_init=_normal(0.001), name="logits"
         )(nn.relu(x))  # fmt: skip
         return at_least_float32(logits)
+
+
+class Doubling(nn.Module):
+    """Transposed convolution 2x2 of stride 2: without overlap, a product for each of the four pixels of a cell."""
+
+    channels: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w d"]:
+        """Pixel (2h + i, 2w + j) is cell (h, w) times kernel (i, j)."""
+        number, height, width, channels = x.shape
+        shape = 2, 2, channels, self.channels
+        kernel, bias = self.param("kernel", _MSRA, shape), self.param("bias", nn.initializers.zeros, self.channels)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        pixels = jnp.einsum("nhwc,ijcd->nhiwjd", x, kernel)
+        return pixels.reshape(number, 2 * height, 2 * width, self.channels) + bias
 
 
 def _conv_norm(

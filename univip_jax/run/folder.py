@@ -24,8 +24,9 @@ FREE_FIELDS = (
     "allow_changes",
     "data.num_threads",
     "data.train",
+    "data.test",
 )
-_FREE_SECTION = "knn."
+_FREE_SECTIONS = ("knn.", "test.")
 # What a run did whose config.json lacks the field, because it is older than the field. Add each new field here, with
 # the value that stands for the behaviour before it.
 BEFORE = {
@@ -58,7 +59,7 @@ def check_config(run: Path, config: ConfigDict) -> None:
     old, new = flatten(read_config(run)), flatten(config)
     refused = {}
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTION):
+        if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTIONS):
             continue
         change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         if name not in allowed_changes(config):

@@ -88,8 +88,8 @@ def _split(variables: dict) -> tuple[dict, State]:
 
 
 def _to_torch_layout(name: str, value: np.ndarray, bins: int) -> np.ndarray:
-    if name == "mask/deconv/kernel":  # [h, w, in, out], not mirrored, to [in, out, h, w], mirrored
-        return np.ascontiguousarray(value[::-1, ::-1].transpose(2, 3, 0, 1))
+    if name == "mask/deconv/kernel":  # [h, w, in, out] to [in, out, h, w]
+        return np.ascontiguousarray(value.transpose(2, 3, 0, 1))
     if name == "box/fc1/kernel":
         value = value.reshape(bins, bins, -1, value.shape[1]).transpose(2, 0, 1, 3).reshape(value.shape)
     if value.ndim == 4:

@@ -111,4 +111,4 @@ def open_encoder(config: ConfigDict) -> Encoder:
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     start = jax.jit(lambda key: backbone.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
     variables = start(jax.random.key(config.seed))
-    return Encoder(backbone, variables, image_size=config.image_size or 224, source=RANDOM, step=0)
+    return Encoder(backbone, variables, image_size=config.get("image_size") or 224, source=RANDOM, step=0)

@@ -38,6 +38,7 @@ class CanvasIndex:
         self._times = {number: max(1, round(len(of) / batch_size)) for number, of in self._of_canvas.items()}
         self._round = np.repeat(list(self._times), list(self._times.values()))
         self.steps_per_epoch = len(self._round)
+        self.canvases = tuple(self._of_canvas)  # positions in `canvases`, of those in use
 
     def rows(self, step: int) -> CanvasRows:
         """The global batch of `step`, counted from 0."""
