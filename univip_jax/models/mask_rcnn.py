@@ -34,17 +34,17 @@ class Pyramid(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, maps: Sequence[Float[Array, "N h w c"]], train: bool) -> list[Float[Array, "N h w c"]]:
+    def __call__(self, maps: Sequence[Float[Array, "N _h _w _c"]], train: bool) -> list[Float[Array, "N _h _w c"]]:
         """P6 is every second cell of P5."""
 
-        def conv(name: str, side: int, x: Float[Array, "N h w c"]) -> Float[Array, "N h w c"]:
+        def conv(name: str, side: int, x: Float[Array, "N h w c"]) -> Float[Array, "N h w d"]:
             layer = nn.Conv(
                 self.channels, (side, side), padding=side // 2, use_bias=not self.norm, dtype=self.dtype,
                 kernel_init=_XAVIER, name=name,
             )  # fmt: skip
             return batch_norm(train, self.dtype)(name=f"{name}_norm")(layer(x)) if self.norm else layer(x)
 
-        levels: list[Float[Array, "N h w c"]] = []
+        levels: list[Float[Array, "N _h _w c"]] = []
         above = None
         for number, features in reversed(list(enumerate(maps, start=2))):
             x = conv(f"lateral{number}", 1, features)
@@ -83,7 +83,7 @@ class BoxHead(nn.Module):
     @nn.compact
     def __call__(
         self, regions: Float[Array, "n p p c"], train: bool
-    ) -> tuple[Float[Array, "n K+1"], Float[Array, "n K 4"]]:
+    ) -> tuple[Float[Array, "n classes"], Float[Array, "n K 4"]]:
         """Logits and deltas, float32."""
         x = regions
         convs, layers = (4, 1) if self.kind == "4conv1fc" else (0, 2)
@@ -173,20 +173,20 @@ class MaskRCNN(nn.Module):
         if self.masks:
             self.mask = MaskHead(*heads, self.box_head == "4conv1fc", self.dtype)
 
-    def levels(self, images: Float[Array, "N H W 3"], train: bool) -> list[Float[Array, "N h w c"]]:
+    def levels(self, images: Float[Array, "N H W 3"], train: bool) -> list[Float[Array, "N _h _w c"]]:
         """P2 to P6 of normalised images."""
         return self.pyramid(self.backbone.stages(images, train), train)
 
     def propose(
-        self, levels: Sequence[Float[Array, "N h w c"]]
-    ) -> tuple[list[Float[Array, "N a"]], list[Float[Array, "N a 4"]]]:
+        self, levels: Sequence[Float[Array, "N _h _w c"]]
+    ) -> tuple[list[Float[Array, "N _a"]], list[Float[Array, "N _a 4"]]]:
         """Objectness logits and deltas of each level's anchors."""
         logits, deltas = zip(*map(self.proposals, levels), strict=True)
         return list(logits), list(deltas)
 
     def classify(
         self, regions: Float[Array, "n p p c"], train: bool
-    ) -> tuple[Float[Array, "n K+1"], Float[Array, "n K 4"]]:
+    ) -> tuple[Float[Array, "n classes"], Float[Array, "n K 4"]]:
         """Class logits and deltas of regions."""
         return self.box(regions, train)
 

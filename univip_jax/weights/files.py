@@ -50,15 +50,14 @@ def read_backbone(path: Path, prefix: str | None = None, stem: str | None = None
 
     Raises UserError where the file is missing or damaged, or holds no plain ResNet.
     """
-    tensors, metadata = _read_tensors(path)
-    tensors = {name if name.isprintable() else ascii(name)[1:-1]: value for name, value in tensors.items()}
+    tensors, metadata = read_tensors(path)
     if not tensors:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
     if any(name.startswith(("params/", "batch_stats/")) for name in tensors):
+        tensors = {name.replace("/backbone/", "/"): t for name, t in tensors.items() if "/backbone/" in name} or tensors
         if prefix is not None or stem:
             raise UserError(f"{path} holds our own names, which say all: leave out --prefix and --stem")
-        told = metadata.get("stem")  # written since there are two 3x3 stems; before, there was one
-        return Backbone(*from_flat(tensors, str(path), told if told in STEMS[1:] else "small"), metadata)
+        return Backbone(*from_flat(tensors, str(path), small_stem_of(metadata)), metadata)
     network, note = choose_network(tensors, prefix, str(path))
     stem = _stem(network.state["conv1.weight"].shape[2], stem or metadata.get("stem"), path)
     return Backbone(*from_torch(network.state, str(path), stem), metadata, note)
@@ -76,6 +75,12 @@ def _stem(side: int, told: str | None, path: Path) -> str:
     return told or STEMS[0]
 
 
+def small_stem_of(metadata: dict[str, str]) -> str:
+    """That of a 3x3 convolution in a file of ours, which says it since there are two; before, there was one."""
+    told = metadata.get("stem")
+    return told if told in STEMS[1:] else "small"
+
+
 def number_of(metadata: dict[str, str], name: str, default: int, largest: int) -> int:
     """A positive whole number of a file's metadata; the default where they hold none up to the largest."""
     text = metadata.get(name, "")
@@ -87,8 +92,13 @@ def image_size_of(metadata: dict[str, str], net: ResNet) -> int:
     return number_of(metadata, "image_size", 32 if net.stem == "cifar" else 224, 4096)
 
 
-def _read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Tensors by name and text metadata; raises UserError for files that hold no weights, by what they are."""
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors by printable name, and text metadata; raises UserError for what is no file of weights, by what it is."""
+    tensors, metadata = _read_by_content(path)
+    return {name if name.isprintable() else ascii(name)[1:-1]: tensor for name, tensor in tensors.items()}, metadata
+
+
+def _read_by_content(path: Path) -> tuple[Tensors, dict[str, str]]:
     if not path.is_file():
         what = "is a folder: name the file of weights in it" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}")

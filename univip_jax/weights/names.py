@@ -139,14 +139,19 @@ def from_torch(state: Tensors, source: str, stem: str = "small") -> tuple[ResNet
         if (shape[2:] + shape[1::-1] if len(shape) == 4 else shape) != shapes[ours].shape:
             raise UserError(f"{what} {name} is {list(shape)}: another architecture (wide or grouped?)")
         value = values_of(state[name])
-        is_bad = value.dtype.kind == "c" or not np.isfinite(value).all()
-        if is_bad or (name.endswith("running_var") and (value < 0).any()):
-            raise UserError(
-                f"{source}: {name} holds values that are complex, not finite or negative variances: the file is "
-                "damaged, or its run diverged"
-            )
+        require_sound(value, name, source)
         flat[ours] = np.ascontiguousarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value, np.float32)
     return net, unflatten_dict(flat, sep="/")
+
+
+def require_sound(value: np.ndarray, name: str, source: str) -> None:
+    """Raises UserError where an array holds what no parameter and no statistic can be."""
+    is_bad = value.dtype.kind == "c" or not np.isfinite(value).all()
+    if is_bad or (name.endswith(("running_var", "/var")) and (value < 0).any()):
+        raise UserError(
+            f"{source}: {name} holds values that are complex, not finite or negative variances: the file is "
+            "damaged, or its run diverged"
+        )
 
 
 def to_detectron2(state: State) -> State:
@@ -159,7 +164,7 @@ def to_transformers(state: State) -> State:
     return {rename(name, _TRANSFORMERS): array for name, array in state.items()}
 
 
-def from_detectron2(state: State) -> State:
+def from_detectron2(state: Tensors) -> Tensors:
     """The inverse of `to_detectron2`; leaves out all but stem and stages, such as the classifier of a converter."""
     return {rename(name, FROM_DETECTRON2): array for name, array in state.items() if re.match(r"stem\.|res\d", name)}
 
