@@ -58,11 +58,12 @@ def to_spec(kind: type[Spec], config: ConfigDict, section: str) -> Spec:
             raise UserError(f"config field {section}.{name} is missing; configs/common.py has its default")
     # A config read back from JSON holds lists where the dataclasses have tuples.
     values = config[section].to_dict().items()
-    return kind(**{name: _tuples(value) for name, value in values})
+    return kind(**{name: as_tuples(value) for name, value in values})
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def as_tuples(value: Any) -> Any:
+    """The value with tuples for the lists that JSON makes of them."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def expand_paths(config: ConfigDict) -> None:

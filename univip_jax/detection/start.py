@@ -1,5 +1,7 @@
 """Where a detector starts: a pre-trained backbone, a whole detector, or nothing."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.detection.sets import Category
+from univip_jax.common.files import sha256_of
+from univip_jax.config import as_tuples, to_spec
+from univip_jax.data.detection.canvas import InputSpec
+from univip_jax.data.detection.sets import Category, DetectionSet, require_equal_categories
 from univip_jax.detection.spec import DetectorSpec
+from univip_jax.detection.step import Detector
 from univip_jax.models.mask_rcnn import MaskRCNN
+from univip_jax.weights.detector_file import DETECTOR, DetectorFile, holds_detector, read_detector
 from univip_jax.weights.encoder import open_encoder
 
 
@@ -30,13 +37,19 @@ class Start(NamedTuple):
 def open_start(config: ConfigDict, categories: tuple[Category, ...], spec: DetectorSpec) -> Start:
     """The detector at step 0.
 
-    Raises UserError: `pretrained` is none of ours, has another stem, or was never trained.
+    Raises UserError: `pretrained` is none of ours, has another stem, or is a detector of other classes or parts.
     """
     if not config.pretrained:
         raise UserError(
             "pretrained is not set: --config.pretrained=RUN_DIR (or a file of weights) starts from these, "
             "--config.pretrained=random from nothing"
         )
+    dtype = jnp.dtype(config.dtype)
+    if path := find_detector(config.pretrained):
+        file = read_detector(path)
+        net = make_net(file.net.backbone.clone(dtype=dtype), len(categories), spec, dtype)
+        _check_equal(file, net, categories, path)
+        return Start(net, file.variables, _source(path, file))
     encoder = open_encoder(config)
     backbone = encoder.backbone
     if backbone.stem != "imagenet":
@@ -45,11 +58,74 @@ def open_start(config: ConfigDict, categories: tuple[Category, ...], spec: Detec
             "with --config.model.stem=imagenet"
         )
     _check_statistics(encoder.variables["batch_stats"], encoder.source)
-    dtype = jnp.dtype(config.dtype)
     net = make_net(backbone.clone(dtype=dtype), len(categories), spec, dtype)
     variables = {kind: {"backbone": tree} for kind, tree in encoder.variables.items()}
-    source = {"path": encoder.source, "step": encoder.step, "sha256": encoder.sha256()}
-    return Start(net, variables, source)
+    return Start(net, variables, {"path": encoder.source, "step": encoder.step, "sha256": encoder.sha256()})
+
+
+def open_detector(config: ConfigDict, test: DetectionSet) -> tuple[Detector, dict[str, Any], InputSpec, dict[str, Any]]:
+    """The detector `pretrained` with its variables, its input and its source, to be judged as it is.
+
+    A file of another project says neither how it was trained nor, perhaps, its categories: then the config's `detector`
+    and `input` hold, and the test set's categories.
+
+    Raises UserError: `pretrained` is no detector, or one of other categories.
+    """
+    path = find_detector(config.pretrained)
+    if path is None:
+        raise UserError(
+            f"pretrained={config.pretrained!r} is no detector: name the --workdir of a trained one or its file, or "
+            "train one with schedule=1x"
+        )
+    file = read_detector(path)
+    if "categories" in file.facts:
+        require_equal_categories(tuple(Category(**row) for row in file.facts["categories"]), test)
+    elif file.net.num_classes != len(test.categories):
+        raise UserError(
+            f"{path} has {file.net.num_classes} classes and does not name them, {test.dataset.root} has "
+            f"{len(test.categories)}: give the set that it was trained for"
+        )
+    spec = _section(DetectorSpec, file.facts.get("detector")) or to_spec(DetectorSpec, config, "detector")
+    spec = dataclasses.replace(
+        spec, masks=file.net.masks, box_head=file.net.box_head, norm=file.net.norm, channels=file.net.channels,
+        head_width=file.net.head_width,
+    )  # fmt: skip
+    given = _section(InputSpec, file.facts.get("input")) or to_spec(InputSpec, config, "input")
+    dtype = jnp.dtype(config.dtype)
+    net = make_net(file.net.backbone.clone(dtype=dtype), file.net.num_classes, spec, dtype)
+    return Detector(net, spec), file.variables, given, _source(path, file)
+
+
+def find_detector(pretrained: str) -> Path | None:
+    """The file of a whole detector: that of a run of `configs/detection.py`, or `pretrained` itself; None: neither."""
+    path = Path(pretrained)
+    if path.is_dir():
+        return path / DETECTOR if (path / DETECTOR).is_file() else None
+    return path if path.is_file() and holds_detector(path) else None
+
+
+def _section(kind: Any, values: dict[str, Any] | None) -> Any:
+    """A spec from a file of ours, which may be older than a field, or younger."""
+    if values is None:
+        return None
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: as_tuples(value) for name, value in values.items() if name in names})
+
+
+def _source(path: Path, file: DetectorFile) -> dict[str, Any]:
+    return {"path": str(path), "step": file.facts.get("step", 0), "sha256": sha256_of(path)}
+
+
+def _check_equal(file: DetectorFile, net: MaskRCNN, categories: tuple[Category, ...], path: Path) -> None:
+    """Raises UserError where a detector to start from is not the one that the config and the data ask for."""
+    for name in ("num_classes", "channels", "head_width", "box_head", "norm", "masks"):
+        there, wanted = getattr(file.net, name), getattr(net, name)
+        if there != wanted:
+            way = "give data of its classes" if name == "num_classes" else f"--config.detector.{name}={there}"
+            raise UserError(f"{path} is a detector with {name}={there}, asked for is {wanted}: {way}")
+    given = file.facts.get("categories")
+    if given is not None and [tuple(row.values()) for row in given] != [tuple(category) for category in categories]:
+        raise UserError(f"{path} is a detector of other categories than data.train: start from its backbone's run")
 
 
 def make_net(backbone: Any, num_classes: int, spec: DetectorSpec, dtype: Any) -> MaskRCNN:

@@ -1,10 +1,12 @@
 """Training a detector as the loop sees it."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 from univip_jax.config import to_spec
 from univip_jax.data.detection.canvas import InputSpec, Size, canvas_of, canvases
 from univip_jax.data.detection.index import CanvasIndex
@@ -25,10 +28,13 @@ from univip_jax.detection.start import Start, open_start
 from univip_jax.detection.step import Detector, DetectorState, train_step
 from univip_jax.models.mask_rcnn import init
 from univip_jax.run.cadence import Cadence
+from univip_jax.run.checkpoint import FOLDER as CHECKPOINTS
 from univip_jax.run.folder import check_config
 from univip_jax.run.setup import Run, Step
 from univip_jax.sharding import by_batch, local_rows, make_mesh, replicated
 from univip_jax.types import DetectionBatch
+
+PRETRAINED = "pretrained.json"  # in a run's folder: the weights that it began with
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,17 @@ def open_run(config: ConfigDict, folder: Path) -> DetectorRun:
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         check_config(folder, config)
+        start = start._replace(source=_recorded(folder, start.source))
     return DetectorRun(
         config, folder, photos.dataset, mesh, rows, cadence, None, config.batch_size, index.steps_per_epoch, total,
         photos, index, input_spec, schedule, Detector(start.net, detector_spec), start,
     )  # fmt: skip
+
+
+def _recorded(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """The weights that the run began with: those of now, unless it has checkpoints. Weights may change meanwhile."""
+    path = folder / PRETRAINED
+    if any((folder / CHECKPOINTS).glob("[0-9]*")) and path.is_file():
+        return json.loads(path.read_text())
+    write_whole(path, json.dumps(source) + "\n")
+    return source
