@@ -61,3 +61,8 @@ def _facts(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise UserError(f"{path}: the facts in its metadata are no JSON object: the file is damaged, write it again")
     return facts
+
+
+def holds_detector(path: Path) -> bool:
+    """Whether a file of weights is a whole detector; raises UserError where it is no file of weights."""
+    return OURS.begin in read_tensors(path)[0]
