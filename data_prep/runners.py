@@ -4,10 +4,7 @@ A task (`shards.process_shard`, `check.check_shard`) takes a spec and `on_photo`
 returns a result that pickles.
 """
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
+from univip_jax.common.workers import SPAWN, begin_worker, no_shared_memory
 from univip_jax.data.host import run_on_one_core
 
 Task = Callable[[Any, Callable[[], object]], Any]
@@ -51,13 +49,11 @@ class _Pool(NamedTuple):
 
 def _open_pool(num_workers: int) -> _Pool | None:
     """None, with a line, where processes cannot share memory."""
-    context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads can deadlock
     try:
-        photos_done, stop = context.Value("q", 0), context.RawValue("b", 0)
-        return _Pool(ProcessPoolExecutor(num_workers, context, _start_worker, (photos_done, stop)), photos_done, stop)
-    except (OSError, ImportError) as error:  # no semaphores: /dev/shm is full, read-only or missing
-        cause = getattr(error, "strerror", None) or error
-        print(f"one worker instead of {num_workers}: no memory can be shared in /dev/shm ({cause})", flush=True)
+        photos_done, stop = SPAWN.Value("q", 0), SPAWN.RawValue("b", 0)
+        return _Pool(ProcessPoolExecutor(num_workers, SPAWN, _start_worker, (photos_done, stop)), photos_done, stop)
+    except (OSError, ImportError) as error:
+        print(no_shared_memory(num_workers, error), flush=True)
         return None
 
 
@@ -90,14 +86,8 @@ def _start_worker(photos_done: Any, stop: Any) -> None:
     """Runs once in each worker: keeps it to one thread, and lets only the parent process end it."""
     global _photos_done, _stop
     _photos_done, _stop = photos_done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker()
     run_on_one_core()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _in_worker(task: Task, spec: Any) -> Any:

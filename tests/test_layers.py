@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest first; a room imports from itself and from those before it. `paper` is the root of univip_jax.
 ORDER = [
     *("common", "paper", "data", "run", "weights", "evaluate"),
-    *("detection", "extract", "export", "report", "reproduce"),
+    *("detection", "detect", "extract", "export", "report", "reproduce"),
 ]
 HOMES = {
     "tensorflow": ("univip_jax/data/host.py",),

@@ -85,15 +85,20 @@ def open_detector(config: ConfigDict, test: DetectionSet) -> tuple[Detector, dic
             f"{path} has {file.net.num_classes} classes and does not name them, {test.dataset.root} has "
             f"{len(test.categories)}: give the set that it was trained for"
         )
-    spec = _section(DetectorSpec, file.facts.get("detector")) or to_spec(DetectorSpec, config, "detector")
+    defaults = to_spec(DetectorSpec, config, "detector"), to_spec(InputSpec, config, "input")
+    return *detector_of(file, *defaults, config.dtype), _source(path, file)
+
+
+def detector_of(file: DetectorFile, spec: DetectorSpec, given: InputSpec, dtype: str) -> tuple[Detector, InputSpec]:
+    """The detector of a file, and its input; `spec` and `given` hold where a file does not say how it was trained."""
+    spec = _section(DetectorSpec, file.facts.get("detector")) or spec
     spec = dataclasses.replace(
         spec, masks=file.net.masks, box_head=file.net.box_head, norm=file.net.norm, channels=file.net.channels,
         head_width=file.net.head_width,
     )  # fmt: skip
-    given = _section(InputSpec, file.facts.get("input")) or to_spec(InputSpec, config, "input")
-    dtype = jnp.dtype(config.dtype)
-    net = make_net(file.net.backbone.clone(dtype=dtype), file.net.num_classes, spec, dtype)
-    return Detector(net, spec), file.variables, given, _source(path, file)
+    kind = jnp.dtype(dtype)
+    net = make_net(file.net.backbone.clone(dtype=kind), file.net.num_classes, spec, kind)
+    return Detector(net, spec), _section(InputSpec, file.facts.get("input")) or given
 
 
 def find_detector(pretrained: str) -> Path | None:

@@ -62,6 +62,7 @@ def train(config: ConfigDict, folder: Path) -> bool:
             "categories": [category._asdict() for category in run.photos.categories],
             "detector": dataclasses.asdict(run.detector.spec),
             "input": dataclasses.asdict(run.input),
+            "dtype": config.dtype,
             "step": run.total_steps,
             "pretrained": run.start.source,
         }

@@ -11,9 +11,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,19 +25,17 @@ from jaxtyping import Array, Float, Shaped, UInt8
 
 from univip_jax.common.cli import define_path, run
 from univip_jax.common.files import held
-from univip_jax.data.host import available_cores
 from univip_jax.data.labelled.views import centre_crop
-from univip_jax.data.photos.decode import Rejected, as_stored, check_end
+from univip_jax.data.photos.decode import Rejected
 from univip_jax.data.photos.listing import PhotoFile
-from univip_jax.data.photos.sources import list_sources, open_photo, passed_over_line, photos_digest
-from univip_jax.data.records import decode_image
+from univip_jax.data.photos.reading import read_ahead, read_upright
+from univip_jax.data.photos.sources import list_sources, passed_over_line, photos_digest
 from univip_jax.evaluate.features import FeatureCache, round_batch
 from univip_jax.extract.parquet import NoPhotoError, is_finished, write_features
 from univip_jax.sharding import by_batch, make_mesh, replicated
 from univip_jax.weights.encoder import Encoder, load_encoder
 
 NAME, REQUIRED = "univip_jax.extract", ("run", "images", "out")
-_MAX_THREADS = 16
 _REASON = "S160"  # bytes of the reason why a photo cannot be read
 
 
@@ -58,26 +54,9 @@ class Request(NamedTuple):
 def load_crop(photo: PhotoFile, size: int) -> UInt8[np.ndarray, "S S 3"] | str:
     """The photo's centre crop, decoded as for training and k-NN; or the reason why it cannot be read."""
     try:
-        encoded = open_photo(photo).encoded
-        image = decode_image(as_stored(encoded))
-        check_end(encoded, image[-1].numpy(), len(image))
-        return centre_crop(image, size).numpy()
+        return centre_crop(read_upright(photo), size).numpy()
     except Rejected as error:
         return str(error)
-
-
-def _read_ahead(photos: list[PhotoFile], size: int, ahead: int) -> Iterator[UInt8[np.ndarray, "S S 3"] | str]:
-    """`load_crop` of each photo, in order; `ahead` photos are read before they are asked for."""
-    threads, waiting = ThreadPoolExecutor(min(_MAX_THREADS, available_cores())), deque()
-    try:
-        for photo in photos:
-            waiting.append(threads.submit(load_crop, photo, size))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def _feature_rows(
@@ -86,7 +65,7 @@ def _feature_rows(
     """`features` and `reason` of the photos, a batch at a time."""
     mesh = make_mesh(jax.local_devices())
     variables, batch_size = jax.device_put(encoder.variables, replicated(mesh)), round_batch(batch_size, mesh)
-    crops = _read_ahead(photos, size, 2 * batch_size)
+    crops = read_ahead(photos, lambda photo: load_crop(photo, size), 2 * batch_size)
     while batch := list(itertools.islice(crops, batch_size)):
         rows, images = np.zeros(len(batch), row), np.zeros((batch_size, size, size, 3), np.uint8)
         for index, crop in enumerate(batch):

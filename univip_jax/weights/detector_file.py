@@ -23,7 +23,7 @@ class DetectorFile(NamedTuple):
     """A detector of float32, its `params` and `batch_stats`, and what a file of ours says of its origin.
 
     `facts` hold `categories` ([{"id", "name"}, ...] by class), `detector` and `input` (fields of `DetectorSpec` and
-    `InputSpec`), `step` and `pretrained`; they are empty for files of other projects.
+    `InputSpec`), `dtype`, `step` and `pretrained`; they are empty for files of other projects.
     """
 
     net: MaskRCNN
