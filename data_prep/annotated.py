@@ -6,9 +6,10 @@ from itertools import chain
 import numpy as np
 
 from data_prep.annotations import Annotations, leave
-from data_prep.coco import Coco, Image, key
+from data_prep.coco import Coco, Image
 from data_prep.coco_objects import read_objects
 from data_prep.matching import form, match
+from data_prep.values import key
 from univip_jax.common.errors import UserError
 
 _TURNED_SHARE = 0.01  # of the images, and more than one of ten or more: by careless drawing they are fewer

@@ -1,14 +1,15 @@
-"""Annotated objects of one photo: boxes and polygons in the frame of the photo as stored."""
+"""Annotated objects of one photo: boxes and outlines in the frame of the photo as stored."""
 
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import masks
 from univip_jax.data import boxes
+from univip_jax.data.annotated import InJson, Polygons
 from univip_jax.data.photos.decode import Rejected, StoredPhoto
 from univip_jax.data.photos.listing import Objects
-from univip_jax.data.records import Polygons
 
 
 class Annotations(NamedTuple):
@@ -19,8 +20,11 @@ class Annotations(NamedTuple):
     height: int  # px, of the annotated photo; 0 where the json gives no size
     width: int  # px
     is_crowd: np.ndarray | None = None  # bool [M], a box around many things; None: no crowds
-    polygons_xy_px: Polygons = Polygons()  # points float32 [P, 2] xy in px; crowds (masks in run lengths) have none
+    polygons_xy_px: Polygons = Polygons()  # points float32 [P, 2] xy in px
     upright: bool = False  # boxes of this json mean the upright photo, though its sizes are those as encoded
+    json_id: str = ""  # the image's id as JSON; empty: imported boxes
+    areas: np.ndarray | None = None  # float64 [M], px^2; NaN where the json gives none. None: imported boxes
+    masks: tuple[dict | None, ...] = ()  # [M], of the json's height and width, as `masks.read_mask` gives them
 
 
 def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
@@ -52,7 +56,33 @@ def in_photo(annotations: Annotations, stored: StoredPhoto) -> Objects:
         np.zeros([len(annotations.labels)], bool) if is_crowd is None else is_crowd,
         annotations.polygons_xy_px._replace(points=np.clip(points, 0, 1).astype(np.float32)),
     )
-    return turned(objects, stored.orientation if as_encoded else 1)
+    orientation = stored.orientation if as_encoded else 1
+    if annotations.json_id:
+        areas = _areas(annotations, of_height, of_width)
+        frame = (of_width, of_height) if orientation >= 5 else (of_height, of_width)
+        # Masks are of the stated size: where the boxes mean the other frame, the masks still lie in the stated one.
+        is_other = annotations.height not in (0, of_height)
+        of_masks = stored.orientation if as_encoded != is_other else 1
+        rle = tuple(masks.turned(mask, of_masks)["counts"] if mask else b"" for mask in annotations.masks)
+        objects = objects._replace(in_json=InJson(annotations.json_id, *frame, areas, rle))
+    return turned(objects, orientation)
+
+
+def _areas(annotations: Annotations, height: int, width: int) -> np.ndarray:
+    """Float32 [M], px^2: of the json, else of the mask, else of the box in the frame."""
+    points, num_points, owners = annotations.polygons_xy_px
+    polygons = np.split(points, np.cumsum(num_points)[:-1])
+    areas = annotations.areas.copy()
+    for place in np.flatnonzero(np.isnan(areas)):
+        if mask := annotations.masks[place]:
+            areas[place] = masks.area(mask)
+        elif (mine := owners == place).any():
+            areas[place] = masks.area_of_polygons([polygons[one] for one in np.flatnonzero(mine)], height, width)
+        if not areas[place] > 0:
+            x, y, box_width, box_height = annotations.boxes_xywh_px[place]
+            inside = np.clip([[x, y], [x + box_width, y + box_height]], 0, [width, height])
+            areas[place] = np.prod(inside[1] - inside[0])
+    return areas.astype(np.float32)
 
 
 def fingerprint(annotations: Annotations) -> bytes:
@@ -63,6 +93,9 @@ def fingerprint(annotations: Annotations) -> bytes:
         digest.update(b"|" + (b"" if values is None else values.tobytes()))
     if annotations.upright:
         digest.update(b"|upright")
+    if annotations.json_id:
+        digest.update(f"|{annotations.json_id}|".encode() + annotations.areas.tobytes())
+        digest.update(repr(annotations.masks).encode())
     return digest.digest()
 
 
@@ -111,4 +144,8 @@ def _only(objects: Objects) -> Objects:
     points, num_points, owners = objects.polygons
     kept = keep[owners]
     polygons = Polygons(points[np.repeat(kept, num_points)], num_points[kept], (np.cumsum(keep) - 1)[owners[kept]])
-    return Objects(objects.boxes[keep], objects.labels[keep], objects.is_crowd[keep], polygons)
+    in_json = objects.in_json
+    if in_json is not None:
+        rle = tuple(one for one, kept in zip(in_json.rle, keep, strict=True) if kept)
+        in_json = in_json._replace(areas=in_json.areas[keep], rle=rle)
+    return Objects(objects.boxes[keep], objects.labels[keep], objects.is_crowd[keep], polygons, in_json)

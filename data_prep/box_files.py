@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.coco import LARGEST, key, number
 from data_prep.findings import Findings, label
 from data_prep.streaming import Reader
+from data_prep.values import LARGEST, key, number
 from univip_jax.common.errors import UserError
 
 _FORMATS = (

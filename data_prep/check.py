@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep import manifest as manifests
 from data_prep import photo_stats, proposal_stats, runners
+from data_prep.masks import read_mask
 from data_prep.shards import LOOKS
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
@@ -110,4 +111,21 @@ def record_problems(serialized: bytes) -> tuple[list[str], dict]:
             problems.append(f"{key} {first} is not a box in [0, 1]: {parsed[key][first].tolist()}")
     if len(parsed["objects"]) != len(parsed["labels"]):
         problems.append(f"has {len(parsed['objects'])} objects but {len(parsed['labels'])} labels")
+    problems += _json_problems(serialized, len(parsed["objects"]))
     return [f"({name}): {problem}" for problem in problems], parsed
+
+
+def _json_problems(serialized: bytes, num_objects: int) -> list[str]:
+    """What is wrong with the areas and masks of a record that an annotations json names."""
+    found = records.InJson(*(value.numpy() for value in records.read_annotations(serialized)))
+    if not found.json_id:
+        return []
+    given = {"areas": len(found.areas), "masks": len(found.rle)}
+    problems = [f"has {num_objects} objects but {n} {kind}" for kind, n in given.items() if n != num_objects]
+    frame = [int(found.frame_height), int(found.frame_width)]
+    for place, counts in enumerate(found.rle):
+        if counts and read_mask({"size": frame, "counts": counts.decode("latin-1")}) is None:
+            problems.append(f"mask {place} does not fill {frame[0]} x {frame[1]} px")
+    if not (np.isfinite(found.areas) & (found.areas > 0)).all():
+        problems.append("has an object without an area")
+    return problems

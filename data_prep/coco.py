@@ -4,17 +4,16 @@ One odd entry never refuses the json: what can be used is used, the rest is coun
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.categories import read_categories
 from data_prep.findings import Findings, label
+from data_prep.values import key, number
 from univip_jax.common.errors import UserError
 
 _NAMES = ("file_name", "filename", "path", "coco_url", "url", "image_url", "flickr_url")
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
-LARGEST = 1e15  # of a number, so that sums and float32 hold it: no px and no score is larger
 SHARED = -1  # instead of a position: several images have this id
 KINDS = {
     "images_without_name": "image{s} without a file name left out",
@@ -23,16 +22,22 @@ KINDS = {
     "ids_shared": "image{s} left out because another image has the same id and another file name",
     "names_repeated": "file name{s} under several ids, whose annotations are put together",
     "names_of_several_sizes": "file name{s} under several ids with different sizes left out",
-    "sizes_unknown": "image{s} without a usable size, taken to be as large as the photo",
+    "sizes_unknown": "image{s} without a usable size, taken to be as large as its masks in run lengths, or the photo",
     "annotations_of_no_image": "annotation{s} without a usable image_id left out",
     "annotations_of_unknown_images": "annotation{s} of unknown images left out",
     "annotations_of_shared_ids": "annotation{s} of an id that several images have left out",
-    "boxes_of_polygons": "annotation{s} without a usable box given the box around the polygons",
+    "boxes_of_outlines": "annotation{s} without a usable box given the box around the outline",
     "boxes_unusable": "annotation{s} without a usable box left out",
     "boxes_empty": "annotation{s} with a box of no area left out",
     "categories_unknown": "annotation{s} of an unknown category kept with label -1",
+    "categories_unusable": "element{s} of categories without a whole number as id, or of an earlier one's id, left out",
+    "categories_unnamed": "category id{s} without a name named by the number",
+    "categories_unlisted": "annotation{s} of a category that is not listed kept; detection leaves them out",
     "crowds_unknown": "annotation{s} with an unknown iscrowd taken as no crowd",
-    "outlines_unusable": "annotation{s} whose outline is no polygon, or not all of it, stored without that part",
+    "outlines_unusable": "annotation{s} whose outline is no polygon and no mask, or not all of it, stored without "
+    "that part",
+    "masks_of_another_size": "annotation{s} with a mask of another size than the image's stored without it",
+    "areas_unusable": "annotation{s} without a usable area given the mask's, or the box's",
     "frames_turned": "image{s} whose boxes leave the stated size and fit it turned: for a photo that EXIF turns, "
     "they mean the upright photo",
     "boxes_clipped": "photo{s} with boxes that end outside the stated size, clipped to it: is each "
@@ -56,6 +61,7 @@ class Image(NamedTuple):
     height: int  # px; 0 where the json gives no usable size
     width: int  # px
     annotations: list[dict] | None  # None: its id is another image's too
+    json_id: str = ""  # its id as JSON, as detectors' results name it; its name where it has no id
 
 
 class Coco(NamedTuple):
@@ -63,7 +69,8 @@ class Coco(NamedTuple):
 
     images: list[Image]  # in the json's order
     positions: dict[Any, int]  # of the images by `key` of their ids; -1: several have it
-    categories: dict[str, int]  # ids by name
+    categories: dict[int, str]  # names by id
+    ids: dict[str, int]  # of the categories by name
     findings: Findings
 
     def find(self, image_id: Any) -> int | None:
@@ -93,35 +100,10 @@ def read(path: Path | str) -> Coco:
     findings = Findings(f"--annotations={path}", KINDS)
     images = [_image(raw, position, findings) for position, raw in enumerate(listed)]
     positions = _positions(listed, images, findings)
-    coco = Coco(images, positions, _categories(contents.get("categories")), findings)
+    categories = read_categories(contents.get("categories"), annotations, findings)
+    coco = Coco(images, positions, categories, {name: known for known, name in categories.items()}, findings)
     _assign(annotations, coco)
     return coco
-
-
-def key(image_id: Any) -> Any:
-    """An id as ids are compared: 7, 7.0 and "7" are one; None where it is no id."""
-    if isinstance(image_id, str):
-        text = image_id.strip()
-        whole = _WHOLE.fullmatch(text)
-        return int(whole[1]) if whole else text or None
-    if isinstance(image_id, bool) or not isinstance(image_id, int | float):
-        return None
-    if isinstance(image_id, float):
-        if not abs(image_id) < 2**53:  # NaN, and numbers that a float rounds to a neighbour's
-            return None
-        return int(image_id) if image_id.is_integer() else image_id
-    return image_id
-
-
-def number(value: Any) -> float | None:
-    """A number of up to LARGEST, also of a text; else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        found = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return found if abs(found) <= LARGEST else None
 
 
 def _image(raw: Any, position: int, findings: Findings) -> Image:
@@ -138,7 +120,8 @@ def _image(raw: Any, position: int, findings: Findings) -> Image:
     if height < 1 or width < 1:
         findings.add("sizes_unknown", called)
         height, width = 0, 0
-    return Image(name, called, height, width, [])
+    known = raw.get("id")
+    return Image(name, called, height, width, [], json.dumps(name if key(known) is None else known))
 
 
 def _positions(listed: list[Any], images: list[Image], findings: Findings) -> dict[Any, int]:
@@ -224,10 +207,3 @@ def _stems(annotations: Sequence[Any], coco: Coco) -> dict[str, int]:
         return {}
     coco.findings.add("ids_by_stem", *sorted(text for text in texts if coco.find(text) not in (None, stems[text])))
     return {text: stems[text] for text in texts}
-
-
-def _categories(listed: Any) -> dict[str, int]:
-    """Category ids by name."""
-    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-    found = ((row.get("name"), key(row.get("id"))) for row in rows)
-    return {name: known for name, known in found if isinstance(name, str) and isinstance(known, int)}

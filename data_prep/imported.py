@@ -9,9 +9,10 @@ import numpy as np
 
 from data_prep.annotations import Annotations
 from data_prep.box_files import read_boxes
-from data_prep.coco import SHARED, Coco, Image, key
+from data_prep.coco import SHARED, Coco, Image
 from data_prep.findings import Findings, first_of, shown
 from data_prep.matching import form, match
+from data_prep.values import key
 from univip_jax.common.errors import UserError
 
 _KINDS = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep import coco, imported
+from data_prep import categories, coco, imported
 from data_prep.annotated import find_annotations
 from data_prep.annotations import Annotations
 from data_prep.coco import Coco
@@ -43,6 +43,7 @@ class Loaded(NamedTuple):
     annotations: dict[str, Annotations]  # by image id
     imported: dict[str, Annotations]  # candidate boxes by image id
     facts: dict[str, Any]  # for the manifest's settings
+    categories: list[dict[str, Any]] | None  # of the annotations, {"id", "name"} by id; None: no json is given
     report: dict[str, Any] | None  # `import`: boxes and photos without a match
     findings: dict[str, Any]  # for the manifest: what was odd in the json, and what has no match
     lines: list[str]  # the same for people
@@ -58,6 +59,8 @@ def load(request: Request) -> Loaded:
     photos, passed_over = list_sources(request.images)
     image_ids = [photo.image_id for photo in photos]
     jsons = [coco.read(path) for path in request.annotations]
+    names = categories.agreed([(json.findings.source, json.categories) for json in jsons])
+    listed = [{"id": known, "name": name} for known, name in names.items()] if jsons else None
     annotations, matched = _match(jsons, _parts(request, image_ids, len(jsons)))
     findings: dict[str, Any] = {"annotations": matched} if jsons else {}
     lines = [
@@ -89,7 +92,7 @@ def load(request: Request) -> Loaded:
         findings["annotated"] = without.report()
         lines += without.lines()
     facts = {"source": "images", "annotations_sha256": [sha256_of(path) for path in request.annotations]}
-    return Loaded(photos, passed_over, annotations, candidates, facts, report, findings, lines)
+    return Loaded(photos, passed_over, annotations, candidates, facts, listed, report, findings, lines)
 
 
 def _parts(request: Request, image_ids: list[str], num_files: int) -> list[tuple[list[str], str]]:
@@ -138,4 +141,4 @@ def _load_tfds(request: Request) -> Loaded:
     if request.settings.proposals == "annotated" and not has_boxes(dataset):
         raise UserError(f"--dataset={request.dataset} has no annotated boxes: choose another --proposals")
     facts = {"source": "tfds", "annotations_sha256": [], "dataset": dataset, "split": request.split}
-    return Loaded(photos, Counter(), {}, {}, facts, None, {}, [])
+    return Loaded(photos, Counter(), {}, {}, facts, None, None, {}, [])

@@ -61,6 +61,16 @@ def finished(out: Path, description: dict) -> dict | None:
         return None  # the same request with a shard missing or cut short: the run mends it
 
 
+def not_for_detection(out: Path, manifest: dict, loaded: Loaded) -> list[str]:
+    """In a line, that an annotated data set of an earlier version lacks what a detector needs; else nothing."""
+    if loaded.categories is None or "categories" in manifest:
+        return []
+    return [
+        f"warning: {out} was prepared before detection: it serves pre-training as it is, but lacks the ids, categories "
+        f"and masks of --annotations; for detection delete {out / records.MANIFEST} and run this command again"
+    ]
+
+
 def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
     """Creates `out` where there is none.
 

@@ -20,7 +20,8 @@ def prepare(request: Request) -> str:
     description = manifests.describe(loaded, request.settings)
     if (manifest := manifests.finished(request.out, description)) is not None:
         done = f"{request.out} is already done: {manifest['num_records']} records"
-        return "\n".join([done, *manifests.warnings(manifest), _next_command(request.out)])
+        lines = [done, *manifests.warnings(manifest), *manifests.not_for_detection(request.out, manifest, loaded)]
+        return "\n".join([*lines, _next_command(request.out)])
     plan = shards.plan_shards(request.out, loaded.photos, loaded.annotations, request.settings, loaded.imported)
     manifests.ensure_folder(request.out, plan)
     with writing.locked(request.out, shared=request.num_tasks > 1):
@@ -30,7 +31,8 @@ def prepare(request: Request) -> str:
         sidecars, pace = _fill(request, plan)
         if num_missing := sidecars.count(None):
             return _task_summary(request, plan, sidecars, num_missing)
-        manifest = manifests.compose(request.out, sidecars, description | loaded.findings, request.max_rejected)
+        known = loaded.findings if loaded.categories is None else loaded.findings | {"categories": loaded.categories}
+        manifest = manifests.compose(request.out, sidecars, description | known, request.max_rejected)
         summary = manifests.summary(manifest)
         page.write_page(request.out, manifest, summary)
         manifests.write(request.out, manifest)

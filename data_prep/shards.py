@@ -23,6 +23,32 @@ from univip_jax.data.photos.listing import PhotoFile
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
 STATS = "verdict"  # a sidecar's key for the statistics of its proposals; sidecars on disk keep this older name
 LOOKS = "photo_stats"  # the key for the statistics of its photos; older sidecars lack it
+PHOTOS = "photos"  # the key for what a detector must know of each photo, column by column; older sidecars lack it
+
+
+class Sizes(NamedTuple):
+    """A record's photo, as a sidecar counts it."""
+
+    height: int  # px, as stored
+    width: int
+    num_objects: int  # that are no crowds
+    num_masks: int  # of these, with an outline
+    num_crowds: int
+
+
+def sizes_of(record: records.Record) -> Sizes:
+    """What a sidecar says of a record."""
+    has_outline = np.isin(np.arange(len(record.objects)), record.polygons.objects)
+    if record.in_json is not None:
+        has_outline |= np.array([bool(mask) for mask in record.in_json.rle], bool)
+    is_object = ~record.is_crowd
+    counts = int(is_object.sum()), int((is_object & has_outline).sum()), int(record.is_crowd.sum())
+    return Sizes(record.height, record.width, *counts)
+
+
+def columns(sizes: list[Sizes]) -> dict[str, list[int]]:
+    """Sizes by name, each of all records."""
+    return {name: [getattr(one, name) for one in sizes] for name in Sizes._fields}
 
 
 class ShardSpec(NamedTuple):
@@ -82,8 +108,9 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
 
     Returns:
         The sidecar: version, shard (file name), num_records, bytes, sha256, offsets (byte offset of each
-        record), verdict (`proposal_stats.of_shard`), photo_stats (`photo_stats.of_shard`), rejected ([{id, reason}]),
-        spec_hash; where boxes lie outside their photos, `record.OBJECTS` or CANDIDATES ([{id, count}]).
+        record), verdict (`proposal_stats.of_shard`), photo_stats (`photo_stats.of_shard`), photos (`columns`),
+        rejected ([{id, reason}]), spec_hash; where boxes lie outside their photos, `record.OBJECTS` or CANDIDATES
+        ([{id, count}]).
 
     Raises UserError: the shard cannot be written.
     """
@@ -93,9 +120,10 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
     rejected: list[dict] = []
     counts: list[proposal_stats.Counts] = []
     looks: list[photo_stats.Looks] = []
+    sizes: list[Sizes] = []
     outside: dict[str, list[dict]] = {}
     with appearing(spec.path) as tmp:
-        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts, looks, outside))
+        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts, looks, sizes, outside))
         sidecar = {
             "version": records.FORMAT_VERSION,
             "shard": spec.path.name,
@@ -105,6 +133,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
             "offsets": offsets,
             STATS: proposal_stats.of_shard(counts),
             LOOKS: photo_stats.of_shard(looks),
+            PHOTOS: columns(sizes),
             "rejected": rejected,
             "spec_hash": spec_hash(spec),
             **outside,
@@ -119,9 +148,10 @@ def _serialized(
     rejected: list[dict],
     counts: list[proposal_stats.Counts],
     looks: list[photo_stats.Looks],
+    sizes: list[Sizes],
     outside: dict[str, list[dict]],
 ) -> Iterator[bytes]:
-    """The shard's records; also fills `rejected`, `counts`, `looks` and `outside`."""
+    """The shard's records; also fills the lists and `outside`."""
     for photo in spec.photos:
         try:
             record, pixels, num_outside = make_record(
@@ -133,6 +163,7 @@ def _serialized(
             objects = record.objects[~record.is_crowd]
             counts.append(proposal_stats.of_photo(record.proposals, objects, record.height, record.width))
             looks.append(photo_stats.of_photo(photo.image_id, pixels))
+            sizes.append(sizes_of(record))
             for kind, count in num_outside.items():
                 outside.setdefault(kind, []).append({"id": photo.image_id, "count": count})
             yield records.serialize(record)

@@ -8,6 +8,9 @@ value}}; None: not annotated.
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from pycocotools import mask as rle
+
 IDS = ["x/0.jpg", "x/1.jpg", "x/2.jpg"]
 BOX = [10, 20, 30, 10]
 POLYGON = [10, 20, 40, 20, 40, 30]
@@ -33,6 +36,7 @@ def contents():
                 "image_id": 7 + i,
                 "category_id": 3,
                 "bbox": BOX,
+                "area": 150,
                 "iscrowd": 0,
                 "segmentation": [POLYGON],
             }
@@ -56,6 +60,11 @@ def _change(row, changes):
     row |= changes
     for name in [name for name, value in row.items() if value is ...]:
         del row[name]
+
+
+def categories(listed):
+    """Lists other categories; ... removes."""
+    return lambda json: _change(json, {"categories": listed})
 
 
 def more(**parts):
@@ -94,10 +103,17 @@ ODD_BOXES = [
 ODD_BOXES += [[float("nan"), 2, 3, 4], [1, 2, 3, float("inf")], [[1, 2], [3, 4]], 5, [9, 9, -3, 4], [1e308] * 4]
 NO_BOX_LINE = "1 annotation without a usable box left out (first: 70)"
 NO_AREA_LINE = "1 annotation with a box of no area left out (first: 70)"
-AROUND_LINE = "1 annotation without a usable box given the box around the polygons (first: 70)"
+AROUND_LINE = "1 annotation without a usable box given the box around the outline (first: 70)"
 UNKNOWN = "1 annotation of an unknown category kept with label -1 (first: 70)"
-OUTLINE = "1 annotation whose outline is no polygon, or not all of it, stored without that part (first: 70)"
+OUTLINE = "1 annotation whose outline is no polygon and no mask, or not all of it, stored without that part (first: 70)"
+AREA = "1 annotation without a usable area given the mask's, or the box's (first: 70)"
 LOST = {"x/0.jpg": {"polygons": []}}
+TRIANGLE = int(rle.area(rle.merge(rle.frPyObjects([POLYGON], 50, 100))))
+RUNS = [520, 10, *[40, 10] * 29, 3020]  # BOX filled, in a photo of 50 x 100: columns of 10 px, 40 apart
+FILLED = np.zeros([50, 100], np.uint8, order="F")
+FILLED[20:30, 10:40] = 1
+LETTERS = rle.encode(FILLED)["counts"]
+MASKED = {"x/0.jpg": {"polygons": [], "masks": [LETTERS]}}
 
 
 def table_in(path: Path, head: str) -> dict[str, str]:
@@ -109,7 +125,7 @@ def table_in(path: Path, head: str) -> dict[str, str]:
 
 OF_ANNOTATIONS = {
     "`bbox` missing, null, a text, not finite, of another length or negative size": Dialect(
-        "the polygons' box, or left out",
+        "the outline's box, or left out",
         [
             *[
                 (annotation(bbox=box, segmentation=[]), NO_BOX, NO_BOX_LINE)
@@ -163,11 +179,18 @@ OF_ANNOTATIONS = {
             (annotation(segmentation=[[[10, 20], [40, 20], [40, 30]]]), {}, None),
         ],
     ),
-    "`segmentation` of odd length, a text, run lengths": Dialect(
-        "left out, the box kept; a crowd's is not counted",
+    "`segmentation` of odd length, a text; run lengths that do not fill their size": Dialect(
+        "left out, the box kept",
         [
             (annotation(segmentation=value), LOST, OUTLINE)
-            for value in ([[1, 2, 3]], "rle", {"counts": [9], "size": [50, 100]}, [["x"] * 6], 5, [None], [[1] * 4])
+            for value in (
+                [[1, 2, 3]], "rle", {"counts": [9], "size": [50, 100]}, [["x"] * 6], 5, [None], [[1] * 4],
+                {"counts": [5000]}, {"counts": [5000], "size": [50, 100, 1]}, {"counts": [], "size": [50, 100]},
+                {"counts": [0, 5001, -1], "size": [50, 100]}, {"counts": [10.5, 4989.5], "size": [50, 100]},
+                {"counts": [5000], "size": [-50, -100]}, {"counts": "X>oo", "size": [50, 100]},
+                {"counts": "PoP", "size": [50, 100]}, {"counts": "\u00e9", "size": [50, 100]},
+                {"counts": [2**40], "size": [2**20, 2**20]}, {"counts": None, "size": [50, 100]},
+            )
         ]
         + [
             (annotation(segmentation=[[1, 2, 3], POLYGON]), {}, OUTLINE),
@@ -176,9 +199,72 @@ OF_ANNOTATIONS = {
             *[(annotation(segmentation=value), LOST, None) for value in (None, [], [[]], ...)],
             (
                 annotation(segmentation={"counts": [9], "size": [50, 100]}, iscrowd=1),
-                {"x/0.jpg": {"polygons": [], "crowds": [True]}}, None,
+                {"x/0.jpg": {"polygons": [], "crowds": [True]}}, OUTLINE,
             ),
         ],
+    ),
+    "`segmentation` in run lengths; numbers as text, a text of COCO's letters": Dialect(
+        "stored as COCO's letters",
+        [
+            (annotation(segmentation={"counts": counts, "size": size}), MASKED, None)
+            for counts, size in (
+                (RUNS, [50, 100]), (list(map(str, RUNS)), ["50", "100"]), ([float(run) for run in RUNS], [50.0, 100]),
+                (LETTERS.decode(), [50, 100]),
+            )
+        ]
+        + [
+            (
+                annotation(segmentation={"counts": RUNS, "size": [50, 100]}, iscrowd=1),
+                {"x/0.jpg": MASKED["x/0.jpg"] | {"crowds": [True]}}, None,
+            ),
+            (annotation(segmentation={"counts": RUNS, "size": [50, 100]}, bbox=None), MASKED, AROUND_LINE),
+        ],
+    ),
+    "run lengths of another size than the image's": Dialect(
+        "left out, the box kept",
+        [
+            (
+                annotation(segmentation={"counts": [1010, 10, 3980], "size": size}), LOST,
+                "1 annotation with a mask of another size than the image's stored without it (first: 70)",
+            )
+            for size in ([100, 50], [500, 10])
+        ],
+    ),
+    "`area` missing, 0, of no use": Dialect(
+        "the outline's, else the box's",
+        [
+            (annotation(area=value), {"x/0.jpg": {"areas": [TRIANGLE]}}, AREA)
+            for value in (..., None, 0, -5, "x", float("nan"), [1])
+        ]
+        + [
+            (annotation(area="70"), {"x/0.jpg": {"areas": [70]}}, None),
+            (annotation(area=None, segmentation=[]), {"x/0.jpg": {"polygons": [], "areas": [300]}}, AREA),
+            (
+                annotation(area=None, segmentation={"counts": RUNS, "size": [50, 100]}),
+                {"x/0.jpg": MASKED["x/0.jpg"] | {"areas": [300]}}, AREA,
+            ),
+        ],
+    ),
+    "`categories` without a name": Dialect(
+        "its number is the name",
+        [
+            (categories(value), {}, "1 category id without a name named by the number (first: 3)")
+            for value in (..., None, [], 5, [{"id": 3}], [{"id": 3, "name": ""}], ["cat"])
+        ],
+    ),
+    "`categories` with an id that is no number, or again": Dialect(
+        "left out",
+        [
+            (
+                categories([{"id": 3, "name": "cat"}, {"id": value, "name": "horse"}]), {},
+                "1 element of categories without a whole number as id",
+            )
+            for value in (None, "horse", 1.5, -1, 3, "3")
+        ],
+    ),
+    "`category_id` that is not in `categories`": Dialect(
+        "stored; detection leaves the object out",
+        [(annotation(category_id=9), {"x/0.jpg": {"labels": [9]}}, "1 annotation of a category that is not listed")],
     ),
     "`iscrowd` missing, null, false, \"0\"; true, \"1\"": Dialect(
         "0; 1",

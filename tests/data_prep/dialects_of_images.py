@@ -1,9 +1,9 @@
 """Dialects of the images in COCO's json, and of ids and names; see `dialects`."""
 
-from tests.data_prep.dialects import BOX, NO_BOX, Dialect, annotation, ids, image, more, named
+from tests.data_prep.dialects import BOX, MASKED, NO_BOX, RUNS, Dialect, annotation, ids, image, more, named
 
 TWICE = {"id": 30, "file_name": "0.jpg", "height": 50, "width": 100}
-OF_30 = {"id": 300, "image_id": 30, "category_id": 4, "bbox": [1, 2, 3, 4]}
+OF_30 = {"id": 300, "image_id": 30, "category_id": 4, "bbox": [1, 2, 3, 4], "area": 12}
 
 OF_IMAGES = {
     "ids 7, 7.0, \"7\", \"007\"; `image_id` a file name": Dialect(
@@ -104,15 +104,24 @@ OF_IMAGES = {
         ],
     ),
     "`height`, `width` missing, null, 0, -1, a text; only one of them": Dialect(
-        "unknown: as large as the photo",
+        "unknown: as large as its masks in run lengths, or the photo",
         [
             (
                 image(height=height, width=width), {"x/0.jpg": {"size": (0, 0)}},
-                "1 image without a usable size, taken to be as large as the photo (first: 7)",
+                "1 image without a usable size, taken to be as large as its masks in run lengths, or the photo",
             )
             for height, width in [
                 (..., ...), (None, None), (0, 0), (-1, -1), ("x", "y"), (50, None), (0, 99), ([], {}),
             ]
+        ]
+        + [
+            (
+                lambda json: [
+                    change(json)
+                    for change in (image(height=None), annotation(segmentation={"counts": RUNS, "size": [50, 100]}))
+                ],
+                MASKED, "1 image without a usable size",
+            ),
         ],
     ),
     "size as encoded, boxes on the upright photo (Label Studio)": Dialect(

@@ -53,6 +53,8 @@ def described(found, orientation):
         "crowds": objects.is_crowd.tolist(),
         "polygons": [part.ravel().tolist() for part in np.split(points, ends)[:-1]],
         "size": (found.height, found.width),
+        "areas": objects.in_json.areas.tolist(),
+        "masks": list(objects.in_json.rle),
     }
 
 
@@ -63,6 +65,7 @@ def test_dialect(tmp_path, example):
     change(contents)
     by_id, findings = read(tmp_path / "c.json", contents)
     usual = {"boxes": [BOX], "labels": [3], "crowds": [False], "polygons": [POLYGON], "size": (50, 100)}
+    usual |= {"areas": [150], "masks": [b""]}
     for image_id in IDS:
         found, wanted = described(by_id.get(image_id), orientation), differs.get(image_id, {})
         if isinstance(wanted, dict):
@@ -78,6 +81,8 @@ def test_documented_dialects_are_the_tested_ones():
     assert dialects.table_in(page, "| json | what happens |") == {name: row.happens for name, row in DIALECTS.items()}
 
 
+MASK = {"size": [50, 100], "counts": dialects.LETTERS}
+FULL = MASK | {"counts": dialects.LETTERS.decode()}
 IMAGES = [{"id": 1, "file_name": "x.jpg", "height": 5, "width": 5}]
 
 
@@ -138,23 +143,25 @@ def test_findings_name_the_first_few_and_fit_in_a_line(tmp_path):
 def test_careful_reading_gives_the_arrays_of_plain_reading(tmp_path, monkeypatch):
     contents = dialects.contents()
     contents["annotations"] += [
-        {"image_id": 7, "category_id": 8, "bbox": [0, 0, 90, 40], "iscrowd": 1, "segmentation": {"counts": [5000]}},
+        {"image_id": 7, "category_id": 4, "bbox": [0, 0, 90, 40], "area": 3000, "iscrowd": 1, "segmentation": FULL},
+        {"image_id": 8, "category_id": 4, "bbox": [10, 20, 30, 10], "area": 300, "segmentation": FULL},
         {
             "image_id": 7,
-            "category_id": 9,
+            "category_id": 3,
+            "area": 8,
             "bbox": [1.5, 2, 3, 4.1],
             "segmentation": [[1.5, 2, 4.5, 2, 4.5, 6.1], POLYGON],
         },
     ]
     plain, _ = read(tmp_path / "c.json", contents)
-    monkeypatch.setattr(coco_objects, "_plain", lambda annotations: None)
+    monkeypatch.setattr(coco_objects, "_plain", lambda *given: None)
     careful, findings = read(tmp_path / "c.json", contents)
     assert findings.lines() == []
     for image_id in IDS:
         assert annotations.fingerprint(careful[image_id]) == annotations.fingerprint(plain[image_id])
 
 
-def test_fingerprint_of_ordinary_annotations_is_that_of_earlier_versions(tmp_path):
+def test_fingerprint_of_imported_boxes_is_that_of_earlier_versions_and_of_annotations_another(tmp_path):
     by_id, _ = read(tmp_path / "c.json", dialects.contents())
     digest = hashlib.sha256(b"50 100")
     for values in (
@@ -162,7 +169,29 @@ def test_fingerprint_of_ordinary_annotations_is_that_of_earlier_versions(tmp_pat
         np.array(POLYGON, np.float32).reshape(-1, 2), np.array([3], np.int64), np.array([0], np.int64),
     ):  # fmt: skip
         digest.update(b"|" + values.tobytes())
-    assert annotations.fingerprint(by_id["x/0.jpg"]) == digest.digest()
+    found = by_id["x/0.jpg"]
+    imported = found._replace(json_id="", areas=None, masks=())
+    assert annotations.fingerprint(imported) == digest.digest()
+    others = (found, found._replace(json_id="8"), found._replace(areas=found.areas + 1), found._replace(masks=(MASK,)))
+    assert len({annotations.fingerprint(one) for one in (imported, *others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "image_id"),
+    [
+        (dialects.image(), "7"),
+        (dialects.ids("a{}".format, "a{}".format), '"a7"'),
+        (dialects.ids("{:03}".format, int), '"007"'),
+        (dialects.ids(float, int), "7.0"),
+        (dialects.image(id=...), '"0.jpg"'),
+        (dialects.image(id=float("nan")), '"0.jpg"'),
+    ],
+)
+def test_ids_are_kept_as_the_json_writes_them(tmp_path, change, image_id):
+    contents = dialects.contents()
+    change(contents)
+    by_id, _ = read(tmp_path / "c.json", contents)
+    assert annotations.in_photo(by_id["x/0.jpg"], stored()).in_json[:3] == (image_id, 50, 100)
 
 
 def test_one_careless_box_turns_no_json(tmp_path):
@@ -170,6 +199,8 @@ def test_one_careless_box_turns_no_json(tmp_path):
     for i in range(200):
         contents["images"].append({"id": i, "file_name": f"{i}.jpg", "height": 50, "width": 100})
         contents["annotations"].append({"image_id": i, "category_id": 1, "bbox": [5, 5, 10, 40 + 40 * (i < 2)]})
+        contents["annotations"][-1]["area"] = 400
+    contents["categories"] = [{"id": 1, "name": "cat"}]
     ids = [f"{i}.jpg" for i in range(200)]
     by_id, findings = read(tmp_path / "c.json", contents, ids)
     assert findings.lines() == [] and not by_id["9.jpg"].upright

@@ -29,8 +29,10 @@ def folders(tmp_path):
 def coco(path, names=("0.jpg", "1.jpg", "2.jpg"), box=(10, 20, 30, 40), **more):
     """A json that annotates one object on each of the names."""
     images = [{"id": i, "file_name": name, "height": 96, "width": 120} for i, name in enumerate(names)]
-    annotations = [{"id": 50 + i, "image_id": i, "category_id": 1, "bbox": list(box)} for i in range(len(names))]
-    path.write_text(json.dumps({"images": images, "annotations": annotations} | more))
+    one = {"category_id": 1, "bbox": list(box), "area": 9.5}
+    annotations = [{"id": 50 + i, "image_id": i} | one for i in range(len(names))]
+    ordinary = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    path.write_text(json.dumps(ordinary | more))
     return path
 
 
@@ -103,7 +105,7 @@ def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, c
     contents = json.loads(path.read_text())
     contents["annotations"] += [{"id": 987654, "image_id": 0, "category_id": 1, "bbox": None}]
     contents["annotations"] += [
-        {"id": number, "image_id": 1, "category_id": 1, "bbox": box}
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": box, "area": 81}
         for number, box in ((60, [500, 5, 9, 9]), (61, [1, 1, 0, 9]))
     ]
     path.write_text(json.dumps(contents))
@@ -142,7 +144,7 @@ def test_ordinary_annotations_leave_no_findings(folders, tmp_path):
     (sidecar,) = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("photos-*.json")]
     assert sidecar.keys() == {
         "version", "shard", "num_records", "bytes", "sha256", "offsets", "verdict", "photo_stats", "rejected",
-        "spec_hash",
+        "spec_hash", "photos",
     }  # fmt: skip
 
 

@@ -15,6 +15,9 @@ import numpy as np
 
 from univip_jax.common.errors import UserError
 from univip_jax.data import MANIFEST
+from univip_jax.data.annotated import IN_JSON, POLYGONS, InJson, Polygons
+from univip_jax.data.annotated import read_annotations as read_annotations
+from univip_jax.data.annotated import read_polygons as read_polygons
 from univip_jax.data.host import tf
 
 FORMAT_VERSION = 1
@@ -34,20 +37,6 @@ _FEATURES = {
     "objects/is_crowd": ("is_crowd", tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)),
 }
 _SCHEMA = {name: kind for name, (_, kind) in _FEATURES.items()}
-# Polygons are large and training does not need them: `parse` skips them.
-_POLYGONS = {
-    "objects/polygons": tf.io.FixedLenSequenceFeature([2], tf.float32, allow_missing=True),
-    "objects/polygons/num_points": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
-    "objects/polygons/object": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
-}
-
-
-class Polygons(NamedTuple):
-    """Outlines of annotated objects: Q polygons with P points together; an object may have several, or none."""
-
-    points: np.ndarray = np.zeros([0, 2], np.float32)  # [P, 2] yx in [0, 1], polygon after polygon
-    num_points: np.ndarray = np.zeros([0], np.int64)  # [Q]
-    objects: np.ndarray = np.zeros([0], np.int64)  # [Q], the position of each polygon's object in `objects/yxyx`
 
 
 class Record(NamedTuple):
@@ -62,6 +51,7 @@ class Record(NamedTuple):
     labels: np.ndarray  # int64 [M], the annotation's category ids
     is_crowd: np.ndarray = np.zeros([0], bool)  # [M], a box around many things; where shorter than M: False
     polygons: Polygons = Polygons()
+    in_json: InJson | None = None  # None: no json names the photo, and nothing is stored
 
 
 class Shard(NamedTuple):
@@ -85,16 +75,18 @@ class Dataset(NamedTuple):
 def serialize(record: Record) -> bytes:
     """The record as a `tf.train.Example`; equal records give equal bytes."""
 
-    def feature(kind: tf.DType, value: bytes | int | np.ndarray) -> tf.train.Feature:
+    def feature(kind: tf.DType, value: bytes | str | int | np.ndarray | tuple[bytes, ...]) -> tf.train.Feature:
         if kind == tf.string:
-            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+            texts = value if isinstance(value, tuple) else [value.encode() if isinstance(value, str) else value]
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
         values = np.asarray(value, kind.as_numpy_dtype).ravel()
         if kind == tf.float32:
             return tf.train.Feature(float_list=tf.train.FloatList(value=values))
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    stored = (record.encoded, record.image_id.encode(), *record[2:-1], *record.polygons)
-    kinds = _SCHEMA | _POLYGONS
+    kinds, stored = _SCHEMA | POLYGONS, (*record[:-2], *record.polygons)
+    if record.in_json is not None:
+        kinds, stored = kinds | IN_JSON, (*stored, *record.in_json)
     features = {name: feature(kinds[name].dtype, value) for name, value in zip(kinds, stored, strict=True)}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
@@ -112,12 +104,6 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     record = {key: parsed[name] for name, (key, _) in _FEATURES.items()}
     num_unknown = tf.maximum(0, tf.shape(record["objects"])[0] - tf.shape(record["is_crowd"])[0])
     return record | {"is_crowd": tf.pad(record["is_crowd"] != 0, [[0, num_unknown]])}
-
-
-def read_polygons(serialized: tf.Tensor) -> Polygons:
-    """The polygons of one serialized record (string scalar) as tensors; none in records of earlier versions."""
-    parsed = tf.io.parse_single_example(serialized, _POLYGONS)
-    return Polygons(*(parsed[name] for name in _POLYGONS))
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from univip_jax.data.annotated import InJson, Polygons
 from univip_jax.data.photos import SUFFIXES
-from univip_jax.data.records import Polygons
 
 # What systems and programs leave beside photos: thumbnails, bins, listings; in lower case.
 _SYSTEM = {
@@ -36,6 +36,7 @@ class Objects(NamedTuple):
     labels: np.ndarray = np.zeros([0], np.int64)  # [M]
     is_crowd: np.ndarray = np.zeros([0], bool)  # [M]
     polygons: Polygons = Polygons()  # points yx in [0, 1]
+    in_json: InJson | None = None  # None: they do not come from a json
 
 
 class Opened(NamedTuple):
