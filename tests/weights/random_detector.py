@@ -1,6 +1,6 @@
 """Small detectors with values that fresh ones do not have."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import pytest
@@ -20,6 +20,7 @@ NETS = [
 every_net = pytest.mark.parametrize("net", NETS, ids=lambda net: f"{net.backbone.variant}-{net.box_head}-{net.masks}")
 
 
+@cache
 def detector_variables(net: MaskRCNN, seed: int = 0) -> dict:
     """Random parameters and batch statistics."""
     return draw(jax.eval_shape(partial(init, net), jax.random.key(0)), seed)

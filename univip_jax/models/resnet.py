@@ -1,7 +1,7 @@
 """ResNet-18 to -200 (He et al. 2016), and a ResNet-10 for tests and demos, with PyTorch's padding.
 
-Convolutions and pooling are padded symmetrically and the stride of a bottleneck sits in its 3x3; XLA's "SAME" would
-pad stride-2 layers on one side only and cost exported weights about 4 points.
+Convolutions and pooling are padded symmetrically and the stride of a bottleneck sits in its 3x3, if not told otherwise;
+XLA's "SAME" would pad stride-2 layers on one side only and cost exported weights about 4 points.
 """
 
 from collections.abc import Callable
@@ -57,6 +57,7 @@ class Block(nn.Module):
     channels: int
     stride: int
     bottleneck: bool
+    stride_in_1x1: bool
     zero_init_residual: bool
     fan: str
     dtype: Any
@@ -70,8 +71,9 @@ class Block(nn.Module):
         strides = (self.stride, self.stride)
 
         if self.bottleneck:
-            y = nn.relu(norm(name="bn1")(conv(self.channels, (1, 1), name="conv1")(x)))
-            y = conv(self.channels, (3, 3), strides, padding=1, name="conv2")(y)
+            first, second = (strides, (1, 1)) if self.stride_in_1x1 else ((1, 1), strides)
+            y = nn.relu(norm(name="bn1")(conv(self.channels, (1, 1), first, name="conv1")(x)))
+            y = conv(self.channels, (3, 3), second, padding=1, name="conv2")(y)
             y = nn.relu(norm(name="bn2")(y))
             y = conv(out, (1, 1), name="conv3")(y)
             y = norm(name="bn3", scale_init=last_scale)(y)
@@ -97,6 +99,7 @@ class ResNet(nn.Module):
       zero_init_residual: start each block as the identity (BYOL's ImageNet recipe).
       fan: of He's initialisation, `fan_in` or `fan_out`.
       dtype: of the computation; parameters and statistics stay float32.
+      stride_in_1x1: of bottlenecks, as in the first ResNets, which most detectors of Detectron2 have.
     """
 
     variant: str
@@ -105,6 +108,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     fan: str = "fan_out"
     dtype: Any = jnp.float32
+    stride_in_1x1: bool = False
 
     def __call__(self, images: Float[Array, "N H W 3"], train: bool) -> Float[Array, "N F"]:
         """Normalised images of any size (>= 1 px) to float32 features."""
@@ -131,6 +135,7 @@ class ResNet(nn.Module):
                     channels=base * 2**stage,
                     stride=2 if stage and not index else 1,
                     bottleneck=bottleneck,
+                    stride_in_1x1=self.stride_in_1x1,
                     zero_init_residual=self.zero_init_residual,
                     fan=self.fan,
                     dtype=self.dtype,

@@ -54,6 +54,8 @@ def read_backbone(path: Path, prefix: str | None = None, stem: str | None = None
     if not tensors:
         raise UserError(f"{path} holds no tensors by name; save the network's state_dict")
     if any(name.startswith(("params/", "batch_stats/")) for name in tensors):
+        if metadata.get("stride_in_1x1") == "True":
+            raise UserError(f"{path} has the stride of bottlenecks in the 1x1: it is read as a whole detector only")
         tensors = {name.replace("/backbone/", "/"): t for name, t in tensors.items() if "/backbone/" in name} or tensors
         if prefix is not None or stem:
             raise UserError(f"{path} holds our own names, which say all: leave out --prefix and --stem")
@@ -92,13 +94,17 @@ def image_size_of(metadata: dict[str, str], net: ResNet) -> int:
     return number_of(metadata, "image_size", 32 if net.stem == "cifar" else 224, 4096)
 
 
-def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Tensors by printable name, and text metadata; raises UserError for what is no file of weights, by what it is."""
-    tensors, metadata = _read_by_content(path)
+def read_tensors(path: Path, *, whole: bool = False) -> tuple[Tensors, dict[str, str]]:
+    """Tensors by printable name, and text metadata; of a `.pkl` those of the backbone, under torchvision's names.
+
+    A `whole` detector in a `.pkl` keeps Detectron2's names. Raises UserError for what is no file of weights, by what
+    it is.
+    """
+    tensors, metadata = _read_by_content(path, whole)
     return {name if name.isprintable() else ascii(name)[1:-1]: tensor for name, tensor in tensors.items()}, metadata
 
 
-def _read_by_content(path: Path) -> tuple[Tensors, dict[str, str]]:
+def _read_by_content(path: Path, whole: bool) -> tuple[Tensors, dict[str, str]]:
     if not path.is_file():
         what = "is a folder: name the file of weights in it" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}")
@@ -109,7 +115,10 @@ def _read_by_content(path: Path) -> tuple[Tensors, dict[str, str]]:
     if MAGIC in head[:32]:
         return read_torch(path), {}
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        arrays = read_pkl(path)
+        arrays = read_pkl(path, whole=whole)
+        if whole:
+            return arrays, {}
+        arrays = {name.removeprefix("backbone.bottom_up."): array for name, array in arrays.items()}
         if arrays and not from_detectron2(arrays):
             raise UserError(f"{path} has none of Detectron2's names (stem.conv1.weight), but {shorten(sorted(arrays))}")
         return from_detectron2(arrays), {}

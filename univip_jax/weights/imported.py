@@ -10,6 +10,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.folder import write_config
+from univip_jax.weights.detector_file import DETECTOR, read_detector, write_detector
 from univip_jax.weights.files import image_size_of, read_backbone
 
 TASK = "import"  # in config.json of such a run
@@ -25,8 +26,7 @@ def import_weights(
     Raises:
       UserError: the file holds no plain ResNet, or the folder exists or cannot be written.
     """
-    if run.exists():
-        raise UserError(f"--workdir={run} exists; choose another folder, or remove it")
+    _require_absent(run)
     net, variables, metadata, note = read_backbone(path, prefix, stem)
     size = image_size or image_size_of(metadata, net)
     config = ConfigDict(
@@ -58,3 +58,25 @@ def import_weights(
     millions = sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6
     note = f"; {note}" if note else ""
     return f"{net.variant} of width {net.width:g}, {millions:.1f} million parameters, evaluated at {size} px{note}"
+
+
+def import_detector(path: Path, run: Path, stride: str) -> str:
+    """Writes a folder with another project's detector in our form, as a trained one leaves; returns a line about it.
+
+    Raises UserError as `read_detector` does, and where the folder exists or cannot be written.
+    """
+    _require_absent(run)
+    net, variables, _ = read_detector(path, stride)
+    try:
+        run.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--workdir={run} cannot be written: {error.strerror}") from error
+    source = {"path": path.name, "step": 0, "sha256": sha256_of(path)}
+    write_detector(run / DETECTOR, net, variables, {"step": 0, "pretrained": source})
+    masks = "with masks" if net.masks else "without masks"
+    return f"{net.backbone.variant} of width {net.backbone.width:g}, {net.box_head}, {net.num_classes} classes, {masks}"
+
+
+def _require_absent(run: Path) -> None:
+    if run.exists():
+        raise UserError(f"--workdir={run} exists; choose another folder, or remove it")

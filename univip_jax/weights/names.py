@@ -7,6 +7,7 @@ Nothing else differs: our networks pad and stride as PyTorch does.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -92,6 +93,7 @@ def values_of(value: Tensor | np.ndarray) -> np.ndarray:
     return value.read() if isinstance(value, Tensor) else np.asarray(value)
 
 
+@lru_cache(8)
 def shapes_of(net: ResNet) -> dict:
     """The tree of its variables, as `jax.ShapeDtypeStruct`."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)

@@ -151,8 +151,10 @@ def require_few_steps(file: BinaryIO) -> None:
             stack[start:] = [(depth, size)] * len(code.stack_after)
 
 
-def read_pkl(path: Path) -> dict[str, np.ndarray]:
+def read_pkl(path: Path, *, whole: bool = False) -> dict[str, np.ndarray]:
     """The arrays of a Detectron2 weights file by name; runs no code of the file.
+
+    A `whole` detector has Detectron2's own names, for which nobody needs heuristics or an author, nor we a 'model'.
 
     Raises UserError where the file is missing or damaged, asks for anything but arrays of numbers, or has a form from
     which Detectron2 would load nothing.
@@ -168,8 +170,9 @@ def read_pkl(path: Path) -> dict[str, np.ndarray]:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is missing, damaged or no pickle ({reason}); write it anew") from None
     head = content if isinstance(content, dict) else {}
-    arrays, author = head.get("model"), head.get("__author__")
-    if not isinstance(arrays, dict) or not isinstance(author, str) or head.get("matching_heuristics") is not True:
+    arrays = head.get("model", head if whole else None)
+    is_loaded = whole or (isinstance(head.get("__author__"), str) and head.get("matching_heuristics") is True)
+    if not isinstance(arrays, dict) or not is_loaded:
         raise UserError(
             f"{path} is no Detectron2 weights file: it lacks a dict 'model', '__author__' or matching_heuristics=True"
         )
