@@ -25,7 +25,7 @@ def table_lines(table: int, results: list[dict], reference: str = "") -> list[st
     Means over the seeds, with the std of the sample; of differences over the common seeds, with their standard error.
     The reference is, if not named, row b or the first one that was trained. Raises UserError if it is not finished.
     """
-    paper = {row.config.partition("=")[2]: row for row in TABLES[table].rows}
+    paper = {row.config.partition("=")[2]: row for row in reversed(TABLES[table].rows)}  # box AP follows top-1
     rows = {}
     for one in results:
         rows.setdefault(one["row"], {})[one["seed"]] = one

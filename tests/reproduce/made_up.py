@@ -1,11 +1,20 @@
-"""Made-up runs and results, and a reader of the tables that are printed for them."""
+"""Made-up runs and results, and readers of the tables and commands that are printed for them."""
 
 import json
 from pathlib import Path
 
+from absl import flags
+from ml_collections import config_flags
+
+from univip_jax.config import to_spec
+from univip_jax.data.detection.canvas import InputSpec
+from univip_jax.detection.protocol import protocol_of, schedule_of
+from univip_jax.detection.schedule import ScheduleSpec
+from univip_jax.detection.spec import DetectorSpec
 from univip_jax.run.folder import write_config
 
 COCO_STEPS = 231 * 800  # 118,287 // 512 per epoch
+DETECTION_SETTINGS = {"model.backbone": "resnet50", "model.width": 1.0}
 
 
 def write_run(folder: Path, config, **fields) -> None:
@@ -31,3 +40,35 @@ def rows(text: str) -> dict[str, list[list[str]]]:
             name, *cells = (cell.strip() for cell in line.strip("| ").split(" | "))
             found.setdefault(name, []).append(cells)
     return found
+
+
+def write_detection(folder: Path, pretrained: str, box: float, mask: float = 0.0, step: int = 10**9, **fields) -> None:
+    """By default of 1x on COCO; without masks where there is no `mask`. A field that is None is left out."""
+    values = {"protocol": "mask_rcnn_fpn", "schedule": "1x", "box": {"AP": box, "AP50": 60.0}}
+    values |= {"pretrained": {"path": pretrained, "step": step, "sha256": "ab"}}
+    values |= {"mask": {"AP": mask, "AP50": 50.0} if mask else None}
+    values |= {"per_class": {"box": {f"class {number}": 0.0 for number in range(80)}}, "seed": 0}
+    values |= {"train": {"photos": 118_287}, "evaluated_photos": 5_000, "settings": DETECTION_SETTINGS}
+    folder.mkdir(parents=True)
+    values = {name: value for name, value in (values | fields).items() if value is not None}
+    (folder / "results.json").write_text(json.dumps(values))
+
+
+def parse(words: list[str]):
+    """The config of a command, as main.py parses it."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words[1:])
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert values(words[1:]) == ["main.py"]
+    return values.config
+
+
+def name_of(config) -> str:
+    """What results.json will call the protocol and its part."""
+    if config.task != "detection":
+        return config.protocol if config.task == "linear" else f"semi_orl {config.labels}pct"
+    kinds = {"detector": DetectorSpec, "input": InputSpec, "schedule": ScheduleSpec}
+    specs = [to_spec(kind, config, section) for section, kind in kinds.items()]
+    backbone = config.model.backbone, config.model.width
+    protocol = protocol_of(*specs, backbone=backbone, batch_size=config.batch_size, precise_bn=config.precise_bn)
+    return f"{protocol} {schedule_of(specs[-1])}"

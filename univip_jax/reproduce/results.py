@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from univip_jax.run.folder import CONFIG, FREE_FIELDS, read_config
 
 # Fields that say where, how or with which seed a run was done. `photos` stands for the data set.
 _NO_DIFFERENCE = {*FREE_FIELDS, "seed", "task", "data.train"}
+AS_IT_IS = "judged as it is"  # stands for the protocol of a detector that was not trained here
 Settings = dict[str, Any]  # a flat config, with `photos`
 
 
@@ -23,14 +24,20 @@ class Result:
     """A `results.json`."""
 
     path: Path
-    protocol: str
-    labels: int | None  # percent, if only a part is labelled
-    run: str  # the field `pretrained`
+    run: str  # the field `pretrained`, or its path
     step: int
+    protocol: str
+    part: str  # as that of `Evaluation`
     scores: dict[str, float]  # percent, the main one first
-    layers: dict[str, float]  # percent, top-1 of the heads of `LAYERS`
     evaluation: Settings
     settings: Settings | None  # of the network's training; None if it was not found
+    layers: dict[str, float] = field(default_factory=dict)  # percent, top-1 of the heads of `LAYERS`
+    changed: tuple[str, ...] = ()  # what is not as the protocol has it
+
+    @property
+    def name(self) -> str:
+        """The protocol and its part."""
+        return f"{self.protocol} {self.part}".strip()
 
 
 def find_runs(root: Path) -> dict[Path, Settings]:
@@ -69,15 +76,8 @@ def read_results(root: Path, runs: dict[Path, Settings]) -> list[Result]:
 
 
 def _parse(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Settings]) -> Result:
-    main = "map" if "map" in values else "top1"
-    scores = {main: float(values[main])} | ({"top5": float(values["top5"])} if "top5" in values else {})
-    evaluation = {f"evaluation.{name}": values.get(name) for name in ("epochs", "image_size", "classes")}
-    if pooling := values.get("chosen", {}).get("pooling"):
-        evaluation["evaluation.pooling"] = pooling
-    heads = {name: head["top1"] for name, head in values.get("heads", {}).items()}
-    layers = {name: heads[name] for name in LAYERS if heads.get(name) is not None}
-    evaluation |= {f"evaluation.{part}_photos": int(values[part]["images"]) for part in ("train", "test")}
-    run, step = str(values["pretrained"]), int(values["step"])
+    fields = _read_detection(values) if "box" in values else _read_classification(values)
+    run = fields["run"]
     if run == RANDOM:
         network = {name: values.get("settings", {}).get(name) for name in ("model.backbone", "model.width")}
         settings = {"row": RANDOM} | network
@@ -85,7 +85,44 @@ def _parse(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Sett
         parts = Path(run).parts
         folders = (root.joinpath(*parts[start:]) for start in range(len(parts)))
         settings = next((runs[folder] for folder in folders if folder in runs), None)
-    return Result(path, values["protocol"], values.get("labels"), run, step, scores, layers, evaluation, settings)
+    return Result(path=path, settings=settings, **fields)
+
+
+def _read_classification(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Result` that an evaluation by photos' labels has."""
+    main = "map" if "map" in values else "top1"
+    evaluation = {name: values.get(name) for name in ("epochs", "image_size", "classes")}
+    if pooling := values.get("chosen", {}).get("pooling"):
+        evaluation["pooling"] = pooling
+    heads = {name: head["top1"] for name, head in values.get("heads", {}).items()}
+    return {
+        "protocol": values["protocol"],
+        "part": f"{values['labels']}pct" if values.get("labels") else "",
+        "run": str(values["pretrained"]),
+        "step": int(values["step"]),
+        "scores": {name: float(values[name]) for name in (main, "top5") if name == main or name in values},
+        "layers": {name: heads[name] for name in LAYERS if heads.get(name) is not None},
+        "evaluation": evaluation | {f"{part}_photos": int(values[part]["images"]) for part in ("train", "test")},
+    }
+
+
+def _read_detection(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Result` that a detector has."""
+    protocol, _, changed = values.get("protocol", AS_IT_IS).partition(", changed: ")
+    settings, photos = values["settings"], values.get("train", {}).get("photos")
+    return {
+        "protocol": protocol,
+        "part": values.get("schedule", ""),
+        "run": str(values["pretrained"]["path"]),
+        "step": int(values["pretrained"]["step"]),
+        "scores": {kind: float(values[kind]["AP"]) for kind in ("box", "mask") if kind in values},
+        "evaluation": {
+            "classes": len(values["per_class"]["box"]),
+            "train_photos": photos,
+            "test_photos": int(values["evaluated_photos"]),
+        },
+        "changed": tuple(f"{name} {settings.get(name, '')}".strip() for name in changed.split(", ") if name),
+    }
 
 
 def rows_of(result: Result, rows: tuple[Row, ...]) -> list[Row]:
@@ -121,7 +158,8 @@ def differences(row: Row, evaluation: Evaluation, result: Result) -> list[str]:
     return [
         *difference(row.settings, settings, row.accepted),
         *unfinished,
-        *difference(evaluation.settings, result.evaluation),
+        *(f"evaluation.{one}" for one in difference(dict(evaluation.expected), result.evaluation)),
+        *(f"{name}, not the protocol's" for name in result.changed),
         *([f"no heads of {', '.join(lacking)}: the paper's is the best of five"] if lacking else []),
     ]
 

@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 
 from univip_jax.reproduce.results import (
+    AS_IT_IS,
     Result,
     Settings,
     accepted,
@@ -17,8 +18,8 @@ from univip_jax.reproduce.results import (
 from univip_jax.reproduce.rows import RANDOM, Evaluation, Row, Table
 
 _NOTE = (
-    "Scores are top-1, in Table 6 top-1 / top-5. The paper's box AP is by Mask R-CNN 1x, which runs in Detectron2. "
-    "docs/reproduction.md says how the protocols were chosen."
+    "Scores are top-1, in Table 6 top-1 / top-5, in Tables 2 to 4 box / mask AP, in Table 5 box AP, in Tables 7 and 8 "
+    "top-1 and, by Mask R-CNN 1x, box AP. docs/reproduction.md says how the protocols were chosen."
 )
 
 
@@ -34,14 +35,12 @@ def compare(table: Table, root: Path) -> str:
         for row in table.rows
         for evaluation in row.evaluations
     }
-    box_ap = ["box AP, paper"] if table.rows[0].box_ap else []
-    columns = ["row", "paper", *box_ap, "ours", "differences from the paper's settings", "run", "protocol"]
+    columns = ["row", "paper", "ours", "differences from the paper's settings", "run", "protocol"]
     lines = [f"# {table.title}", "", f"{_NOTE} {table.note}".strip(), ""]
     lines += [_line(columns), _line(["---"] * len(columns))]
     for (row, evaluation), mine in found.items():
         paper = [row.name, " / ".join(f"{score:.1f}" for score in row.paper)]
-        paper += [f"{row.box_ap:.1f}"] if row.box_ap else []
-        lines += [_line([*paper, *cells, evaluation.protocol]) for cells in _ours(row, evaluation, mine)]
+        lines += [_line([*paper, *cells, evaluation.name]) for cells in _ours(row, evaluation, mine)]
     shown = {result.path for mine in found.values() for result in mine}
     if others := [_why_left_out(result, table) for result in results if result.path not in shown]:
         lines += ["", "## Results that are not in the table", "", *others]
@@ -60,8 +59,7 @@ def compare(table: Table, root: Path) -> str:
 
 def _newest(row: Row, evaluation: Evaluation, table: Table, results: list[Result]) -> list[Result]:
     """The results of a row; of each run, those of its newest step."""
-    judged = (evaluation.protocol, evaluation.labels)
-    mine = [r for r in results if (r.protocol, r.labels) == judged and row in rows_of(r, table.rows)]
+    mine = [r for r in results if r.name == evaluation.name and row in rows_of(r, table.rows)]
     return [r for r in mine if r.step == max(other.step for other in mine if other.run == r.run)]
 
 
@@ -72,7 +70,7 @@ def _ours(row: Row, evaluation: Evaluation, mine: list[Result]) -> list[list[str
         different = [*accepted(row, result), *differences(row, evaluation, result)]
         groups.setdefault("; ".join(different) or "none", []).append(result)
     return [
-        [" / ".join(_mean(row, name, group) for name in ("top1", "top5")[: len(row.paper)]), different, _runs(group)]
+        [" / ".join(_mean(row, name, group) for name in evaluation.scores[: len(row.paper)]), different, _runs(group)]
         for different, group in groups.items()
     ] or [["missing", "", ""]]
 
@@ -94,13 +92,17 @@ def _runs(results: list[Result]) -> str:
 
 
 def _why_left_out(result: Result, table: Table) -> str:
-    if result.settings is None:
+    if result.protocol == AS_IT_IS:
+        why = "a detector that this result did not train"
+    elif result.settings is None:
         why = "its training run was not found below --runs"
-    elif rows_of(result, table.rows):
-        why = "another protocol, or an older step"
+    elif rows := rows_of(result, table.rows):
+        protocols = {evaluation.name: None for row in rows for evaluation in row.evaluations}
+        other = f"another protocol than its rows', {' and '.join(protocols)}"
+        why = "an older step" if result.name in protocols else other
     else:
         why = "its pre-training belongs to no row of this table"
-    return f"- {result.protocol} {next(iter(result.scores.values())):.2f}, {_runs([result])}: {why} ({result.path})"
+    return f"- {result.name} {next(iter(result.scores.values())):.2f}, {_runs([result])}: {why} ({result.path})"
 
 
 def _commands(
@@ -120,10 +122,9 @@ def _commands(
         fields = [f"--config.{name}={value}" for name, value in first.fields]
         commands.append(["python", "main.py", f"--config=configs/{config}", *fields, f"--workdir={run}"])
     for evaluation in missing:
-        percent = f"_{evaluation.labels}pct" if evaluation.labels else ""
         words = ["python", "main.py", f"--config={evaluation.config}", f"--config.data.train={evaluation.train}"]
-        words += ["--config.data.test=imagenet2012:validation", *(["--config.data.subset=all"] if percent else [])]
-        words += [f"--config.pretrained={run}", f"--workdir={root / run.name}_{evaluation.protocol}{percent}"]
+        words += [f"--config.data.test={evaluation.test}", *evaluation.flags, f"--config.pretrained={run}"]
+        words += [f"--workdir={root / run.name}_{evaluation.name.replace(' ', '_')}"]
         commands.append(words)
     return tuple(map(shlex.join, commands))
 
