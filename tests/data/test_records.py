@@ -1,5 +1,6 @@
 """Records and data sets on disk: both directions, byte offsets, and every way a data set can be wrong."""
 
+import hashlib
 import io
 import json
 import struct
@@ -11,7 +12,8 @@ from PIL import Image
 
 from univip_jax.common.errors import UserError
 from univip_jax.data import records
-from univip_jax.data.records import Polygons, read_polygons
+from univip_jax.data.annotated import InJson
+from univip_jax.data.records import Polygons, read_annotations, read_polygons
 
 
 def encoded(mode="RGB", kind="PNG", size=(7, 5)):
@@ -88,6 +90,27 @@ def test_crowds_and_polygons_survive_a_round_trip():
     assert records.parse(records.serialize(record))["is_crowd"].numpy().tolist() == [True, False]
     for found, expected in zip(read_polygons(records.serialize(record)), polygons, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_what_a_json_says_survives_a_round_trip_and_changes_nothing_else():
+    in_json = InJson('"a7"', 50, 100, np.float32([12.5, 0.25]), (b"X`0", b""))
+    plain = records.serialize(make_record())
+    serialized = records.serialize(make_record()._replace(in_json=in_json))
+    found = read_annotations(serialized)
+    assert (found.json_id.numpy(), int(found.frame_height), int(found.frame_width)) == (b'"a7"', 50, 100)
+    assert found.areas.numpy().tolist() == [12.5, 0.25] and found.rle.numpy().tolist() == [b"X`0", b""]
+    example = tf.train.Example.FromString(serialized)
+    for name in ("image/json_id", "image/frame_height", "image/frame_width", "objects/area", "objects/rle"):
+        del example.features.feature[name]
+    assert example.SerializeToString(deterministic=True) == plain
+
+
+def test_record_that_no_json_names_has_the_bytes_of_earlier_versions_and_nothing_of_a_json():
+    plain = records.serialize(make_record()._replace(encoded=b"photo", is_crowd=np.array([True, False])))
+    assert hashlib.sha256(plain).hexdigest() == "2b9d3b55767ad74e63960a8f4e3e80574a9744457f53c8f1b4e0114bf5dddd2e"
+    found = read_annotations(plain)
+    assert (found.json_id.numpy(), int(found.frame_height), int(found.frame_width)) == (b"", 0, 0)
+    assert len(found.areas) == len(found.rle) == 0
 
 
 def test_early_record_reads_without_crowds_and_polygons():

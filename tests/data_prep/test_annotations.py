@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from pycocotools import mask as rle
 
 from data_prep import annotations
 from data_prep.annotations import Annotations
@@ -53,6 +54,63 @@ def test_objects_annotated_on_the_encoded_pixels_are_turned(orientation):
     y0, x0, y1, x1 = white(stored)
     np.testing.assert_allclose(objects.polygons.points.min(0), [y0, x0], atol=1e-6)
     np.testing.assert_allclose(objects.polygons.points.max(0), [y1, x1], atol=1e-6)
+
+
+def with_mask(pixels, found):
+    """An annotation whose mask is where the pixels are white, and whose area is unknown."""
+    mask = rle.encode(np.asfortranarray(pixels[..., 0] > 127).astype(np.uint8))
+    return found._replace(json_id="7", areas=np.array([np.nan]), masks=(mask,))
+
+
+def encoded_pixels():
+    pixels = np.zeros([96, 120, 3], np.uint8)
+    pixels[10:40, 20:70] = 255
+    return pixels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_follow_the_pixels(orientation):
+    stored = turned_photo(orientation)
+    height, width = stored.pixels.shape[:2]
+    as_encoded = with_mask(encoded_pixels(), only([20, 10, 50, 30], 96, 120))
+    y0, x0, y1, x1 = np.array(white(stored)) * [height, width, height, width]
+    upright = with_mask(stored.pixels, only([x0, y0, x1 - x0, y1 - y0], height, width))
+    for found in (as_encoded, upright._replace(upright=True)):
+        objects = annotations.in_photo(found, stored)
+        in_json = objects.in_json
+        assert in_json[:3] == ("7", height, width) and in_json.areas.tolist() == [1500]
+        mask = rle.decode({"size": [height, width], "counts": in_json.rle[0]})
+        np.testing.assert_array_equal(mask, stored.pixels[..., 0] > 127)
+        np.testing.assert_allclose(objects.boxes, [white(stored)], atol=1e-6)
+
+
+def test_mask_is_in_the_frame_of_its_size_where_the_boxes_mean_the_other():
+    stored = turned_photo(6)
+    found = with_mask(encoded_pixels(), only([30, 80, 40, 30], 96, 120))  # the box leaves 96 x 120
+    in_json = annotations.in_photo(found, stored).in_json
+    assert (in_json.frame_height, in_json.frame_width) == (120, 96)
+    mask = rle.decode({"size": [120, 96], "counts": in_json.rle[0]})
+    np.testing.assert_array_equal(mask, stored.pixels[..., 0] > 127)
+
+
+def test_frame_is_the_jsons_size_or_the_original_photos_and_not_that_of_the_shrunk_one():
+    buffer = io.BytesIO()
+    paint(0, 240, 192).save(buffer, "PNG")
+    stored = photos.read_photo(buffer.getvalue(), max_side=100)
+    for stated, frame in (((0, 0), (192, 240)), ((96, 120), (96, 120))):
+        found = only([12, 24, 60, 48], *stated)._replace(json_id="7", areas=np.array([np.nan]), masks=(None,))
+        in_json = annotations.in_photo(found, stored).in_json
+        assert (in_json.frame_height, in_json.frame_width) == frame and in_json.areas.tolist() == [60 * 48]
+        assert in_json.rle == (b"",)
+
+
+def test_facts_of_objects_outside_the_photo_go_with_them():
+    mask = rle.encode(np.ones([96, 120], np.uint8, order="F"))
+    found = around([100, 80, 50, 30])._replace(json_id="7", areas=np.array([5.0, np.nan]), masks=(mask, None))
+    # The outline is cut at the frame: a triangle of 20 x 16 px.
+    covered = rle.frPyObjects([[100, 80, 120, 80, 120, 96]], 96, 120)
+    in_json = annotations.in_photo(found, turned_photo(1)).in_json
+    assert in_json.areas.tolist() == [rle.area(covered)[0]] and in_json.rle == (b"",)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])

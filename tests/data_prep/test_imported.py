@@ -20,7 +20,8 @@ def write(path, contents):
 
 
 def result(image_id, score, *bbox):
-    return {"image_id": image_id, "category_id": 1, "bbox": list(bbox), "score": score}
+    mask = {"size": [96, 120], "counts": "`W1\\"}  # detectors of masks write one beside each box
+    return {"image_id": image_id, "category_id": 1, "bbox": list(bbox), "score": score, "segmentation": mask}
 
 
 def json_of(path, images):

@@ -133,7 +133,43 @@ def test_what_was_odd_is_printed_and_stands_in_the_manifest(folders, tmp_path, c
     for name in ("objects_outside", "annotated", "annotations"):
         del manifest[name]
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
-    assert "already done: 3 records" in prepare(request)
+    said = prepare(request)
+    assert "already done: 3 records" in said and "prepared before detection" not in said
+
+
+def test_set_of_before_detection_says_what_it_lacks_and_is_made_anew_without_its_manifest(folders, tmp_path):
+    out, json_file = tmp_path / "out", coco(tmp_path / "c.json")
+    request = Request(out, ANNOTATED, folders[:1], [json_file], num_workers=1)
+    prepare(request)
+    good = {path.name: path.read_bytes() for path in out.iterdir()}
+    manifest = json.loads(good["manifest.json"])
+    assert manifest.pop("categories") == [{"id": 1, "name": "cat"}]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    sidecar = json.loads((out / "photos-00000-of-00001.json").read_text())
+    assert sidecar.pop("photos") == {
+        "height": [96] * 3, "width": [120] * 3, "num_objects": [1] * 3, "num_masks": [0] * 3, "num_crowds": [0] * 3,
+    }  # fmt: skip
+    sidecar["spec_hash"] = "that of the version before"
+    (out / "photos-00000-of-00001.json").write_text(json.dumps(sidecar))
+    (line,) = [line for line in prepare(request).splitlines() if "before detection" in line]
+    assert line.startswith(f"warning: {out} was prepared before detection") and f"delete {out}/manifest.json" in line
+    (out / "manifest.json").unlink()
+    prepare(request)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == good
+
+
+def test_jsons_of_other_categories_are_refused_and_those_without_any_agree(folders, tmp_path):
+    first = coco(tmp_path / "t.json")
+    for listed, words in (
+        ([{"id": 1, "name": "dog"}], "id 1 is 'dog' and 'cat'"),
+        ([{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}], "id 2 is 'dog' and 'missing'"),
+    ):
+        jsons = [first, coco(tmp_path / "v.json", categories=listed)]
+        with pytest.raises(UserError, match=f"v.json has other categories than .*t.json: {words}; give jsons of the s"):
+            load(Request(tmp_path / "out", ANNOTATED, folders, jsons))
+    jsons = [coco(tmp_path / "v.json", categories=[], annotations=[]), first]
+    assert load(Request(tmp_path / "out", ANNOTATED, folders, jsons)).categories == [{"id": 1, "name": "cat"}]
+    assert load(Request(tmp_path / "out", ANNOTATED._replace(proposals="none"), folders)).categories is None
 
 
 def test_ordinary_annotations_leave_no_findings(folders, tmp_path):

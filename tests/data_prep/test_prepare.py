@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pycocotools import mask as rle
 
 from data_prep import check, shards, writing
 from data_prep.inputs import Request
@@ -236,6 +238,27 @@ def test_record_problems_names_the_problem_and_the_photo(tmp_path, changes, word
     assert check.record_problems(records.serialize(record))[0] == []
     (problem,), _ = check.record_problems(records.serialize(record._replace(**changes)))
     assert words in problem and "a.jpg" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"areas": np.float32([5])}, ["has 2 objects but 1 areas"]),
+        ({"areas": np.float32([5, np.nan])}, ["has an object without an area"]),
+        ({"rle": (b"",)}, ["has 2 objects but 1 masks"]),
+        ({"rle": (b"", b"T5")}, ["mask 1 does not fill 10 x 20 px"]),
+        ({"rle": (b"\xff", b"")}, ["mask 0 does not fill 10 x 20 px"]),
+    ],
+)
+def test_record_problems_names_areas_and_masks_that_do_not_fit(tmp_path, changes, words):
+    paint(0).save(tmp_path / "a.jpg")
+    record, *_ = shards.make_record(sources.find_photos(tmp_path)[0], None, SETTINGS)
+    mask = rle.encode(np.ones([10, 20], np.uint8, order="F"))["counts"]
+    in_json = records.InJson("7", 10, 20, np.float32([1, 2]), (mask, b""))._replace(**changes)
+    objects = {"objects": np.float32([[0, 0, 1, 1]] * 2), "labels": np.array([1, 2]), "in_json": in_json}
+    found, _ = check.record_problems(records.serialize(record._replace(**objects)))
+    assert found == [f"(a.jpg): {one}" for one in words]
 
 
 def test_record_problems_of_other_bytes():
