@@ -1,5 +1,6 @@
 """`--check`: reads every byte of a data set and names what is wrong and where."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 from data_prep import manifest as manifests
 from data_prep import photo_stats, proposal_stats, runners
 from data_prep.masks import read_mask
-from data_prep.shards import LOOKS
+from data_prep.shards import LOOKS, PHOTOS, columns, sizes_of
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.data import boxes, records
+from univip_jax.data.annotated import InJson, read_annotations, read_polygons
 
 
 class Checked(NamedTuple):
@@ -62,7 +64,7 @@ def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tupl
     Returns:
         One line per problem, and the statistics of the shard's proposals and photos.
     """
-    problems, counts, looks = [], [], []
+    problems, counts, looks, sizes = [], [], [], []
     try:
         shard = records.read_sidecar(root, entry)
         if sha256_of(shard.path) != entry["sha256"]:
@@ -78,10 +80,16 @@ def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tupl
                 objects = parsed["objects"][~parsed["is_crowd"]]
                 counts.append(proposal_stats.of_photo(parsed["proposals"], objects, parsed["height"], parsed["width"]))
                 looks.append(photo_stats.of_photo(parsed["id"].decode("utf-8", "replace"), parsed["pixels"]))
+                owners = read_polygons(serialized).objects.numpy()
+                rle = read_annotations(serialized).rle.numpy()
+                sizes.append(sizes_of(parsed["height"], parsed["width"], parsed["is_crowd"], owners, rle))
             position += len(serialized) + records.FRAME_BYTES
             on_photo()
         if len(counts) != shard.num_records and not problems:
             problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
+        told = json.loads(shard.path.with_suffix(".json").read_bytes()).get(PHOTOS)
+        if told not in (None, columns(sizes)) and not problems:
+            problems.append(f"{shard.path.with_suffix('.json')}: {PHOTOS} are not those of the records")
     except UserError as error:
         problems.append(str(error))
     return problems, (proposal_stats.of_shard(counts), photo_stats.of_shard(looks))
@@ -117,7 +125,7 @@ def record_problems(serialized: bytes) -> tuple[list[str], dict]:
 
 def _json_problems(serialized: bytes, num_objects: int) -> list[str]:
     """What is wrong with the areas and masks of a record that an annotations json names."""
-    found = records.InJson(*(value.numpy() for value in records.read_annotations(serialized)))
+    found = InJson(*(value.numpy() for value in read_annotations(serialized)))
     if not found.json_id:
         return []
     given = {"areas": len(found.areas), "masks": len(found.rle)}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,14 +36,11 @@ class Sizes(NamedTuple):
     num_crowds: int
 
 
-def sizes_of(record: records.Record) -> Sizes:
-    """What a sidecar says of a record."""
-    has_outline = np.isin(np.arange(len(record.objects)), record.polygons.objects)
-    if record.in_json is not None:
-        has_outline |= np.array([bool(mask) for mask in record.in_json.rle], bool)
-    is_object = ~record.is_crowd
-    counts = int(is_object.sum()), int((is_object & has_outline).sum()), int(record.is_crowd.sum())
-    return Sizes(record.height, record.width, *counts)
+def sizes_of(height: int, width: int, is_crowd: np.ndarray, owners: np.ndarray, rle: Sequence[bytes]) -> Sizes:
+    """What a sidecar says of a record, from its fields; `owners` are the polygons' objects."""
+    has_outline = np.isin(np.arange(len(is_crowd)), [*owners, *(place for place, mask in enumerate(rle) if mask)])
+    counts = (~is_crowd).sum(), (~is_crowd & has_outline).sum(), is_crowd.sum()
+    return Sizes(int(height), int(width), *map(int, counts))
 
 
 def columns(sizes: list[Sizes]) -> dict[str, list[int]]:
@@ -163,7 +160,8 @@ def _serialized(
             objects = record.objects[~record.is_crowd]
             counts.append(proposal_stats.of_photo(record.proposals, objects, record.height, record.width))
             looks.append(photo_stats.of_photo(photo.image_id, pixels))
-            sizes.append(sizes_of(record))
+            rle = record.in_json.rle if record.in_json else ()
+            sizes.append(sizes_of(record.height, record.width, record.is_crowd, record.polygons.objects, rle))
             for kind, count in num_outside.items():
                 outside.setdefault(kind, []).append({"id": photo.image_id, "count": count})
             yield records.serialize(record)

@@ -104,7 +104,7 @@ OF_IMAGES = {
         ],
     ),
     "`height`, `width` missing, null, 0, -1, a text; only one of them": Dialect(
-        "unknown: as large as its masks in run lengths, or the photo",
+        "unknown: as large as its run lengths, or the photo",
         [
             (
                 image(height=height, width=width), {"x/0.jpg": {"size": (0, 0)}},

@@ -214,6 +214,14 @@ def test_check_names_the_record_of_a_flipped_bit(copied):
     assert "sha256" in problems[0] and "record 3 does not read" in problems[1]
 
 
+def test_check_compares_the_sidecars_sizes_with_the_records(copied):
+    path = copied / "photos-00001-of-00003.json"
+    sidecar = json.loads(path.read_text())
+    sidecar["photos"]["width"][2] += 1
+    path.write_text(json.dumps(sidecar))
+    assert check.check_dataset(copied, num_workers=1).problems == [f"{path}: photos are not those of the records"]
+
+
 def test_check_continues_after_a_missing_shard(copied):
     (copied / "photos-00000-of-00003.tfrecord").unlink()
     (copied / "photos-00002-of-00003.json").write_text("{")
