@@ -24,6 +24,7 @@ atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_e
 # Shapes are checked where arrays are handed on, but not where TensorFlow traces tensors, which jaxtyping does not know.
 _CHECKED = ("augment", "losses", "models", "plan", "sharding", "train_step", "transport", "data.boxes", "run.health")
 _CHECKED += (
+    "detection",
     "run.integrity",
     "run.plans",
     *(f"evaluate.{name}" for name in ("features", "heads", "neighbours", "scores")),
@@ -42,6 +43,7 @@ SLOW = (
     "tests/data_prep/test_runners.py",
     "tests/data_prep/test_torture.py",
     "tests/evaluate/",
+    "tests/detection/test_task.py",
     "tests/export/",
     "tests/extract/",
     "tests/report/",

@@ -26,7 +26,7 @@ class Start(NamedTuple):
 
     net: MaskRCNN
     variables: dict[str, Any]  # `params` and `batch_stats`: of the backbone alone, or of all
-    source: dict[str, Any]  # path, step and digest of the weights, for the results
+    source: dict[str, Any]  # path, step and digest of the weights, and how many arrays were taken; for the results
 
     @property
     def described(self) -> str:
@@ -60,7 +60,8 @@ def open_start(config: ConfigDict, categories: tuple[Category, ...], spec: Detec
     _check_statistics(encoder.variables["batch_stats"], encoder.source)
     net = make_net(backbone.clone(dtype=dtype), len(categories), spec, dtype)
     variables = {kind: {"backbone": tree} for kind, tree in encoder.variables.items()}
-    return Start(net, variables, {"path": encoder.source, "step": encoder.step, "sha256": encoder.sha256()})
+    source = {"path": encoder.source, "step": encoder.step, "sha256": encoder.sha256()}
+    return Start(net, variables, source | {"arrays": len(jax.tree.leaves(variables))})
 
 
 def open_detector(config: ConfigDict, test: DetectionSet) -> tuple[Detector, dict[str, Any], InputSpec, dict[str, Any]]:
@@ -118,7 +119,8 @@ def _section(kind: Any, values: dict[str, Any] | None) -> Any:
 
 
 def _source(path: Path, file: DetectorFile) -> dict[str, Any]:
-    return {"path": str(path), "step": file.facts.get("step", 0), "sha256": sha256_of(path)}
+    arrays = len(jax.tree.leaves(file.variables))
+    return {"path": str(path), "step": file.facts.get("step", 0), "sha256": sha256_of(path), "arrays": arrays}
 
 
 def _check_equal(file: DetectorFile, net: MaskRCNN, categories: tuple[Category, ...], path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.pipeline import make_batches
 from univip_jax.data.detection.sets import DetectionSet, open_set, require_masks
 from univip_jax.data.pipeline import photo_ids
+from univip_jax.detection.first_batch import draw_first_batch
 from univip_jax.detection.schedule import ScheduleSpec, learning_rate, make_optimizer
 from univip_jax.detection.spec import DetectorSpec
 from univip_jax.detection.start import Start, open_start
@@ -30,9 +31,10 @@ from univip_jax.models.mask_rcnn import init
 from univip_jax.run.cadence import Cadence
 from univip_jax.run.checkpoint import FOLDER as CHECKPOINTS
 from univip_jax.run.folder import check_config
+from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.setup import Run, Step
 from univip_jax.sharding import by_batch, local_rows, make_mesh, replicated
-from univip_jax.types import DetectionBatch
+from univip_jax.types import DetectionBatch, Metrics
 
 PRETRAINED = "pretrained.json"  # in a run's folder: the weights that it began with
 
@@ -83,7 +85,11 @@ class DetectorRun(Run):
         return photo_ids(self.dataset, self.index.rows(step).photos)
 
     def compile(self, start: int) -> Step:
-        """Says what will run; one program a canvas, all before the first step."""
+        """Says what will run, draws the first batch; one program a canvas, all before the first step."""
+        if start == 0 and jax.process_index() == 0:
+            path = self.folder / FIRST_BATCH
+            draw_first_batch(next(self.span(0, 1)), self.photos.categories, path)
+            print(f"picture of the first batch: {path}")
         self._describe(start)
         programs = self.programs
 
@@ -96,9 +102,12 @@ class DetectorRun(Run):
     def programs(self) -> dict[tuple[int, ...], jax.stages.Compiled]:
         """The step for each canvas. The state that it is given is lost."""
         everywhere, peak = replicated(self.mesh), 0.0
-        step = partial(
-            train_step, detector=self.detector, optimizer=self._optimizer, seed=self.config.seed, mesh=self.mesh
-        )
+        optimizer, rate = self._optimizer, learning_rate(self.schedule, self.batch_size)
+
+        def step(state: DetectorState, batch: DetectionBatch) -> tuple[DetectorState, Metrics]:
+            new, metrics = train_step(state, batch, self.detector, optimizer, self.config.seed, self.mesh)
+            return new, metrics | {"train/learning_rate": rate(state.step)}
+
         shardings = {"in_shardings": (everywhere, by_batch(self.mesh)), "out_shardings": (everywhere, everywhere)}
         jitted, state, programs = jax.jit(step, donate_argnums=0, **shardings), jax.eval_shape(self.init_state), {}
         for place in self.index.canvases:

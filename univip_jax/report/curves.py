@@ -33,6 +33,11 @@ _TERMS = {
     "scene": "train/loss_scene",
     "scene-instance": "train/loss_scene_instance",
     "instance": "train/loss_instance",
+    "RPN: class": "train/loss_rpn_class",
+    "RPN: box": "train/loss_rpn_box",
+    "class": "train/loss_class",
+    "box": "train/loss_box",
+    "mask": "train/loss_mask",
 }
 _CURVES = (
     Curves("loss and its terms", _TERMS),
@@ -82,7 +87,7 @@ def _of_the_plan(config: ConfigDict) -> list[Curves]:
 def draw_curves(lines: list[dict], config: ConfigDict) -> list[Drawn]:
     """The charts for which the lines of `metrics.jsonl` hold values."""
     drawn = []
-    for curves in (*_CURVES, *_of_the_plan(config)):
+    for curves in (*_CURVES, *(_of_the_plan(config) if "transport" in config else ())):
         series = {
             label: [(line["step"], line[name]) for line in lines if name in line]
             for label, name in curves.metrics.items()

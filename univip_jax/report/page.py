@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
-from univip_jax.config import flatten
+from univip_jax.config import flatten, to_spec
+from univip_jax.detection.schedule import ScheduleSpec
 from univip_jax.evaluate.results import read_results
 from univip_jax.report.charts import draw_lines
 from univip_jax.report.curves import Drawn, draw_curves
@@ -89,7 +90,7 @@ def _run(run: Path) -> tuple[str, list[str]]:
     if not steps or "model" not in config:
         raise UserError(f"{run} has no training steps in {METRICS}: name the --workdir of a training that has begun")
     newest = steps[-1]
-    total = config.num_steps or round(config.num_epochs * newest["step"] / newest["train/epoch"])
+    total = _total_steps(config, newest)
     picture = run / FIRST_BATCH
     plans, damage = _transport(run)
     found = read_photo_warnings(run) + warnings(run, lines, config, total) + damage
@@ -108,20 +109,31 @@ def _run(run: Path) -> tuple[str, list[str]]:
     return body, found
 
 
+def _total_steps(config: ConfigDict, newest: dict) -> int:
+    if config.task == "detection":
+        schedule = to_spec(ScheduleSpec, config, "schedule")
+        return schedule.scaled(schedule.steps, config.batch_size)
+    return config.num_steps or round(config.num_epochs * newest["step"] / newest["train/epoch"])
+
+
 def warnings(run: Path, lines: list[dict], config: ConfigDict, total: int) -> list[str]:
     """One line per problem of a run, with the way out."""
-    found = []
+    found, detects = [], config.task == "detection"
     newest = {name: value for line in lines for name, value in line.items()}
+    rate, warmup, dtype = (
+        ("schedule.lr", "schedule.warmup_steps", "dtype")
+        if detects
+        else ("optimizer.lr", "optimizer.warmup_epochs", "model.dtype")
+    )
     if _ended_itself(run / BUNDLE, newest["step"]):
         found.append(
             f"The run gave up: too many steps in a row were not finite. {run / BUNDLE} names their photos and losses. "
-            "Start again in another folder with a lower optimizer.lr, a longer optimizer.warmup_epochs or "
-            "model.dtype=float32."
+            f"Start again in another folder with a lower {rate}, a longer {warmup} or {dtype}=float32."
         )
     elif bad := int(newest.get("train/bad_steps", 0)):
         found.append(
             f"{bad} steps were not finite and were skipped. A few in a long run do no harm; if they become more, lower "
-            "optimizer.lr."
+            f"{rate}."
         )
     # The rank of a batch is at most its size.
     least_of = {"std": _LEAST_STD, "effective_rank": min(_LEAST_RANK, config.batch_size / 4)}
@@ -132,7 +144,7 @@ def warnings(run: Path, lines: list[dict], config: ConfigDict, total: int) -> li
             f"The features have nearly collapsed ({measured}). If they do not recover after the warm-up, lower "
             "optimizer.lr or raise ema.base."
         )
-    near_uniform = uniform_plan(
+    near_uniform = not detects and uniform_plan(
         newest,
         total_steps=total,
         warmup_epochs=config.optimizer.warmup_epochs,
@@ -178,6 +190,9 @@ def _progress(run: Path, config: ConfigDict, lines: list[dict], newest: dict, to
     if top1:
         best = max(top1, key=top1.get)
         parts.append(f"Best k-NN: {top1[best]:.1f} % at step {best}.")
+    results = read_results(run) or {}
+    if scores := [f"{kind} AP {results[kind]['AP']:.1f}" for kind in ("box", "mask") if kind in results]:
+        parts.append(f"{', '.join(scores)} on {results['test']['set']}.")
     saved = sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdecimal())
     parts.append(f"Checkpoints: {', '.join(map(str, saved)) or 'none yet'}.")
     seconds = {kind: value for kind, value in _goodput(newest).items() if value}

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from pycocotools import mask as rle
 
+from univip_jax.data.annotated import Polygons
+
 
 def rasterise(
     polygons: Sequence[Float[np.ndarray, "p 2"]], box: Float[np.ndarray, "4"], cells: int
@@ -38,15 +40,24 @@ def over_box(
 def object_masks(
     boxes: Float[np.ndarray, "M 4"],
     chosen: Int[np.ndarray, " G"],
-    points: Float[np.ndarray, "P 2"],
-    num_points: Int[np.ndarray, " Q"],
-    owners: Int[np.ndarray, " Q"],
+    polygons: Polygons,
+    runs: Sequence[bytes],
+    frame: tuple[int, int],
     cells: int,
 ) -> UInt8[np.ndarray, "G cells cells/8"]:
-    """Masks of the chosen objects as bits; `points` to `owners` are `records.Polygons`, in the unit of the boxes."""
-    polygons = np.split(points.astype(np.float64), np.cumsum(num_points)[:-1])
-    masks = [
-        rasterise([polygons[place] for place in np.flatnonzero(owners == one)], boxes[one].astype(np.float64), cells)
-        for one in chosen
-    ]
+    """Masks of the chosen objects as bits, 0 for those without an outline.
+
+    Args:
+      boxes: yxyx in [0, 1], as the polygons.
+      runs: of each object, COCO's compressed run lengths in a frame of (height, width) px; empty: it has none.
+    """
+    outlines = np.split(polygons.points.astype(np.float64), np.cumsum(polygons.num_points)[:-1])
+    masks = []
+    for one in chosen:
+        box = boxes[one].astype(np.float64)
+        if runs[one]:
+            mask = rle.decode({"size": list(frame), "counts": runs[one]})
+            masks.append(over_box(mask, box * np.tile(frame, 2), cells))
+        else:
+            masks.append(rasterise([outlines[place] for place in np.flatnonzero(polygons.objects == one)], box, cells))
     return np.packbits(np.array(masks, np.uint8).reshape(-1, cells, cells), axis=-1)

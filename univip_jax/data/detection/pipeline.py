@@ -1,16 +1,18 @@
 """Records to batches on canvases: a pure function of (data set, seed, step), whatever the hosts and threads."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
+from univip_jax.data.annotated import InJson, Polygons, read_annotations, read_polygons
 from univip_jax.data.detection.canvas import InputSpec, canvases
 from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.masks import object_masks
 from univip_jax.data.host import tf
 from univip_jax.data.pipeline import record_seed, stream
-from univip_jax.data.records import Dataset, decode_image, parse, read_polygons
+from univip_jax.data.records import Dataset, decode_image, parse
 from univip_jax.types import DetectionBatch
 
 _LEAST_SIDE_PX = 1e-5  # of a box in the photo: below, it is no box (Detectron2)
@@ -46,12 +48,20 @@ def _objects(
     cells = spec.mask_cells
     if masks:
         bits = tf.numpy_function(
-            lambda *values: object_masks(*values, cells), [boxes, order, *read_polygons(serialized)], tf.uint8
+            partial(_masks, cells), [boxes, order, *read_polygons(serialized), *read_annotations(serialized)], tf.uint8
         )
         bits = tf.ensure_shape(bits, [None, cells, cells // 8])
     else:
         bits = tf.zeros([tf.shape(order)[0], 0, 0], tf.uint8)
     return tf.gather(boxes, order), tf.gather(classes, order), bits
+
+
+def _masks(cells: int, boxes: np.ndarray, chosen: np.ndarray, *stored: np.ndarray) -> np.ndarray:
+    """`object_masks` of what `read_polygons` and `read_annotations` give."""
+    in_json = InJson(*stored[3:])
+    runs = in_json.rle if len(in_json.rle) else [b""] * len(boxes)
+    frame = int(in_json.frame_height), int(in_json.frame_width)
+    return object_masks(boxes, chosen, Polygons(*stored[:3]), runs, frame, cells)
 
 
 def _padded(values: tf.Tensor, number: int) -> tf.Tensor:
