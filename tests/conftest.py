@@ -24,10 +24,11 @@ atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_e
 # Shapes are checked where arrays are handed on, but not where TensorFlow traces tensors, which jaxtyping does not know.
 _CHECKED = ("augment", "losses", "models", "plan", "sharding", "train_step", "transport", "data.boxes", "run.health")
 _CHECKED += (
-    "detection",
     "run.integrity",
     "run.plans",
     *(f"evaluate.{name}" for name in ("features", "heads", "neighbours", "scores")),
+    *(f"detection.{name}" for name in ("boxes", "detections", "losses", "matching", "nms", "predict", "proposals")),
+    *(f"detection.{name}" for name in ("roi_align", "step", "targets")),
 )
 _HOOK = install_import_hook([f"univip_jax.{module}" for module in _CHECKED], "tests.typechecker.check")
 

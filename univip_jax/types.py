@@ -71,6 +71,17 @@ class TrainState:
     bad_steps: Int[Array, ""]
 
 
+@flax.struct.dataclass
+class DetectorState:
+    """Everything a step of a detector changes; `bad_steps` as in `TrainState`."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    bad_steps: Int[Array, ""]
+
+
 Metrics = dict[str, jax.Array]
 
 

@@ -55,7 +55,7 @@ def test_a_run_ends_with_a_detector_and_results(run, sets):
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(run, sets, tmp_path, monkeypatch):
-    """SIGTERM after the second step, then a process that dies before its next save."""
+    """SIGTERM after the first step, then a process that dies before its last save."""
     import os
     import signal
 
@@ -63,7 +63,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(run, sets, tmp_path, monkeyp
 
     def terminate(log, step, *rest):
         report(log, step, *rest)
-        if step == 2:
+        if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunLog, "report", terminate)
@@ -74,7 +74,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(run, sets, tmp_path, monkeyp
         pass
 
     def die(log, step, *rest):
-        if step == 3:
+        if step == 4:
             raise Killed
 
     monkeypatch.setattr(RunLog, "report", die)
@@ -103,7 +103,7 @@ def test_a_finished_run_is_left_alone_and_judged_again_where_its_results_are_gon
 
 def test_a_detector_is_judged_as_it_is(run, sets, tmp_path):
     config = small_config("", sets[1], "schedule=evaluate")
-    config.schedule.steps, config.pretrained = 0, str(run)
+    config.schedule.steps, config.pretrained, config.dtype = 0, str(run), "float32"
     train(config, tmp_path / "judged")
     results = json.loads((tmp_path / "judged/results.json").read_text())
     assert results["box"] == json.loads((run / "results.json").read_text())["box"]
@@ -172,7 +172,7 @@ def test_sets_that_do_not_fit_are_refused(sets, tmp_path, data):
         for name, given in zip(names, (renamed, bare, empty), strict=True)
     }
     cases = {
-        (data, sets[1]): "was prepared without annotations",
+        (str(data), sets[1]): "was prepared without annotations",
         (sets[0], made["renamed"]): r"has other categories than the detector: '(blue|green)' \(id 7\)",
         (made["bare"], sets[1]): "has a mask: train on boxes alone by --config.detector.masks=False",
         (made["empty"], sets[1]): "holds no annotated object",

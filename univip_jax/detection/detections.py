@@ -22,7 +22,7 @@ class Detections(NamedTuple):
 
 
 def detect(
-    logits: Float[Array, "R K+1"],
+    logits: Float[Array, "R L"],
     deltas: Float[Array, "R K 4"],
     proposals: Float[Array, "R 4"],
     exists: Bool[Array, " R"],

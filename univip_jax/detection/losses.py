@@ -22,7 +22,7 @@ def rpn_losses(
 
 
 def box_losses(
-    logits: Float[Array, "n K+1"],
+    logits: Float[Array, "n L"],
     deltas: Float[Array, "n K 4"],
     classes: Int[Array, " n"],
     targets: Float[Array, "n 4"],

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from univip_jax.common.errors import UserError
-from univip_jax.detection.step import DetectorState
 from univip_jax.detection.training import DetectorRun
 from univip_jax.models.resnet import BATCH_NORM_MOMENTUM
 from univip_jax.run.log import duration
 from univip_jax.sharding import put_batch
+from univip_jax.types import DetectorState
 
 _SILENT_SECONDS = 10.0
 

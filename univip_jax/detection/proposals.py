@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from univip_jax.detection.boxes import clip, decode
@@ -21,9 +22,9 @@ class Proposals(NamedTuple):
 
 
 def propose(
-    logits: Sequence[Float[Array, " a"]],
-    deltas: Sequence[Float[Array, "a 4"]],
-    anchors: Sequence[Float[Array, "a 4"]],
+    logits: Sequence[Float[Array, " _a"]],
+    deltas: Sequence[Float[Array, "_a 4"]],
+    anchors: Sequence[Float[np.ndarray, "_a 4"]],
     size: Float[Array, "2"],
     *,
     candidates: int,

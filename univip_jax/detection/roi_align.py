@@ -75,12 +75,12 @@ def roi_align(
 
 
 def pool_regions(
-    pyramid: Sequence[Float[Array, "B h w C"]], boxes: Float[Array, "B R 4"], strides: Sequence[int], bins: int
+    pyramid: Sequence[Float[Array, "B _h _w C"]], boxes: Float[Array, "B R 4"], strides: Sequence[int], bins: int
 ) -> Float[Array, "B R bins bins C"]:
     """Each region from the level that its size asks for (P2 to P5), image after image: the memory of one at a time."""
 
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-    def one(image: tuple[list[Float[Array, "h w C"]], Float[Array, "R 4"]]) -> Float[Array, "R bins bins C"]:
+    def one(image: tuple[list[Float[Array, "_h _w C"]], Float[Array, "R 4"]]) -> Float[Array, "R bins bins C"]:
         levels, regions = image
         of_level = level_of(regions)
         pooled = [

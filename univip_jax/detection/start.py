@@ -87,7 +87,8 @@ def open_detector(config: ConfigDict, test: DetectionSet) -> tuple[Detector, dic
             f"{len(test.categories)}: give the set that it was trained for"
         )
     defaults = to_spec(DetectorSpec, config, "detector"), to_spec(InputSpec, config, "input")
-    return *detector_of(file, *defaults, config.dtype), _source(path, file)
+    detector, given = detector_of(file, *defaults, config.dtype)
+    return detector, file.variables, given, _source(path, file)
 
 
 def detector_of(file: DetectorFile, spec: DetectorSpec, given: InputSpec, dtype: str) -> tuple[Detector, InputSpec]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,7 +21,7 @@ from univip_jax.detection.spec import BOX_WEIGHTS, RPN_WEIGHTS, DetectorSpec
 from univip_jax.detection.targets import mask_targets
 from univip_jax.models.mask_rcnn import MaskRCNN
 from univip_jax.sharding import by_batch, replicated
-from univip_jax.types import DetectionBatch, Metrics
+from univip_jax.types import DetectionBatch, DetectorState, Metrics
 
 LOSSES = ("rpn_class", "rpn_box", "class", "box", "mask")
 
@@ -35,17 +34,6 @@ class Regions(NamedTuple):
     classes: Int[Array, " R"]  # K: background
     positive: Bool[Array, " R"]
     drawn: Bool[Array, " R"]  # the others fill the list
-
-
-@flax.struct.dataclass
-class DetectorState:
-    """Everything a step changes."""
-
-    step: Int[Array, ""]
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-    bad_steps: Int[Array, ""]
 
 
 @dataclass(frozen=True)

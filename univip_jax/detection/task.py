@@ -12,18 +12,19 @@ from ml_collections import ConfigDict
 from univip_jax.common.errors import UserError
 from univip_jax.config import flatten
 from univip_jax.data.detection.canvas import InputSpec
-from univip_jax.data.detection.sets import DetectionSet, open_set, require_equal_categories, require_masks
+from univip_jax.data.detection.sets import DetectionSet, open_set, require_masks
 from univip_jax.detection.evaluation import evaluate_detector
 from univip_jax.detection.precise_bn import precise_statistics
 from univip_jax.detection.protocol import protocol_of, schedule_of
 from univip_jax.detection.start import open_detector
-from univip_jax.detection.step import Detector, DetectorState
+from univip_jax.detection.step import Detector
 from univip_jax.detection.training import DetectorRun, open_run
 from univip_jax.evaluate.results import RESULTS, read_results, write_results
 from univip_jax.run import train as loop
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import FREE_FIELDS
 from univip_jax.sharding import local_rows, make_mesh, of_first_process, replicated
+from univip_jax.types import DetectorState
 from univip_jax.weights.detector_file import DETECTOR, write_detector
 
 
@@ -41,15 +42,12 @@ def train(config: ConfigDict, folder: Path) -> bool:
 
     def open_both(config: ConfigDict, folder: Path) -> DetectorRun:
         test = _open_test(config)
-        run = open_run(config, folder)
-        if test:
-            require_equal_categories(run.photos.categories, test)
-        opened.append((run, test))
-        return run
+        opened.append((open_run(config, folder, test), test))
+        return opened[-1][0]
 
     if loop.train(config, folder, open_both):
         return True
-    run, test = opened[0]
+    run, test = opened[-1]
     if _is_finished(folder, config):
         return False
     state = _last_state(run)

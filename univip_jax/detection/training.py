@@ -20,13 +20,13 @@ from univip_jax.config import to_spec
 from univip_jax.data.detection.canvas import InputSpec, Size, canvas_of, canvases
 from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.pipeline import make_batches
-from univip_jax.data.detection.sets import DetectionSet, open_set, require_masks
+from univip_jax.data.detection.sets import DetectionSet, open_set, require_equal_categories, require_masks
 from univip_jax.data.pipeline import photo_ids
 from univip_jax.detection.first_batch import draw_first_batch
 from univip_jax.detection.schedule import ScheduleSpec, learning_rate, make_optimizer
 from univip_jax.detection.spec import DetectorSpec
 from univip_jax.detection.start import Start, open_start
-from univip_jax.detection.step import Detector, DetectorState, train_step
+from univip_jax.detection.step import Detector, train_step
 from univip_jax.models.mask_rcnn import init
 from univip_jax.run.cadence import Cadence
 from univip_jax.run.checkpoint import FOLDER as CHECKPOINTS
@@ -34,7 +34,7 @@ from univip_jax.run.folder import check_config
 from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.setup import Run, Step
 from univip_jax.sharding import by_batch, local_rows, make_mesh, replicated
-from univip_jax.types import DetectionBatch, Metrics
+from univip_jax.types import DetectionBatch, DetectorState, Metrics
 
 PRETRAINED = "pretrained.json"  # in a run's folder: the weights that it began with
 
@@ -174,11 +174,16 @@ class DetectorRun(Run):
         return lines
 
 
-def open_run(config: ConfigDict, folder: Path) -> DetectorRun:
-    """Opens data and weights; raises UserError for what cannot be, before anything is written."""
+def open_run(config: ConfigDict, folder: Path, test: DetectionSet | None = None) -> DetectorRun:
+    """Opens data and weights; raises UserError for what cannot be, before anything is written.
+
+    `test`: on which it will be judged.
+    """
     photos, mesh = open_set(config.data.train), make_mesh()
     detector_spec, input_spec = to_spec(DetectorSpec, config, "detector"), to_spec(InputSpec, config, "input")
     schedule = to_spec(ScheduleSpec, config, "schedule")
+    if test:
+        require_equal_categories(photos.categories, test)
     if detector_spec.masks:
         require_masks(photos)
     rows = local_rows(mesh, config.batch_size)

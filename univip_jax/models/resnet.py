@@ -115,7 +115,7 @@ class ResNet(nn.Module):
         return at_least_float32(self.stages(images, train)[-1]).mean((1, 2))
 
     @nn.compact
-    def stages(self, images: Float[Array, "N H W 3"], train: bool) -> list[Float[Array, "N h w c"]]:
+    def stages(self, images: Float[Array, "N H W 3"], train: bool) -> list[Float[Array, "N _h _w _c"]]:
         """What leaves each of the four stages (res2 to res5), in the network's dtype."""
         blocks, bottleneck = DEPTHS[self.variant]
         base = int(64 * self.width)
@@ -160,7 +160,7 @@ def layer_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> 
     return {"conv1": nn.relu(maps["bn1"])} | stages
 
 
-def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w c"]]:
+def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> list[Float[Array, "N _h _w _c"]]:
     """What leaves each of the four stages (res2 to res5), by running statistics; images as for `net`."""
     return list(layer_maps(net, variables, images).values())[1:]
 

@@ -22,7 +22,7 @@ def rasterise(
     flat = [((polygon - box[:2]) * scale)[:, ::-1].ravel().astype(np.float64).tolist() for polygon in polygons]
     if not flat:
         return np.zeros([cells, cells], np.uint8)
-    return rle.decode(rle.merge(rle.frPyObjects(flat, cells, cells)))
+    return rle.decode([rle.merge(rle.frPyObjects(flat, cells, cells))])[..., 0]
 
 
 def over_box(
@@ -56,7 +56,7 @@ def object_masks(
     for one in chosen:
         box = boxes[one].astype(np.float64)
         if runs[one]:
-            mask = rle.decode({"size": list(frame), "counts": runs[one]})
+            mask = rle.decode([{"size": list(frame), "counts": runs[one]}])[..., 0]
             masks.append(over_box(mask, box * np.tile(frame, 2), cells))
         else:
             masks.append(rasterise([outlines[place] for place in np.flatnonzero(polygons.objects == one)], box, cells))
