@@ -106,6 +106,7 @@ def test_the_accelerators_side_imports_without_tensorflow():
         "import univip_jax.plan, univip_jax.run.checkpoint, univip_jax.sharding, univip_jax.evaluate.neighbours\n"
         "import univip_jax.detection.predict, univip_jax.detection.schedule\n"
         "import benchmarks.ablation.row, benchmarks.ablation.table, benchmarks.scenes.packed\n"
+        "import benchmarks.detection.jax_step\n"
         "print('ok')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
