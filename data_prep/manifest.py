@@ -63,7 +63,7 @@ def finished(out: Path, description: dict) -> dict | None:
 
 def not_for_detection(out: Path, manifest: dict, loaded: Loaded) -> list[str]:
     """In a line, that an annotated data set of an earlier version lacks what a detector needs; else nothing."""
-    if loaded.categories is None or "categories" in manifest:
+    if not loaded.categories or "categories" in manifest:
         return []
     return [
         f"warning: {out} was prepared before detection: it serves pre-training as it is, but lacks the ids, categories "

@@ -15,10 +15,12 @@ _LETTER, _BITS, _MORE, _NEGATIVE = 48, 0x1F, 0x20, 0x10  # COCO's letters hold 5
 
 
 def read_mask(outline: Any) -> dict | None:
-    """COCO's {"size": [height, width], "counts": text or list} with compressed counts; None where it is none.
+    """COCO's {"size": [height, width], "counts": text or list}, alone or in a list, with compressed counts; else None.
 
     The runs must fill the size exactly: pycocotools would read and write out of bounds.
     """
+    if isinstance(outline, list) and len(outline) == 1:
+        outline = outline[0]
     size = outline.get("size") if isinstance(outline, dict) else None
     if not isinstance(size, list) or len(size) != 2:
         return None

@@ -218,6 +218,7 @@ OF_ANNOTATIONS = {
                 {"x/0.jpg": MASKED["x/0.jpg"] | {"crowds": [True]}}, None,
             ),
             (annotation(segmentation={"counts": RUNS, "size": [50, 100]}, bbox=None), MASKED, AROUND_LINE),
+            (annotation(segmentation=[{"counts": RUNS, "size": [50, 100]}]), MASKED, None),
         ],
     ),
     "run lengths of another size than the image's": Dialect(
