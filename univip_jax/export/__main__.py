@@ -1,6 +1,7 @@
-"""Exports a run's backbone, and proves that the file holds the same network.
+"""Exports a run's backbone, or a whole detector, and proves that the file holds the same network.
 
 python -m univip_jax.export --run=runs/coco --format=torchvision --out=coco_r50.safetensors
+python -m univip_jax.export --run=runs/coco_det --format=detectron2_detector --out=mask_rcnn.pkl
 """
 
 import os
@@ -21,9 +22,11 @@ from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import expand
 from univip_jax.export.card import describe, write_card
+from univip_jax.export.detectors import DETECTORS, export_detector
 from univip_jax.export.detectron2.configs import write_configs
 from univip_jax.export.formats import FORMATS, check_format
 from univip_jax.export.parity import prove, summary
+from univip_jax.weights.detector_file import DETECTOR
 from univip_jax.weights.encoder import load_encoder
 
 
@@ -37,6 +40,10 @@ def export(run: Path, kind: str, out: Path, *, step: int | None, results: list[s
     for place in (out, out.with_name(f"{out.name}.md"), out.with_name(f"{out.name}.parity.json"), configs):
         if place.exists():
             raise UserError(f"{place} exists; remove it, or choose another --out")
+    if (run / DETECTOR).exists():
+        raise UserError(
+            f"{run} is a detector's run, --format={kind} a backbone's: give --format={' or '.join(DETECTORS)}"
+        )
     encoder = load_encoder(run, step)
     check_format(kind, encoder, out)
     metadata = describe(encoder, run, results, licence)
@@ -61,8 +68,8 @@ def export(run: Path, kind: str, out: Path, *, step: int | None, results: list[s
 
 
 def _define_flags() -> None:
-    define_path("run", None, "Folder of a pre-training run, or a weights file.")
-    flags.DEFINE_enum("format", None, list(FORMATS), "Who will load it.")
+    define_path("run", None, "Folder of a pre-training run, for a detector of a detection run; or a weights file.")
+    flags.DEFINE_enum("format", None, [*FORMATS, *DETECTORS], "Who will load it.")
     define_path("out", None, "File to write; for transformers a folder.")
     flags.DEFINE_integer("step", None, "Checkpoint of the run; the newest by default.")
     flags.DEFINE_list("results", [], "Folders of evaluations of this run, whose numbers go into the model card.")
@@ -75,7 +82,8 @@ def _work() -> None:
     given = flags.FLAGS
     out = Path(given.out)
     results = [expand(folder) for folder in given.results]
-    report = export(Path(given.run), given.format, out, step=given.step, results=results, licence=given.licence)
+    write = export_detector if given.format in DETECTORS else export
+    report = write(Path(given.run), given.format, out, step=given.step, results=results, licence=given.licence)
     print(f"{out}: {summary(report)}")
 
 

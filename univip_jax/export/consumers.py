@@ -45,6 +45,7 @@ def transformers_model(net: ResNet, state: State) -> Any:
         hidden_sizes=[base * (4 if bottleneck else 1) * 2**stage for stage in range(4)],
         depths=list(blocks),
         layer_type="bottleneck" if bottleneck else "basic",
+        downsample_in_bottleneck=net.stride_in_1x1,
     )
     model = transformers.ResNetModel(config).eval()
     model.load_state_dict({name: torch.tensor(value) for name, value in to_transformers(state).items()})

@@ -70,21 +70,32 @@ def compare_outputs(encoder: Encoder, kind: str, path: Path) -> dict:
             raise UserError(f"{encoder.source} computes values that are not finite: its training diverged")
         shown = list(zip(STAGES, expected, strict=True))[-len(found) :]  # some consumers show the features alone
         differences[f"{size[0]}x{size[1]}"] = {
-            name: float(np.abs(a - b).max() / max(np.abs(a).max(), _SMALLEST))
-            for (name, a), b in zip(shown, found, strict=True)
+            name: relative_difference(a, b) for (name, a), b in zip(shown, found, strict=True)
         }
-    # NumPy's maximum keeps a NaN, Python's may lose it.
-    largest = float(np.max([list(of_size.values()) for of_size in differences.values()]))
-    if not largest <= TOLERANCE:
-        raise UserError(
-            f"--format={kind}: {libraries[0]}'s outputs from the file differ by {largest:.2g} from ours, more "
-            f"than {TOLERANCE:g}; nothing was written: please report the run's config.json and these differences: "
-            f"{differences}"
-        )
     return {
         "consumer": {library: metadata.version(library) for library in libraries},
         "not_installed": missing,
         "photos": "scikit-learn's china.jpg and flower.jpg, cut at the centre",
+        **largest_difference(differences, kind, libraries[0]),
+    }
+
+
+def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest absolute difference over our largest absolute value."""
+    return float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), _SMALLEST))
+
+
+def largest_difference(differences: dict[str, dict[str, float]], kind: str, consumer: str) -> dict:
+    """What a report says of the differences by size and stage; raises UserError where one is above 1e-4."""
+    # NumPy's maximum keeps a NaN, Python's may lose it.
+    largest = float(np.max([list(of_size.values()) for of_size in differences.values()]))
+    if not largest <= TOLERANCE:
+        raise UserError(
+            f"--format={kind}: {consumer}'s outputs from the file differ by {largest:.2g} from ours, more "
+            f"than {TOLERANCE:g}; nothing was written: please report the run's config.json and these differences: "
+            f"{differences}"
+        )
+    return {
         "differences": differences,
         "largest_difference": largest,
         "tolerance": TOLERANCE,

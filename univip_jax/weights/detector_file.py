@@ -75,7 +75,7 @@ def read_detector(path: Path, stride: str | None = None) -> DetectorFile:
     if is_raw:
         tensors = to_our_pixels(tensors, dialect.begin)
     net, flat = from_names(tensors, dialect, str(path), stem=small_stem_of(metadata), stride_in_1x1=stride == "1x1")
-    return DetectorFile(net, unflatten_dict(flat, sep="/"), {})
+    return DetectorFile(net, unflatten_dict(flat, sep="/"), _facts(metadata, path))
 
 
 def holds_detector(path: Path) -> bool:

@@ -3,8 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from univip_jax.common.errors import UserError
+from univip_jax.models.mask_rcnn import MaskRCNN
 from univip_jax.models.resnet import DEPTHS, ResNet
 from univip_jax.weights.files import read_backbone
 
@@ -54,3 +58,58 @@ def write_configs(folder: Path, weights: str, net: ResNet) -> list[Path]:
         reason = f"{error.filename}: {error.strerror}"
         raise UserError(f"cannot write {reason}; remove it, or choose another folder") from None
     return [folder / name for name in FILES]
+
+
+def write_detector_config(path: Path, weights: str, net: MaskRCNN, facts: dict[str, Any]) -> None:
+    """Writes the config of the schedule 1x with this detector's layers, and the numbers of its `facts` at test.
+
+    Raises UserError where Detectron2 cannot build the backbone.
+    """
+    base, schedule = (
+        yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8")) for name in ("base.yaml", "1x.yaml")
+    )
+    config = base | {"SOLVER": base["SOLVER"] | schedule["SOLVER"]}
+    convs = 4 if net.box_head == "4conv1fc" else 0
+    norms = {True: "SyncBN", False: ""}
+    values = {
+        "MODEL.WEIGHTS": weights,
+        "MODEL.MASK_ON": net.masks,
+        **{f"MODEL.RESNETS.{key}": value for key, value in resnet_keys(net.backbone).items()},
+        "MODEL.RESNETS.STRIDE_IN_1X1": net.backbone.stride_in_1x1,
+        "MODEL.FPN.OUT_CHANNELS": net.channels,
+        "MODEL.FPN.NORM": norms[net.norm],
+        "MODEL.ROI_HEADS.NUM_CLASSES": net.num_classes,
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": convs,
+        "MODEL.ROI_BOX_HEAD.CONV_DIM": net.channels,
+        "MODEL.ROI_BOX_HEAD.NUM_FC": 1 if convs else 2,
+        "MODEL.ROI_BOX_HEAD.FC_DIM": net.head_width,
+        "MODEL.ROI_BOX_HEAD.NORM": norms[convs > 0],
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": net.channels,
+        "MODEL.ROI_MASK_HEAD.NORM": norms[convs > 0],
+        **_at_test(facts),
+    }
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        place = config
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    if net.num_classes != 80:
+        config["DATASETS"] = {"TRAIN": [], "TEST": []}  # register your own, in the order of the classes
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def _at_test(facts: dict[str, Any]) -> dict[str, Any]:
+    """Keys for what a file of ours says of its detector and input."""
+    detector, given = facts.get("detector", {}), facts.get("input", {})
+    keys = {
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": (detector.get("rpn_candidates") or (None, None))[1],
+        "MODEL.RPN.POST_NMS_TOPK_TEST": detector.get("proposals"),
+        "MODEL.RPN.NMS_THRESH": detector.get("rpn_nms"),
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": detector.get("score_threshold"),
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": detector.get("test_nms"),
+        "TEST.DETECTIONS_PER_IMAGE": detector.get("detections"),
+        "INPUT.MIN_SIZE_TEST": given.get("test_short_side"),
+        "INPUT.MAX_SIZE_TEST": given.get("max_side"),
+    }
+    return {key: value for key, value in keys.items() if value is not None}
