@@ -1,12 +1,15 @@
 """Exported detectors in PyTorch: every output from the file's arrays beside ours."""
 
 import pytest
+import torch
 
 from tests.weights.random_detector import FULL, PLAIN, detector_variables
+from tests.weights.random_weights import assert_equal
 from univip_jax.common.errors import UserError
 from univip_jax.export import detectors
 from univip_jax.export.detectors import DETECTORS, prove_detector
-from univip_jax.weights.detector_file import DetectorFile
+from univip_jax.weights.detector_file import DetectorFile, read_detector
+from univip_jax.weights.detector_names import to_detectron2_detector
 
 STRIDED = PLAIN.clone(backbone=PLAIN.backbone.clone(stride_in_1x1=True), norm=True, masks=True)
 
@@ -50,3 +53,15 @@ def test_another_output_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(detectors, "torch_detector_outputs", mirrored)
     with pytest.raises(UserError, match=r"transformers's outputs from the file differ by .* nothing was written"):
         prove(FULL, "detectron2_detector", tmp_path)
+
+
+def test_a_checkpoint_of_detectron2s_trainer_is_read(tmp_path):
+    """`model_final.pth`: the network under `model`, beside an optimizer, a schedule and a counter."""
+    variables = detector_variables(FULL)
+    network = {name: torch.tensor(value) for name, value in to_detectron2_detector(variables).items()}
+    network["backbone.fpn_output2.norm.num_batches_tracked"] = torch.tensor(7)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], 0.1, momentum=0.9).state_dict()
+    torch.save({"model": network, "optimizer": optimizer, "iteration": 89999}, tmp_path / "model_final.pth")
+    found = read_detector(tmp_path / "model_final.pth")
+    assert found.net == FULL
+    assert_equal(found.variables, variables)

@@ -169,6 +169,16 @@ def test_other_architectures_are_refused_by_name(changes, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_backbone_alone_is_no_detector(tmp_path):
+    """A detector of another kind is one neither: what starts from it takes its backbone."""
+    state = {name: value for name, value in to_detectron2_detector(VARIABLES).items() if "roi_heads" not in name}
+    save(state, tmp_path / "retinanet.pkl")
+    assert not holds_detector(tmp_path / "retinanet.pkl")
+    assert read_backbone(tmp_path / "retinanet.pkl").net == FULL.backbone
+    with pytest.raises(UserError, match=r"has no roi_heads\.box_predictor\.cls_score\.bias \[n\]: it holds no Faster"):
+        read_detector(tmp_path / "retinanet.pkl")
+
+
 class Malicious:
     def __reduce__(self):
         return print, ("code of the file was run",)

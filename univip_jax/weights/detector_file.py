@@ -60,7 +60,7 @@ def read_detector(path: Path, stride: str | None = None) -> DetectorFile:
     dialect, tensors = _dialect(tensors, path)
     if dialect is OURS:
         if stride:
-            raise UserError(f"{path} holds our own names, which say all: leave out where the stride is")
+            raise UserError(f"{path} holds our own names, which say all: leave out --detector_stride")
         in_1x1 = metadata.get("stride_in_1x1") == "True"
         net, flat = from_names(tensors, OURS, str(path), stem=small_stem_of(metadata), stride_in_1x1=in_1x1)
         return DetectorFile(net, unflatten_dict(flat, sep="/"), _facts(metadata, path))
@@ -79,9 +79,13 @@ def read_detector(path: Path, stride: str | None = None) -> DetectorFile:
 
 
 def holds_detector(path: Path) -> bool:
-    """Whether a file of weights is a whole detector; raises UserError where it is no file of weights."""
+    """Whether a file of weights is a whole detector, and not its backbone alone or one without a box head.
+
+    Raises UserError where it is no file of weights.
+    """
     tensors, _ = read_tensors(path, whole=True)
-    return any(_prefixes(tensors, dialect) for dialect in DIALECTS)
+    found = ((dialect, prefix) for dialect in DIALECTS for prefix in _prefixes(tensors, dialect))
+    return any(prefix + dialect.name("params/box/logits/bias", 0) in tensors for dialect, prefix in found)
 
 
 def _dialect(tensors: Tensors, path: Path) -> tuple[Dialect, Tensors]:
