@@ -54,35 +54,34 @@ class JaxDetector:
         return jitted.lower(jax.eval_shape(self.init_state), batch)
 
 
-def measure(program: Program, rounds: int, round_seconds: float) -> dict[str, Any]:
-    """The figures of a program: facts of its compilation, and seconds a call of the step, `predict` and the parts."""
+def measure(program: Program, rounds: int, round_seconds: float, figures: dict[str, Any]) -> None:
+    """Puts facts of the compilation, and `seconds` a call of step, `predict` and parts, into `figures` as they come."""
     one = JaxDetector(program)
     facts, compiled = _compile_step(one, program)
+    figures |= facts
     if not program.execute:
-        return facts
+        return
     state = jax.jit(one.init_state, out_shardings=replicated(one.mesh))()
     batch = put_batch(one.mesh, program.batch())
+    seconds = figures.setdefault("seconds", {})
+
+    def note(name: str, call: Callable[[], Any], share: float) -> None:
+        seconds[name] = _time(call, rounds, share * round_seconds)
+        print(f"{program}: {name} {1000 * min(seconds[name]):.1f} ms", flush=True)
 
     def train() -> jax.Array:
         nonlocal state
         state, metrics = compiled(state, batch)
         return metrics["train/bad_steps"]
 
-    seconds = {"step": _time(train, rounds, round_seconds)}
+    note("step", train, 1)
     if bad := int(train()):
         raise FloatingPointError(f"{bad} steps were not finite, and therefore skipped")
-    facts["peak_bytes"] = (one.device.memory_stats() or {}).get("peak_bytes_in_use")
-    begun = time.monotonic()
-    run_predict = jax.jit(partial(predict, one.detector))
+    figures["peak_bytes"] = (one.device.memory_stats() or {}).get("peak_bytes_in_use")
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    jax.block_until_ready(run_predict(variables, batch.images, batch.sizes))
-    facts["predict_compile_seconds"] = time.monotonic() - begun
-    seconds["predict"] = _time(lambda: run_predict(variables, batch.images, batch.sizes), rounds, round_seconds / 2)
-    if program.parts:
-        for name, function, arguments in parts(one, variables, batch):
-            call = partial(jax.jit(function), *arguments)
-            seconds[name] = _time(call, rounds, round_seconds / 4)
-    return facts | {"seconds": seconds}
+    note("predict", partial(jax.jit(partial(predict, one.detector)), variables, batch.images, batch.sizes), 1 / 2)
+    for name, function, arguments in parts(one, variables, batch) if program.parts else ():
+        note(name, partial(jax.jit(function), *arguments), 1 / 4)
 
 
 def _compile_step(one: JaxDetector, program: Program) -> tuple[dict[str, Any], jax.stages.Compiled]:

@@ -13,7 +13,7 @@ _COLUMNS = (
 )
 _INSIDE = ("proposals: top-k", "proposals: NMS of one level")  # parts of parts
 GOALS = {"images/s": 60.0, "times torchvision": 1.5, "GiB at most, batch 16": 40.0}
-Figures = dict[Program, dict[str, Any]]  # of each program; `failure` says why there are no others
+Figures = dict[Program, dict[str, Any]]  # of each program; `failure` says why some are missing
 
 
 def images_per_second(program: Program, figures: dict[str, Any], part: str = "step") -> float | None:
@@ -27,24 +27,23 @@ def markdown(figures: Figures) -> str:
     lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
     lines += [_line(_row(program, found, figures)) for program, found in figures.items()]
     for program, found in figures.items():
-        if "forward" in found.get("seconds", {}):
+        if "forward" in found.get("seconds", {}):  # the first of the parts
             lines += ["", *_parts(program, found["seconds"])]
     return "\n".join([*lines, "", *goals(figures)])
 
 
 def _row(program: Program, found: dict[str, Any], figures: Figures) -> list[str]:
-    if failure := found.get("failure"):
-        return [str(program), failure, *[""] * (len(_COLUMNS) - 2)]
     speed, seconds = images_per_second(program, found), found.get("seconds", {}).get("step")
-    same = next((f for p, f in figures.items() if p.canvas == program.canvas and "flops_per_image" in f), {})
-    flops = same.get("flops_per_image")  # the work is the same in torchvision
+    same = (f for p, f in figures.items() if p.canvas == program.canvas and "flops_per_image" in f)
+    flops = next(same, {}).get("flops_per_image")  # the work is the same in torchvision
     tflops = flops and speed and flops * speed / 1e12
-    peak = peak_tflops(found["device"]) if program.dtype == "bfloat16" else None
+    peak = peak_tflops(found.get("device", "")) if program.dtype == "bfloat16" else None
     gib = [size and size / 2**30 for size in (found.get("program_bytes"), found.get("peak_bytes"))]
     cells = [speed, seconds and spread(seconds), seconds and 1000 * median(seconds), tflops]
     cells += [tflops and peak and 100 * tflops / peak, *gib, found.get("compile_seconds")]
     cells += [speed and _PHOTOS_1X / speed / 3600, images_per_second(program, found, "predict")]
-    return [str(program), *map(_cell, cells)]
+    failure = f": {found['failure']}" if "failure" in found else ""
+    return [f"{program}{failure}", *map(_cell, cells)]
 
 
 def _parts(program: Program, seconds: dict[str, list[float]]) -> list[str]:
@@ -64,7 +63,7 @@ def goals(figures: Figures) -> list[str]:
     """One line for each goal and canvas, and FLOPs and bytes of the compiled programs."""
     lines = []
     for program, found in figures.items():
-        if program.framework != "jax" or found.get("failure"):
+        if "flops_per_image" not in found:
             continue
         lines.append(
             f"{program}: {found['flops_per_image'] / 1e9:,.1f} GFLOP per image, "

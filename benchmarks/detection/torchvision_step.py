@@ -20,8 +20,8 @@ from benchmarks.detection.program import NUM_CLASSES, Program
 from benchmarks.step.worker import seconds_per_call
 
 
-def measure(program: Program, rounds: int, round_seconds: float) -> dict[str, Any]:
-    """Facts, and seconds a call of the step and of the forward pass at test, in each round."""
+def measure(program: Program, rounds: int, round_seconds: float, figures: dict[str, Any]) -> None:
+    """Puts facts, and `seconds` a call of the step and of the forward pass at test, into `figures` as they come."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     torch.backends.cudnn.benchmark = True
@@ -46,15 +46,15 @@ def measure(program: Program, rounds: int, round_seconds: float) -> dict[str, An
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    seconds = {}
+    figures |= {"device": name, "version": f"torch {torch.__version__}, torchvision {torchvision.__version__}"}
+    seconds = figures.setdefault("seconds", {})
     for name_of, call, share in (("step", train, 1.0), ("predict", predict, 0.5)):
         model.train(call is train)
         seconds_per_call(call, wait, 2)  # cuDNN chooses its algorithms
         count = max(1, round(share * round_seconds / seconds_per_call(call, wait, 1)))
         seconds[name_of] = [seconds_per_call(call, wait, count) for _ in range(rounds)]
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-    version = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-    return {"device": name, "version": version, "seconds": seconds, "peak_bytes": peak}
+        if call is train and device.type == "cuda":
+            figures["peak_bytes"] = torch.cuda.max_memory_allocated()
 
 
 def make_model(program: Program) -> nn.Module:

@@ -11,7 +11,8 @@ from benchmarks.step.worker import is_out_of_memory
 
 
 def measure(program: Program, rounds: int, round_seconds: float) -> dict[str, Any]:
-    """The figures of a program, or `failure`, which says why there are none."""
+    """The figures of a program; `failure` says why some are missing."""
+    figures: dict[str, Any] = {}
     jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is a figure
     try:
         if program.framework == "torchvision":
@@ -20,9 +21,10 @@ def measure(program: Program, rounds: int, round_seconds: float) -> dict[str, An
         else:
             os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the peak is a figure
             from benchmarks.detection import jax_step as step
-        return step.measure(program, rounds, round_seconds)
+        step.measure(program, rounds, round_seconds, figures)
     except Exception as error:
         if is_out_of_memory(error):
-            return {"failure": "out of memory"}
+            return figures | {"failure": "out of memory"}
         traceback.print_exc()
-        return {"failure": f"failed: {type(error).__name__}"}
+        return figures | {"failure": f"failed: {type(error).__name__}"}
+    return figures

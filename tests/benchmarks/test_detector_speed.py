@@ -57,12 +57,12 @@ def test_table_has_rates_shares_and_goals_by_hand():
         {
             ours: device | facts | {"seconds": seconds, "peak_bytes": 41 * 2**30},
             theirs: device | {"seconds": {"step": [0.5] * 3, "predict": [0.4] * 3}, "peak_bytes": None},
-            large: {"failure": "out of memory"},
+            large: device | {"failure": "out of memory", "program_bytes": 2**30},
         }
     )
     assert "| jax 800x1088 16 | 64.0 | 20.0 | 250.0 | 128.0 | 12.9 | 1.0 | 41.0 | 61.0 | 6.2 | 160.0 |" in text
     assert "| torchvision 800x1088 16 | 32.0 | 0.0 | 500.0 | 64.0 | 6.5 | - | - | - | 12.5 | 40.0 |" in text
-    assert "| jax 800x1344 16 | out of memory |" in text
+    assert f"| jax 800x1344 16: out of memory |{' - |' * 5} 1.0 |{' - |' * 4}" in text
     assert "| forward | 100.0 | 40.0 |\n| - proposals: top-k | 10.0 | 4.0 |" in text
     assert "| gradient and update (step - forward) | 150.0 | 60.0 |" in text
     assert text.splitlines()[-4:] == [
