@@ -12,6 +12,8 @@ from univip_jax.detection.start import open_detector
 from univip_jax.detection.task import train
 from univip_jax.run.log import RunLog
 from univip_jax.weights.detector_file import read_detector
+from univip_jax.weights.detector_names import to_detectron2_detector
+from univip_jax.weights.pickle_file import write_pkl
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,12 @@ def test_a_detector_is_judged_as_it_is(run, sets, tmp_path):
     results = json.loads((tmp_path / "judged/results.json").read_text())
     assert results["box"] == json.loads((run / "results.json").read_text())["box"]
     assert results["pretrained"]["step"] == 4
+
+    write_pkl(tmp_path / "others.pkl", to_detectron2_detector(read_detector(run / "detector.safetensors").variables))
+    config.pretrained = str(tmp_path / "others.pkl")
+    train(config, tmp_path / "others")
+    ours, theirs = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("judged", "others"))
+    assert ours and ours == theirs  # a file that says neither classes nor sizes
 
 
 def test_precise_statistics_are_means_of_batches(run, sets):
