@@ -40,7 +40,7 @@ def single_threaded(num_workers: int) -> Iterator[ProcessPoolExecutor | None]:
         if pool:
             pool.shutdown(cancel_futures=True)
         for name, value in earlier.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def no_shared_memory(num_workers: int, error: Exception) -> str:

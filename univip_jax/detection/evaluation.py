@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from univip_jax.common.files import write_whole
@@ -43,12 +42,11 @@ def evaluate_detector(
     Returns:
       In process 0: `box` and, of a detector with masks, `mask` by `coco_ap.STATISTICS`, `per_class`, `truncated_nms`
       (photos with so many candidates that detections may be missing), `evaluated_photos`, `detections`, `evaluator`
-      and `seconds` (`paste` is the work of all workers together). In the others: nothing.
+      and `seconds` (`paste` is the work of all workers together). In the others nothing, before process 0 is done.
     """
     truth = read_truth(test, num_photos)
     contents, truncated, seconds = _predict(detector, variables, test, truth, spec, batch_size, mesh)
     if jax.process_index() > 0:
-        multihost_utils.sync_global_devices("detector judged")  # a process that ended would end the job
         return {}
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / DETECTIONS, contents)
@@ -58,8 +56,6 @@ def evaluate_detector(
     seconds["ap"] = time.perf_counter() - started
     page = write_page(folder, test.dataset, truth, results, scores)
     print(f"pictures and curves: {page}", flush=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("detector judged")
     return {kind: score.statistics for kind, score in scores.items()} | {
         "per_class": {kind: score.per_class for kind, score in scores.items()},
         "truncated_nms": truncated,
