@@ -67,7 +67,12 @@ def test_a_file_for_detectron2_comes_with_the_config_of_its_network(run, tmp_pat
     assert config["DATASETS"] == {"TRAIN": [], "TEST": []} and config["SOLVER"]["MAX_ITER"] == 90000
 
     card = (tmp_path / "d.pkl.md").read_text()
-    assert "box AP 40.8" in card and "7 cat, 9 π, 12 dog" in card and "--config-file d.yaml" in card
+    assert (
+        ", step 600, sha256 `" in card
+        and "box AP 40.8" in card
+        and "7 cat, 9 π, 12 dog" in card
+        and "--config-file d.yaml" in card
+    )
     assert json.loads((tmp_path / "d.pkl.parity.json").read_text()) == report
 
 
@@ -83,11 +88,12 @@ def test_the_config_of_other_layers(tmp_path):
 
 
 def test_a_file_for_torchvision_keeps_the_facts(run, tmp_path):
+    (tmp_path / "d.yaml").write_text("mine")
     assert export(run, "torchvision_detector", tmp_path / "d.safetensors", licence="mit")["arrays_are_bit_identical"]
     assert read_detector(tmp_path / "d.safetensors").facts == FACTS
     with safe_open(tmp_path / "d.safetensors", framework="numpy") as file:
         assert file.metadata()["licence"] == "mit" and file.metadata()["format"] == "pt"
-    assert not (tmp_path / "d.yaml").exists()
+    assert (tmp_path / "d.yaml").read_text() == "mine"
     assert "torchvision builds no resnet50 of width 0.0625" in (tmp_path / "d.safetensors.md").read_text()
 
 

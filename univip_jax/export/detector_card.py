@@ -74,6 +74,7 @@ def write_detector_card(
     mean, std = (values.astype(float).round(3).tolist() for values in (IMAGENET_MEAN, IMAGENET_STD))
     name = "Mask R-CNN" if net.masks else "Faster R-CNN"
     classes = ", ".join(f"{one['id']} {one['name']}" for one in facts.get("categories", [])) or "its file names none"
+    step = f", step {facts['step']}" if facts.get("step") else ""
     results = read_results(source.parent) or {}
     ap = [f"{part} AP {results[part]['AP']:.1f}" for part in ("box", "mask") if results.get(part)]
     path.write_text(
@@ -84,8 +85,7 @@ tags: [object-detection{", instance-segmentation" if net.masks else ""}]
 ---
 # {name}, {net.backbone.variant} of width {net.backbone.width:g} with a pyramid, {net.num_classes} classes
 
-- from `{source.name}` of `{source.resolve().parent.name}`, step {facts.get("step", "unknown")}, sha256
-  `{sha256_of(source)}`
+- from `{source.name}` of `{source.resolve().parent.name}`{step}, sha256 `{sha256_of(source)}`
 - images: RGB in 0..1, mean {mean}, std {std}; box head {net.box_head}, deltas (10, 10, 5, 5)
 - evaluation beside it: {", ".join(ap) or "none"}
 - classes, in their order, with their ids: {classes}

@@ -97,11 +97,9 @@ def _require_free(kind: str, out: Path) -> None:
     suffix = DETECTORS[kind].suffix
     if out.suffix != suffix:
         raise UserError(f"--out={out}: a file of --format={kind} ends in {suffix}")
-    for place in (
-        out,
-        *(out.with_name(f"{out.name}{end}") for end in (".md", ".parity.json")),
-        out.with_suffix(".yaml"),
-    ):
+    places = [out, *(out.with_name(f"{out.name}{end}") for end in (".md", ".parity.json"))]
+    places += [out.with_suffix(".yaml")] if kind == "detectron2_detector" else []
+    for place in places:
         if place.exists():
             raise UserError(f"{place} exists; remove it, or choose another --out")
 
