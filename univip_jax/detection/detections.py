@@ -44,7 +44,8 @@ def detect(
     """
     num_classes = deltas.shape[1]
     scores = jax.nn.softmax(logits)[:, :num_classes]
-    good = exists[:, None] & (scores > threshold)
+    finite = jnp.isfinite(logits).all(axis=1) & jnp.isfinite(deltas).all(axis=(1, 2))
+    good = (exists & finite)[:, None] & (scores > threshold)
     flat = jnp.where(good, scores, -1).ravel()
     scores, best = jax.lax.top_k(flat, min(candidates, len(flat)))
     boxes = clip(decode(deltas.reshape(-1, 4)[best], proposals[best // num_classes], BOX_WEIGHTS), size)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from univip_jax.detection.boxes import pairwise_iou
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+_EQUAL = 1 - 1e-6  # overlaps: compilers compute the maximum apart from its parts, and may round it otherwise
 
 
 def match(
@@ -32,7 +33,7 @@ def match(
     kind = jnp.where(best >= high, POSITIVE, jnp.where(best < low, NEGATIVE, IGNORED))
     if best_of_object:
         most = iou.max(axis=1, keepdims=True)
-        kind = jnp.where(jnp.any((iou == most) & (most > 0), axis=0), POSITIVE, kind)
+        kind = jnp.where(jnp.any((iou >= most * _EQUAL) & (most > 0), axis=0), POSITIVE, kind)
     return iou.argmax(axis=0), kind
 
 
