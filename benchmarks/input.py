@@ -22,7 +22,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.config import to_spec
 from univip_jax.data.crops import crop
 from univip_jax.data.host import run_on_one_core, tf
-from univip_jax.data.index import Index
+from univip_jax.data.index import Index, locate
 from univip_jax.data.pipeline import choose_views, make_batches, record_seed
 from univip_jax.data.records import Dataset, decode_image, open_dataset, parse, read_record
 from univip_jax.views import ViewSpec
@@ -37,8 +37,11 @@ Way = Callable[[], object]  # works on the next BATCH photos
 def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
     """The shipped pipeline's work up to a stage, on photos of the first epoch; TensorFlow prunes the later stages."""
     paths = tf.constant([str(shard.path) for shard in dataset.shards])
-    rows = [index.rows(step) for step in range(index.steps_per_epoch)]
-    columns = tuple(np.concatenate([getattr(row, name) for row in rows]) for name in ("records", "shards", "offsets"))
+    records, place = (
+        np.concatenate([index.rows(step).records for step in range(index.steps_per_epoch)]),
+        locate(dataset),
+    )
+    columns = records, place.shards[records], place.offsets[records]
 
     def load(record: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, ...]:
         serialized = read_record(paths[shard], offset)

@@ -8,6 +8,7 @@ from benchmarks.detection import __main__ as command_line
 from benchmarks.detection.jax_step import JaxDetector, parts
 from benchmarks.detection.program import Program
 from benchmarks.detection.table import markdown
+from configs import detection
 from univip_jax.common.errors import UserError
 
 SMALL = Program("jax", (64, 96), 2, "float32", small=True)
@@ -15,7 +16,9 @@ LONG = ("forward", "backbone and pyramid and gradient", "heads and gradient")  #
 
 
 def test_parts_are_those_of_the_step():
-    """By shapes alone: 32 of 64 regions have masks, P2 is of stride 4 with 64 channels, 3 anchors a cell."""
+    """By shapes alone: P2 is of stride 4, with 3 anchors a cell; the regions with an object have masks."""
+    spec = detection.get_config("schedule=small").detector
+    channels, regions, masks, proposals = spec.channels, 2 * spec.box_samples, 2 * spec.box_positive, spec.proposals
     one = JaxDetector(SMALL)
 
     def run_all(batch):
@@ -25,13 +28,14 @@ def test_parts_are_those_of_the_step():
         return {name: function(*arguments) for name, function, arguments in every if name not in LONG}
 
     found = jax.tree.map(lambda x: x.shape, jax.eval_shape(run_all, SMALL.batch()))
-    assert found["backbone and pyramid"][0] == (2, 16, 24, 64) and len(found["backbone and pyramid"]) == 5
+    assert found["backbone and pyramid"][0] == (2, 16, 24, channels) and len(found["backbone and pyramid"]) == 5
     assert found["RPN head"][0][0] == (2, 16 * 24 * 3)
-    assert found["proposals"].boxes == (2, 100, 4) and found["region sampling"].boxes == (2, 64, 4)
-    assert found["proposals: NMS of one level"] == (2, 200)
-    assert found["RoIAlign"] == ((2 * 64, 7, 7, 64), (2 * 32, 14, 14, 64))
-    assert found["heads"][0] == ((2 * 64, 81), (2 * 64, 80, 4)) and found["heads"][1] == (2 * 32, 28, 28, 80)
-    assert found["RoIAlign and gradient"][0] == (2, 16, 24, 64)
+    assert found["proposals"].boxes == (2, proposals, 4)
+    assert found["region sampling"].boxes == (2, spec.box_samples, 4)
+    assert found["proposals: NMS of one level"] == (2, spec.rpn_candidates[0])
+    assert found["RoIAlign"] == ((regions, 7, 7, channels), (masks, 14, 14, channels))
+    assert found["heads"][0] == ((regions, 81), (regions, 80, 4)) and found["heads"][1] == (masks, 28, 28, 80)
+    assert found["RoIAlign and gradient"][0] == (2, 16, 24, channels)
 
 
 def test_made_up_objects_lie_on_the_canvas():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from univip_jax.common.errors import UserError
-from univip_jax.data.index import Index, permutation
+from univip_jax.data.index import Index, locate, permutation
 from univip_jax.data.records import Dataset, Shard
 
 
@@ -49,9 +49,9 @@ def test_an_epoch_is_whole_batches_without_repetition():
 
 def test_records_are_found_in_their_shards():
     """Records 0..3 are shard 0, none are shard 1, 4..10 are shard 2."""
-    index = Index(dataset(4, 0, 7), seed=1, batch_size=11)
-    rows = index.rows(0)
-    for record, shard, offset in zip(rows.records, rows.shards, rows.offsets, strict=True):
+    place = locate(dataset(4, 0, 7))
+    assert len(place.shards) == 11
+    for record, (shard, offset) in enumerate(zip(*place, strict=True)):
         assert (shard, offset) == ((0, 10 * record) if record < 4 else (2, 2000 + 10 * (record - 4)))
 
 

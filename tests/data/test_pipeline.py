@@ -11,7 +11,7 @@ from tests.small import BATCH, prepare_photos, small_config, write_photos
 from univip_jax.common.errors import TransientError, UserError
 from univip_jax.config import to_spec
 from univip_jax.data import pipeline
-from univip_jax.data.index import Index
+from univip_jax.data.index import Index, locate
 from univip_jax.data.pipeline import choose_views, make_batches, preview
 from univip_jax.data.records import open_dataset
 from univip_jax.views import ViewSpec
@@ -91,7 +91,8 @@ def test_damaged_record_is_named_at_its_own_batch(dataset, spec, expected, tmp_p
     shutil.copytree(dataset.root, copy)
     broken = open_dataset(copy)
     index = Index(broken, seed=3, batch_size=BATCH)
-    _, records, shards, offsets = index.rows(1)
+    records, place = index.rows(1).records, locate(broken)
+    shards, offsets = place.shards[records], place.offsets[records]
     path, offset = broken.shards[shards[5]].path, offsets[5]
     data = bytearray(path.read_bytes())
     if place == "cut":
