@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 # Flags and fields of text that are no paths: what is not here is defined by cli.define_path, or named in PATHS.
 FLAGS = {"dataset", "split", "prefix", "licence", "steps", "seeds", "coordinator_address"}
 FLAGS |= {"devices", "tpu", "backbone", "dtype", "rows", "variant", "set", "reference"}  # of benchmarks
-FLAGS |= {"trials", "batches", "methods", "frameworks", "experiments", "compile_mode"}
+FLAGS |= {"trials", "batches", "methods", "frameworks", "experiments", "compile_mode", "canvas"}
 EXPANDED = {"results"}  # a list, expanded where it is used
 FIELDS = {"task", "row", "allow_changes", "views.crop", "views.interpolation", "views.proposals", "views.pick"}
 FIELDS |= {"augment.color", "augment.blur_kernel", "augment.instances", "model.backbone", "model.stem", "model.init"}
 FIELDS |= {"model.predictors", "model.running_stats", "model.dtype", "transport.plan", "transport.marginals"}
-FIELDS |= {"optimizer.name", "protocol", "optimizer", "norm", "schedule", "crop", "head"}
+FIELDS |= {"optimizer.name", "protocol", "optimizer", "norm", "schedule", "crop", "head", "detector.box_head", "dtype"}
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config" in path.read_text())
 
 
