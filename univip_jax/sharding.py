@@ -30,17 +30,17 @@ def by_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+def local_rows(mesh: Mesh, batch_size: int, field: str = "batch_size") -> np.ndarray:
     """The rows of the global batch that this process feeds, in the order in which it feeds them.
 
     Read from the sharding's own index map, because a process's devices need not hold a contiguous block.
 
-    Raises UserError where the batch cannot be split evenly.
+    Raises UserError, which names the config's field, where the batch cannot be split evenly.
     """
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
-            f"batch_size={batch_size} is not divisible by the {mesh.size} devices; the nearest that is: "
-            f"--config.batch_size={max(1, round(batch_size / mesh.size)) * mesh.size}"
+            f"{field}={batch_size} is not divisible by the {mesh.size} devices; the nearest that is: "
+            f"--config.{field}={max(1, round(batch_size / mesh.size)) * mesh.size}"
         )
     slices = by_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
     starts = sorted({index[0].indices(batch_size)[:2] for index in slices})

@@ -8,8 +8,8 @@ import pytest
 
 from tests.detection.small import CATEGORIES, paint, prepare_set, small_config
 from univip_jax.common.errors import UserError
-from univip_jax.detection.start import open_detector
-from univip_jax.detection.task import train
+from univip_jax.detection.start import find_detector, open_detector
+from univip_jax.detection.task import _is_finished, train
 from univip_jax.run.log import RunLog
 from univip_jax.weights.detector_file import read_detector
 from univip_jax.weights.detector_names import to_detectron2_detector
@@ -140,20 +140,31 @@ def test_precise_statistics_are_means_of_batches(run, sets):
     np.testing.assert_allclose(found, np.mean(means, axis=0), atol=1e-5)
 
 
-def changed(contents: dict, **fields) -> dict:
-    return contents | fields
-
-
 REFUSED = {
     "no_pretrained": ({"pretrained": ""}, "pretrained is not set: --config.pretrained=RUN_DIR"),
+    "no_data": ({"data.train": ""}, "data.train is not set"),
     "missing_weights": ({"pretrained": "missing.pth"}, "missing.pth"),
     "other_stem": ({"model.stem": "cifar"}, "has a cifar stem"),
     "large_batch": ({"batch_size": 16}, "12 photos with objects, less than one batch"),
     "odd_batch": ({"batch_size": 3}, r"batch_size=3 is not divisible by the 4 devices"),
-    "odd_test_batch": ({"test.batch_size": 3}, r"batch_size=3 is not divisible"),
+    "odd_test_batch": ({"test.batch_size": 3}, r"^test.batch_size=3 is not .*--config.test.batch_size=4"),
     "head": ({"detector.box_head": "3fc"}, "box_head='3fc' is unknown"),
     "canvas": ({"input.max_side": 200}, r"input.canvases=\(\(64, 96\),\) has none of at least 64 x 200"),
     "decay": ({"schedule.decay_at": (5,)}, r"schedule.decay_at=\(5,\) must lie between"),
+    "one_canvas": ({"input.canvases": (64, 96)}, r"input.canvases=\(64, 96\) must be pairs \(shorter, longer\)"),
+    "turned_canvas": ({"input.canvases": ((64, 96), (96, 64))}, "must be pairs"),
+    "no_objects": ({"input.max_objects": 0}, "input.max_objects=0 must be at least 1"),
+    "no_sides": ({"input.short_sides": ()}, "input.short_sides is empty"),
+    "no_cells": ({"input.mask_cells": 0}, "input.mask_cells=0 must be at least 1"),
+    "steps": ({"schedule.steps": -1}, "schedule.steps=-1 must be at least 1"),
+    "warmup": ({"schedule.warmup_steps": -1}, "schedule.warmup_steps=-1 must be at least 0"),
+    "momentum": ({"schedule.momentum": 1.0}, "schedule.momentum=1.0 must be at least 0 and below 1"),
+    "no_detections": ({"detector.detections": 0}, "detector.detections=0 must be at least 1"),
+    "one_number": ({"detector.rpn_candidates": (20,)}, r"detector.rpn_candidates=\(20,\) must be two numbers"),
+    "turned_match": ({"detector.rpn_match": (0.7, 0.3)}, r"detector.rpn_match=\(0.7, 0.3\) .* the lower first"),
+    "share": ({"detector.test_nms": 2.0}, "detector.test_nms=2.0 must lie between 0 and 1"),
+    "positive": ({"detector.box_positive": 9}, "detector.box_positive=9 is more than detector.box_samples=8"),
+    "dtype": ({"dtype": "bf16"}, "dtype='bf16' is unknown; choose one of float32, bfloat16"),
     "rate": ({"schedule.lr": -1.0}, "schedule.lr=-1.0 must be above 0"),
 }
 
@@ -189,6 +200,26 @@ def test_sets_that_do_not_fit_are_refused(sets, tmp_path, data):
         with pytest.raises(UserError, match=message):
             train(small_config(train_set, test_set), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_holds_one_detector(run, sets, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    judged = small_config("", sets[1], "schedule=evaluate")
+    judged.schedule.steps, judged.pretrained = 0, str(run)
+    with pytest.raises(UserError, match="is the folder of a training: choose another --workdir"):
+        train(judged, copy)
+    judged.step = 2
+    with pytest.raises(UserError, match=r"step=2: leave out --config.step"):
+        train(judged, tmp_path / "judged")
+    assert _is_finished(copy, small_config(*sets))
+    (copy / "detector.safetensors").unlink()
+    assert not _is_finished(copy, small_config(*sets))  # it is written again, from the last checkpoint
+    with pytest.raises(UserError, match=r"without a detector.safetensors, .* run its own command again"):
+        find_detector(str(copy))
+    (tmp_path / "other").mkdir()
+    shutil.copy(run / "results.json", tmp_path / "other")
+    with pytest.raises(UserError, match=r"holds the results.json of an evaluation"):
+        train(small_config(*sets), tmp_path / "other")
 
 
 def test_a_detector_of_other_classes_is_not_judged(run, sets, tmp_path):

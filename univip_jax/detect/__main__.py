@@ -23,7 +23,7 @@ from absl import flags
 
 from univip_jax.common.cli import define_path, run
 from univip_jax.common.errors import UserError, shorten
-from univip_jax.common.files import write_whole
+from univip_jax.common.files import temporary, write_whole
 from univip_jax.data.detection.canvas import InputSpec, Size
 from univip_jax.data.detection.sets import Category
 from univip_jax.data.host import available_cores
@@ -68,6 +68,7 @@ def detect_folder(request: Request) -> str:
     file = read_detector(path)
     categories = categories_of(file, path, request.categories)
     detector, spec = detector_of(file, DetectorSpec(), InputSpec(), file.facts.get("dtype", "float32"))
+    _check_writable(request.out)
     mesh, started = make_mesh(jax.local_devices()), time.perf_counter()
     batch_size = round_batch(request.batch_size, mesh)
     batches, sizes = PhotoBatches(photos, spec, batch_size), {}
@@ -129,6 +130,16 @@ def _refuse_to_overwrite(request: Request) -> None:
     for name, path in (("out", request.out), ("out", _beside(request.out, "images.json")), ("draw", request.draw)):
         if path and path.exists() and not (name == "draw" and path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path} exists already: choose another --{name} or delete it")
+
+
+def _check_writable(out: Path) -> None:
+    """Makes the folder. Raises UserError where the file could not be written once all photos are done."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out}: {error.filename}: {error.strerror}: choose another --out") from error
+    with temporary(out):
+        pass
 
 
 def _images(sizes: dict[str, Size], categories: tuple[Category, ...], about: dict[str, Any]) -> str:

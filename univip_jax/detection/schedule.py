@@ -38,10 +38,17 @@ class ScheduleSpec:
     weight_decay: float = 1e-4
 
     def __post_init__(self):
-        if self.steps < 1 or any(not 0 < at < self.steps for at in self.decay_at):
+        if self.steps < 1:
+            raise UserError(f"schedule.steps={self.steps} must be at least 1; schedule=evaluate trains none")
+        if any(not 0 < at < self.steps for at in self.decay_at):
             raise UserError(f"schedule.decay_at={self.decay_at} must lie between 0 and schedule.steps={self.steps}")
-        if not self.lr > 0:
+        if not 0 < self.lr < np.inf:
             raise UserError(f"schedule.lr={self.lr} must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"schedule.momentum={self.momentum} must be at least 0 and below 1")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise UserError(f"schedule.{name}={getattr(self, name)} must be at least 0")
 
     def scaled(self, steps: int, batch_size: int) -> int:
         """Steps of `batch_size` with as many photos as `steps` of 16, at least one."""

@@ -2,8 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from univip_jax.common.errors import UserError
 from univip_jax.models.mask_rcnn import BOX_HEADS
+
+_COUNTS = ("channels", "head_width", "rpn_candidates", "proposals", "rpn_samples", "rpn_positive", "box_samples")
+_COUNTS += ("box_positive", "box_bins", "mask_bins", "test_candidates", "detections")
+_SHARES = ("rpn_nms", "rpn_match", "box_match", "score_threshold", "test_nms")
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,24 @@ class DetectorSpec:
             raise UserError(
                 f"box_head={self.box_head!r} is unknown: give --config.detector.box_head={' or '.join(BOX_HEADS)}"
             )
+        for name, ordered in (("rpn_candidates", False), ("rpn_match", True)):
+            value = getattr(self, name)
+            if np.shape(value) != (2,) or (ordered and value[0] > value[1]):
+                usual = getattr(DetectorSpec, name)
+                raise UserError(
+                    f"detector.{name}={value} must be two numbers{', the lower first' * ordered}, as {usual}"
+                )
+        for name in _COUNTS:
+            if np.min(getattr(self, name)) < 1:
+                raise UserError(f"detector.{name}={getattr(self, name)} must be at least 1")
+        for name in _SHARES:
+            value = getattr(self, name)
+            if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+                raise UserError(f"detector.{name}={value} must lie between 0 and 1")
+        for part in ("rpn", "box"):
+            positive, number = getattr(self, f"{part}_positive"), getattr(self, f"{part}_samples")
+            if positive > number:
+                raise UserError(f"detector.{part}_positive={positive} is more than detector.{part}_samples={number}")
 
     @property
     def mask_side(self) -> int:

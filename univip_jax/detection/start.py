@@ -17,6 +17,8 @@ from univip_jax.data.detection.sets import Category, DetectionSet, require_equal
 from univip_jax.detection.spec import DetectorSpec
 from univip_jax.detection.step import Detector
 from univip_jax.models.mask_rcnn import MaskRCNN
+from univip_jax.models.univip import DTYPES
+from univip_jax.run.folder import CONFIG, read_config
 from univip_jax.weights.detector_file import DETECTOR, DetectorFile, holds_detector, read_detector
 from univip_jax.weights.encoder import open_encoder
 
@@ -44,8 +46,9 @@ def open_start(config: ConfigDict, categories: tuple[Category, ...], spec: Detec
             "pretrained is not set: --config.pretrained=RUN_DIR (or a file of weights) starts from these, "
             "--config.pretrained=random from nothing"
         )
-    dtype = jnp.dtype(config.dtype)
+    dtype = _dtype(config.dtype)
     if path := find_detector(config.pretrained):
+        _refuse_step(config, path)
         file = read_detector(path)
         net = make_net(file.net.backbone.clone(dtype=dtype), len(categories), spec, dtype)
         _check_equal(file, net, categories, path)
@@ -78,6 +81,7 @@ def open_detector(config: ConfigDict, test: DetectionSet) -> tuple[Detector, dic
             f"pretrained={config.pretrained!r} is no detector: name the --workdir of a trained one or its file, or "
             "train one with schedule=1x"
         )
+    _refuse_step(config, path)
     file = read_detector(path)
     if "categories" in file.facts:
         require_equal_categories(tuple(Category(**row) for row in file.facts["categories"]), test)
@@ -98,17 +102,39 @@ def detector_of(file: DetectorFile, spec: DetectorSpec, given: InputSpec, dtype:
         spec, masks=file.net.masks, box_head=file.net.box_head, norm=file.net.norm, channels=file.net.channels,
         head_width=file.net.head_width,
     )  # fmt: skip
-    kind = jnp.dtype(dtype)
+    kind = _dtype(dtype)
     net = make_net(file.net.backbone.clone(dtype=kind), file.net.num_classes, spec, kind)
     return Detector(net, spec), _section(InputSpec, file.facts.get("input")) or given
 
 
 def find_detector(pretrained: str) -> Path | None:
-    """The file of a whole detector: that of a run of `configs/detection.py`, or `pretrained` itself; None: neither."""
+    """The file of a whole detector: that of a run of `configs/detection.py`, or `pretrained` itself; None: neither.
+
+    Raises UserError: the run has not ended.
+    """
     path = Path(pretrained)
-    if path.is_dir():
-        return path / DETECTOR if (path / DETECTOR).is_file() else None
+    if pretrained and path.is_dir():
+        if (path / DETECTOR).is_file():
+            return path / DETECTOR
+        if (path / CONFIG).is_file() and read_config(path).get("task") == "detection":
+            raise UserError(
+                f"{path} is a detector's run without a {DETECTOR}, which is written at its end: run its own command "
+                "again, to the end"
+            )
+        return None
     return path if path.is_file() and holds_detector(path) else None
+
+
+def _dtype(name: str) -> Any:
+    if name not in DTYPES:
+        raise UserError(f"dtype={name!r} is unknown; choose one of {', '.join(DTYPES)}")
+    return jnp.dtype(name)
+
+
+def _refuse_step(config: ConfigDict, path: Path) -> None:
+    """Raises UserError where a step is asked for, which would not be used."""
+    if config.step:
+        raise UserError(f"{path} is a whole detector, of one step, but step={config.step}: leave out --config.step")
 
 
 def _section(kind: Any, values: dict[str, Any] | None) -> Any:

@@ -20,12 +20,16 @@ from univip_jax.detection.start import open_detector
 from univip_jax.detection.step import Detector
 from univip_jax.detection.training import DetectorRun, open_run
 from univip_jax.evaluate.results import RESULTS, read_results, write_results
+from univip_jax.evaluate.task import claim
 from univip_jax.run import train as loop
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.folder import FREE_FIELDS
+from univip_jax.run.folder import CONFIG, FREE_FIELDS
 from univip_jax.sharding import local_rows, make_mesh, of_first_process, replicated
 from univip_jax.types import DetectorState
 from univip_jax.weights.detector_file import DETECTOR, write_detector
+
+# Fields that do not enter the results of a detector that is judged; digests stand for the places.
+_NO_SETTINGS = (*FREE_FIELDS, "pretrained", "test.batch_size")
 
 
 def train(config: ConfigDict, folder: Path) -> bool:
@@ -41,6 +45,7 @@ def train(config: ConfigDict, folder: Path) -> bool:
     opened: list[tuple[DetectorRun, DetectionSet | None]] = []
 
     def open_both(config: ConfigDict, folder: Path) -> DetectorRun:
+        _refuse_results_of_others(folder)
         test = _open_test(config)
         opened.append((open_run(config, folder, test), test))
         return opened[-1][0]
@@ -82,8 +87,15 @@ def _last_state(run: DetectorRun) -> DetectorState:
     return state
 
 
+def _refuse_results_of_others(folder: Path) -> None:
+    """Raises UserError where results lie in a folder without a training: its own would never be written."""
+    if (folder / RESULTS).exists() and not (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds the {RESULTS} of an evaluation: choose another --workdir, or delete it")
+
+
 def _is_finished(folder: Path, config: ConfigDict) -> bool:
-    there = read_results(folder) is not None if config.data.test else (folder / DETECTOR).exists()
+    there = read_results(folder) is not None if config.data.test else True
+    there = there and ((folder / DETECTOR).is_file() or not config.schedule.steps)
     (finished,) = of_first_process([there])
     if finished:
         place = folder / (RESULTS if config.data.test else DETECTOR)
@@ -98,7 +110,7 @@ def _open_test(config: ConfigDict) -> DetectionSet | None:
     test = open_set(config.data.test)
     if config.detector.masks:
         require_masks(test)
-    local_rows(make_mesh(), config.test.batch_size)
+    local_rows(make_mesh(), config.test.batch_size, "test.batch_size")
     return test
 
 
@@ -108,7 +120,10 @@ def _judge_file(config: ConfigDict, folder: Path) -> None:
     if test is None:
         raise UserError("data.test is not set: --config.data.test=DIR names the photos to judge the detector on")
     detector, variables, given, source = open_detector(config, test)
-    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CONFIG).exists():
+        raise UserError(f"{folder} is the folder of a training: choose another --workdir for an evaluation")
+    settings = {name: value for name, value in flatten(config).items() if name not in _NO_SETTINGS}
+    claim(folder, settings | {"weights": source["sha256"], "test": test.dataset.fingerprint})
     if not _is_finished(folder, config):
         _judge(config, folder, detector, variables, given, test, {"pretrained": source, "steps": 0})
 

@@ -179,6 +179,8 @@ def open_run(config: ConfigDict, folder: Path, test: DetectionSet | None = None)
 
     `test`: on which it will be judged.
     """
+    if not config.data.train:
+        raise UserError("data.train is not set: --config.data.train=DIR names a set made by python -m data_prep")
     photos, mesh = open_set(config.data.train), make_mesh()
     detector_spec, input_spec = to_spec(DetectorSpec, config, "detector"), to_spec(InputSpec, config, "input")
     schedule = to_spec(ScheduleSpec, config, "schedule")
@@ -189,9 +191,11 @@ def open_run(config: ConfigDict, folder: Path, test: DetectionSet | None = None)
     rows = local_rows(mesh, config.batch_size)
     used = np.arange(len(photos.sizes)) if input_spec.keep_empty else np.flatnonzero(photos.num_objects)
     if len(used) < config.batch_size:
+        most = len(used) // mesh.size * mesh.size
+        or_lower = f", or lower it: --config.batch_size={most}" if most else ""
         raise UserError(
             f"{photos.dataset.root} holds {len(used)} photos with objects, less than one batch of batch_size="
-            f"{config.batch_size}: add photos, or lower it: --config.batch_size={len(used)}"
+            f"{config.batch_size}: add photos{or_lower}"
         )
     index = CanvasIndex(canvas_of(photos.sizes[used], input_spec), used, config.seed, config.batch_size)
     start = open_start(config, photos.categories, detector_spec)

@@ -86,7 +86,8 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         return Encoder(backbone, variables, image_size=size, source=str(run), step=step)
     config = read_config(Path(run))
     if "model" not in config or "views" not in config:
-        raise UserError(f"{run} is the folder of an evaluation, not of a pre-training run; name the --workdir of one")
+        kind = "a detector" if config.get("task") == "detection" else "an evaluation"
+        raise UserError(f"{run} is the folder of {kind}, not of a pre-training run; name the --workdir of one")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
     with Checkpoints(Path(run)) as checkpoints:
         steps = of_first_process(checkpoints.steps())  # a running training may save one meanwhile
