@@ -49,8 +49,11 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
 	touch $@ $(VENV)/installed
 
-$(VENV)/installed-export: requirements-export.txt $(VENV)/installed-test
+# torchvision, which tests compare with, fits one PyTorch only. In a folder of its own, because where PyTorch is the CPU
+# build its operators do not load, and transformers would fail with it.
+$(VENV)/installed-export: requirements-export.txt Makefile $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet -r requirements-export.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	touch $@
 
 # An environment of its own: Beam needs older versions than requirements.txt.
