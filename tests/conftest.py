@@ -45,7 +45,7 @@ SLOW = (
     "tests/data_prep/test_torture.py",
     "tests/evaluate/",
     "tests/detection/test_detect.py",
-    "tests/detection/test_step.py",
+    "tests/detection/test_step",
     "tests/detection/test_task.py",
     "tests/export/",
     "tests/extract/",

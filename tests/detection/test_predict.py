@@ -3,16 +3,19 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.weights.random_detector import FULL, detector_variables
+from univip_jax.detection.anchors import STRIDES
 from univip_jax.detection.predict import predict
+from univip_jax.detection.roi_align import pool_regions
 from univip_jax.detection.spec import DetectorSpec
-from univip_jax.detection.step import Detector
+from univip_jax.detection.step import Detector, on_canvas
 
 SPEC = DetectorSpec(
-    channels=8, head_width=16, rpn_candidates=(30, 30), proposals=12, test_candidates=30, detections=6, mask_bins=7
+    channels=8, head_width=16, rpn_candidates=(30, 30), proposals=12, test_candidates=36, detections=24, mask_bins=7
 )
 DETECTOR = Detector(FULL, SPEC)
 SIZES = np.array([[64, 80], [50, 96]], np.float32)
@@ -43,3 +46,20 @@ def test_detections_lie_in_their_photo_by_descending_score(found):
         boxes, scores = detections.boxes[row], detections.scores[row]
         assert (boxes >= 0).all() and (boxes[:, 2] <= height).all() and (boxes[:, 3] <= width).all()
         assert (np.diff(scores) <= 0).all() and (scores[detections.exists[row]] > 0.05).all()
+
+
+def test_masks_are_the_head_s_probability_of_the_detected_class(found):
+    """Of the detected box, not of its proposal."""
+    images, both, _ = found
+
+    def logits(variables, images, boxes):
+        levels = FULL.apply(variables, on_canvas(images, jnp.array(SIZES)), False, method="levels")
+        pooled = pool_regions(levels[:4], boxes, STRIDES[:4], 7)
+        return FULL.apply(variables, pooled.reshape(-1, 7, 7, 8), False, method="segment")
+
+    boxes, classes = both.detections.boxes, both.detections.classes
+    logits = np.asarray(jax.jit(logits)(detector_variables(FULL), images, jnp.array(boxes))).reshape(2, 24, 14, 14, 3)
+    assert set(classes.ravel().tolist()) > {0}
+    for row, place in np.ndindex(2, 24):
+        expected = 1 / (1 + np.exp(-logits[row, place, ..., classes[row, place]]))
+        np.testing.assert_allclose(both.masks[row, place], expected, atol=1e-5)
