@@ -135,7 +135,7 @@ def test_pictures_are_of_the_upright_photos(found):
     names = sorted(path.name for path in (found[1] / "drawn").iterdir())
     assert names == ["000000_200.png.jpg", "000001_30.png.jpg", "000002_below_100.png.jpg", "000003_turned.jpg.jpg"]
     sizes = {Image.open(found[1] / "drawn" / name).size for name in names}
-    assert sizes == {(80, 64)}  # 200 x 160 px on the canvas
+    assert sizes == {(640, 512)}  # 200 x 160 px in the photo, 80 x 64 on the canvas
 
 
 def test_a_drawn_box_lies_where_it_should():
