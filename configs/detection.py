@@ -22,7 +22,7 @@ SCHEDULES = {
     "1x": (90_000, (60_000, 80_000)),
     "2x": (180_000, (120_000, 160_000)),
     "6x": (540_000, (480_000, 520_000)),
-    "small": (600, (450, 550)),
+    "small": (600, (525, 575)),
     "evaluate": (0, ()),
 }
 # mask_rcnn_fpn: ORL's and DenseCL's, batch norm in every part; mask_rcnn_fpn_moco: MoCo's, in backbone and pyramid.
@@ -126,11 +126,11 @@ def _shrink(config: ConfigDict) -> None:
     config.batch_size = config.test.batch_size = 8
     config.precise_bn = 20
     config.checkpoint_every_steps = 200
-    config.schedule.lr, config.schedule.warmup_steps = 0.06, 50
+    config.schedule.lr, config.schedule.warmup_steps = 0.1, 50
     config.input.update(
         short_sides=(192,), test_short_side=192, max_side=256, canvases=((192, 256),), max_objects=30, flip=False
     )
     config.detector.update(
         channels=48, head_width=256, rpn_candidates=(200, 200), proposals=100, rpn_samples=64, rpn_positive=32,
-        box_samples=48, box_positive=16, test_candidates=500,
+        box_samples=48, box_positive=24, test_candidates=500,
     )  # fmt: skip
