@@ -22,7 +22,7 @@ from univip_jax.detection.step import Detector, on_canvas
 from univip_jax.models.mask_rcnn import MaskRCNN, init
 from univip_jax.models.resnet import ResNet
 
-SPEC = DetectorSpec(channels=8, head_width=32, rpn_candidates=(0, 100), proposals=12, detections=10)
+SPEC = DetectorSpec(channels=8, head_width=32, rpn_candidates=(100, 100), proposals=12, detections=10)
 CANVAS = 128, 160  # the largest proposals are of P3
 SIZES = np.array([CANVAS, (122, 141)], np.float32)
 
