@@ -65,7 +65,8 @@ def open_set(root: Path | str) -> DetectionSet:
             columns[name] += counts[name]
     height, width, *counted = (np.array(columns[name], np.int64) for name in _COUNTS)
     if not counted[0].any():
-        raise UserError(f"{root} holds no annotated object: give data_prep the json that belongs to its photos")
+        crowds = f" but {counted[2].sum()} crowds, which teach nothing" if counted[2].any() else ""
+        raise UserError(f"{root} holds no annotated object{crowds}: give data_prep the json that belongs to its photos")
     return DetectionSet(dataset, categories, np.stack([height, width], axis=-1), *counted)
 
 

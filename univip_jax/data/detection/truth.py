@@ -24,15 +24,20 @@ class Truth(NamedTuple):
 
 
 def read_truth(test: DetectionSet, num_photos: int = 0) -> Truth:
-    """The truth of the first photos; `num_photos` 0: of all. Photos that no json names are left out, if any is named.
+    """The truth of the first photos; `num_photos` 0: of all. Photos that no json names are left out.
 
     An image's id is the json's; its number here, from 1, where no json gave ids or two gave the same. Its frame is the
-    json's size of the photo. Raises UserError: a record is damaged.
+    json's size of the photo. Raises UserError: a record is damaged, or no json names any of the photos.
     """
     photos = np.arange(test.dataset.num_records)[: num_photos or None]
     records = list(_records(test, photos))
     named = np.array([bool(record["json_id"]) for record in records])
-    if named.any() and not named.all():
+    if not named.any():
+        raise UserError(
+            f"no json names any of the first {len(photos)} photos of {test.dataset.root}, so nothing is known to be "
+            "found there: judge all by --config.test.num_photos=0, or prepare the set with the json of its photos"
+        )
+    if not named.all():
         print(f"{test.dataset.root}: {(~named).sum()} photos that no json names are not judged", flush=True)
         photos, records = photos[named], [record for record in records if record["json_id"]]
     ids = image_ids([record["json_id"] for record in records])
