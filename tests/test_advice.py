@@ -4,12 +4,12 @@ import ast
 import re
 from pathlib import Path
 
-from configs import coco, knn, linear, semi, svm
+from configs import coco, detection, knn, linear, semi, svm
 from univip_jax.config import flatten
 
 ROOT = Path(__file__).parents[1]
 # Every field of a config, with its section.
-FIELDS = {name for config in (coco, knn, linear, semi, svm) for name in flatten(config.get_config())}
+FIELDS = {name for config in (coco, detection, knn, linear, semi, svm) for name in flatten(config.get_config())}
 ADVICE = re.compile(r"\b(?:lower|raise|set|give|lengthen|leave(?: out)?)\s+(?:config\.)?([a-z]\w*(?:\.\w+)*)")
 
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.detection.test_losses import cross_entropy
-from tests.detection.test_matching import by_hand
-from tests.detection.test_step import CANVAS, CLASSES, NET, ROWS, batch, float64, variables  # noqa: F401 (fixtures)
+from tests.detection.test_detector_losses import cross_entropy
+from tests.detection.test_detector_matching import by_hand
+from tests.detection.test_detector_step import CANVAS, CLASSES, NET, ROWS, batch, float64, variables  # noqa: F401 (fixtures)
 from univip_jax.detection.anchors import STRIDES, anchors
 from univip_jax.detection.matching import NEGATIVE, POSITIVE
 from univip_jax.detection.roi_align import pool_regions

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from absl import flags
 from PIL import Image
-from small import small_config, write_photos
 
+from tests.small import small_config, write_photos
 from univip_jax.common import cli as command
 from univip_jax.common.errors import TransientError, UserError
 from univip_jax.common.files import held

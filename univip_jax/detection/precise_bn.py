@@ -42,5 +42,8 @@ def precise_statistics(run: DetectorRun, state: DetectorState, num_batches: int)
             end = "\r" if sys.stdout.isatty() and number < num_batches else "\n"
             print(f"statistics of batch norm: {number}/{num_batches} batches  {left} left", end=end, flush=True)
     if not used:
-        raise UserError(f"{run.folder}: no batch gives finite statistics: the weights diverged; lower schedule.lr")
+        raise UserError(
+            f"{run.folder}: no batch gives finite statistics, the weights diverged: begin anew with less than "
+            f"--config.schedule.lr={run.schedule.lr}"
+        )
     return jax.tree.map(lambda total: total / (used * (1 - BATCH_NORM_MOMENTUM)), sums)

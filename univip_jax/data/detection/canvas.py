@@ -39,10 +39,10 @@ class InputSpec:
             if not whole or not 1 <= sides[0] <= sides[1]:
                 raise UserError(
                     f"input.canvases={self.canvases} must be pairs (shorter, longer) of whole px: "
-                    '"--config.input.canvases=((800,1088),(800,1344))"'
+                    "--config.input.canvases='((800,1088),(800,1344))'"
                 )
         if not self.short_sides:
-            raise UserError("input.short_sides is empty: give at least one, as --config.input.short_sides=(800,)")
+            raise UserError("input.short_sides is empty: give at least one, as --config.input.short_sides='(800,)'")
         for name in ("short_sides", "test_short_side", "max_side", "max_objects", "mask_cells"):
             if np.min(getattr(self, name)) < 1:
                 raise UserError(f"input.{name}={getattr(self, name)} must be at least 1")

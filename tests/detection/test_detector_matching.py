@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from tests.detection.test_boxes import random_boxes, xywh
+from tests.detection.test_detector_boxes import random_boxes, xywh
 from univip_jax.detection.matching import IGNORED, NEGATIVE, POSITIVE, first_positive, match, sample
 
 compiled = jax.jit(match, static_argnames=("low", "high", "best_of_object"))
