@@ -119,7 +119,7 @@ def _shared(protocol: str) -> ConfigDict:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """A small network on small photos, which learns about 50 photos by heart on two cores in minutes."""
+    """A small network on small photos, which learns some 25 of them by heart on two cores."""
     config.pretrained = "random"
     config.model.backbone, config.model.width = "resnet10", 0.5
     config.dtype = "float32"
