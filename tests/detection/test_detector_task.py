@@ -1,17 +1,25 @@
 """A detector's run from the command: trains, resumes, judges; and what it refuses."""
 
 import json
+import os
 import shutil
+import signal
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
+from safetensors.numpy import load_file
 
 from tests.detection.small import CATEGORIES, paint, prepare_set, small_config
 from univip_jax.common.errors import UserError
+from univip_jax.data.detection.sets import open_set
 from univip_jax.detection.start import find_detector, open_detector
+from univip_jax.detection.step import on_canvas
 from univip_jax.detection.task import _is_finished, train
+from univip_jax.detection.training import open_run
 from univip_jax.run.log import RunLog
-from univip_jax.weights.detector_file import read_detector
+from univip_jax.weights.detector_file import read_detector, write_detector
 from univip_jax.weights.detector_names import to_detectron2_detector
 from univip_jax.weights.pickle_file import write_pkl
 
@@ -35,8 +43,6 @@ def run(sets, tmp_path_factory):
 
 
 def weights(folder) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
     return load_file(folder / "detector.safetensors")
 
 
@@ -58,9 +64,6 @@ def test_a_run_ends_with_a_detector_and_results(run, sets):
 
 def test_an_interrupted_run_ends_with_the_same_bits(run, sets, tmp_path, monkeypatch):
     """SIGTERM after the first step, then a process that dies before its last save."""
-    import os
-    import signal
-
     report = RunLog.report
 
     def terminate(log, step, *rest):
@@ -120,17 +123,10 @@ def test_a_detector_is_judged_as_it_is(run, sets, tmp_path):
 
 def test_precise_statistics_are_means_of_batches(run, sets):
     """Those of the stem are of photos alone: the mean of two batches' own."""
-    from univip_jax.detection.training import open_run
-
     opened = open_run(small_config(*sets), run)
     kernel = weights(run)["params/backbone/conv1/kernel"]
     means = []
     for batch in opened.span(4, 6):
-        import jax.numpy as jnp
-        from jax import lax
-
-        from univip_jax.detection.step import on_canvas
-
         images = on_canvas(jnp.asarray(batch.images), jnp.asarray(batch.sizes))
         maps = lax.conv_general_dilated(
             images, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -236,9 +232,6 @@ def test_a_detector_of_other_classes_is_not_judged(run, sets, tmp_path):
 
 
 def test_a_file_without_categories_needs_as_many_classes(run, sets, tmp_path):
-    from univip_jax.data.detection.sets import open_set
-    from univip_jax.weights.detector_file import write_detector
-
     file = read_detector(run / "detector.safetensors")
     write_detector(tmp_path / "mine.safetensors", file.net, file.variables, {})
     config = small_config("", sets[1])

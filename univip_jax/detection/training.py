@@ -194,8 +194,8 @@ def open_run(config: ConfigDict, folder: Path, test: DetectionSet | None = None)
         most = len(used) // mesh.size * mesh.size
         or_lower = f", or lower it: --config.batch_size={most}" if most else ""
         raise UserError(
-            f"{photos.dataset.root} holds {len(used)} photos with objects, less than one batch of batch_size="
-            f"{config.batch_size}: add photos{or_lower}"
+            f"{photos.dataset.root} holds {len(used)} photos{'' if input_spec.keep_empty else ' with objects'}, less "
+            f"than one batch of batch_size={config.batch_size}: add photos{or_lower}"
         )
     index = CanvasIndex(canvas_of(photos.sizes[used], input_spec), used, config.seed, config.batch_size)
     start = open_start(config, photos.categories, detector_spec)
