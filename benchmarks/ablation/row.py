@@ -23,7 +23,7 @@ from univip_jax.common.files import write_whole
 from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.evaluate.scores import accuracy
-from univip_jax.models.resnet import BATCH_NORM_MOMENTUM
+from univip_jax.models.norm import MOMENTUM
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.plan import Plan, make_plan
 from univip_jax.run.health import backbone_variables, effective_rank
@@ -158,4 +158,4 @@ def _statistics(params: dict, images: UInt8[Array, "N S S 3"], model: ModelSpec)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     _, new = backbone.apply({"params": params, "batch_stats": zeros}, images, train=True, mutable=["batch_stats"])
     # The moving average of zeros and the batch's.
-    return jax.tree.map(lambda leaf: leaf / (1 - BATCH_NORM_MOMENTUM), new["batch_stats"])
+    return jax.tree.map(lambda leaf: leaf / (1 - MOMENTUM), new["batch_stats"])

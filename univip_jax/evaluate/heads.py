@@ -16,8 +16,9 @@ from univip_jax.common.errors import UserError
 from univip_jax.evaluate.colors import augment_colors
 from univip_jax.evaluate.scores import count_right
 from univip_jax.evaluate.task import require_least
+from univip_jax.models.norm import BatchNorm
 from univip_jax.models.pooling import POOLINGS
-from univip_jax.models.resnet import batch_norm, layer_maps
+from univip_jax.models.resnet import layer_maps
 from univip_jax.weights.encoder import Encoder
 
 SCHEDULES = ("milestones", "cosine")
@@ -189,7 +190,7 @@ def select(heads: Heads, spec: ProbeSpec, point: HeadSpec) -> Heads:
 
 def _norm(train: bool) -> Any:
     """Over the channels of a pooled map, before it is flattened (ORL, OpenSelfSup)."""
-    return batch_norm(train, jnp.float32, use_bias=False, use_scale=False)()
+    return BatchNorm(train, jnp.float32, affine=False)
 
 
 def _optimizer(spec: ProbeSpec, lr: Any, weight_decay: Any) -> optax.GradientTransformation:

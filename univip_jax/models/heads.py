@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from univip_jax.models.resnet import batch_norm, he_normal
+from univip_jax.models.norm import BatchNorm
+from univip_jax.models.resnet import he_normal
 from univip_jax.types import at_least_float32
 
 
@@ -28,6 +29,6 @@ class MLP(nn.Module):
         kernel_init = he_normal("fan_in") if self.fan == "fan_in" else nn.initializers.lecun_normal()
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=kernel_init)
         x = dense(self.hidden, name="linear1")(x)
-        x = nn.relu(batch_norm(train, self.dtype)(name="bn1")(x))
+        x = BatchNorm(train, self.dtype, relu=True, name="bn1")(x)
         x = dense(self.out, use_bias=False, name="linear2")(x)
         return at_least_float32(x)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from univip_jax.models.resnet import ResNet, batch_norm
+from univip_jax.models.norm import BatchNorm
+from univip_jax.models.resnet import ResNet
 from univip_jax.types import at_least_float32
 
 NUM_RATIOS = 3  # anchors a cell
@@ -42,7 +43,7 @@ class Pyramid(nn.Module):
                 self.channels, (side, side), padding=side // 2, use_bias=not self.norm, dtype=self.dtype,
                 kernel_init=_XAVIER, name=name,
             )  # fmt: skip
-            return batch_norm(train, self.dtype)(name=f"{name}_norm")(layer(x)) if self.norm else layer(x)
+            return BatchNorm(train, self.dtype, name=f"{name}_norm")(layer(x)) if self.norm else layer(x)
 
         levels: list[Float[Array, "N _h _w c"]] = []
         above = None
@@ -140,7 +141,7 @@ def _conv_norm(
 ) -> Float[Array, "n h w d"]:
     """3x3 convolution, norm, ReLU; called inside a compact method, whose module owns the layers."""
     x = nn.Conv(channels, (3, 3), padding=1, use_bias=not norm, dtype=dtype, kernel_init=_MSRA, name=name)(x)
-    return nn.relu(batch_norm(train, dtype)(name=f"{name}_norm")(x) if norm else x)
+    return BatchNorm(train, dtype, relu=True, name=f"{name}_norm")(x) if norm else nn.relu(x)
 
 
 class MaskRCNN(nn.Module):

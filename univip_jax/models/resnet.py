@@ -4,16 +4,15 @@ Convolutions and pooling are padded symmetrically and the stride of a bottleneck
 XLA's "SAME" would pad stride-2 layers on one side only and cost exported weights about 4 points.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from univip_jax.common.errors import UserError
+from univip_jax.models.norm import BatchNorm
 from univip_jax.types import at_least_float32
 
 # blocks a stage, and whether the blocks are bottlenecks
@@ -27,28 +26,12 @@ DEPTHS = {
     "resnet200": ((3, 24, 36, 3), True),
 }
 STEMS = ("imagenet", "small", "cifar")
-BATCH_NORM_MOMENTUM = 0.9  # of the running statistics
-
 INITS = ("fan_in", "fan_out")
 
 
 def he_normal(fan: str) -> nn.initializers.Initializer:
     """N(0, 2 / fan) (He et al. 2015): of the outputs in PyTorch's ResNet, of the inputs in OpenSelfSup's."""
     return nn.initializers.variance_scaling(2.0, fan, "normal")
-
-
-def batch_norm(train: bool, dtype: Any, **kwargs: Any) -> Callable[..., nn.Module]:
-    """The batch norm of all our networks; its statistics are float32 and of the global batch, under shard_map too."""
-    split = jax.sharding.get_abstract_mesh().manual_axes  # of a shard_map; under jit alone no axis needs a name
-    return partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=BATCH_NORM_MOMENTUM,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name=split or None,
-        **kwargs,
-    )
 
 
 class Block(nn.Module):
@@ -65,27 +48,25 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w c"]:
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal(self.fan))
-        norm = batch_norm(train, self.dtype)
+        norm = partial(BatchNorm, train, self.dtype)
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         out = self.channels * (4 if self.bottleneck else 1)
         strides = (self.stride, self.stride)
 
         if self.bottleneck:
             first, second = (strides, (1, 1)) if self.stride_in_1x1 else ((1, 1), strides)
-            y = nn.relu(norm(name="bn1")(conv(self.channels, (1, 1), first, name="conv1")(x)))
+            y = norm(relu=True, name="bn1")(conv(self.channels, (1, 1), first, name="conv1")(x))
             y = conv(self.channels, (3, 3), second, padding=1, name="conv2")(y)
-            y = nn.relu(norm(name="bn2")(y))
+            y = norm(relu=True, name="bn2")(y)
             y = conv(out, (1, 1), name="conv3")(y)
-            y = norm(name="bn3", scale_init=last_scale)(y)
         else:
             y = conv(self.channels, (3, 3), strides, padding=1, name="conv1")(x)
-            y = nn.relu(norm(name="bn1")(y))
+            y = norm(relu=True, name="bn1")(y)
             y = conv(out, (3, 3), padding=1, name="conv2")(y)
-            y = norm(name="bn2", scale_init=last_scale)(y)
 
         if x.shape[-1] != out or self.stride != 1:
             x = norm(name="downsample_bn")(conv(out, (1, 1), strides, name="downsample_conv")(x))
-        return nn.relu(x + y)
+        return norm(relu=True, scale_init=last_scale, name="bn3" if self.bottleneck else "bn2")(y, x)
 
 
 class ResNet(nn.Module):
@@ -125,7 +106,7 @@ class ResNet(nn.Module):
             x = conv(base, (7, 7), (2, 2), padding=3)(x)
         else:
             x = conv(base, (3, 3), 1 if self.stem == "cifar" else 2, padding=1)(x)
-        x = nn.relu(batch_norm(train, self.dtype)(name="bn1")(x))
+        x = BatchNorm(train, self.dtype, relu=True, name="bn1")(x)
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         maps = []
@@ -157,7 +138,7 @@ def layer_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> 
     maps = {name: module["__call__"][0] for name, module in captured["intermediates"].items()}
     blocks, _ = DEPTHS[net.variant]
     stages = {f"res{stage + 1}": maps[f"layer{stage}_{count - 1}"] for stage, count in enumerate(blocks, start=1)}
-    return {"conv1": nn.relu(maps["bn1"])} | stages
+    return {"conv1": maps["bn1"]} | stages
 
 
 def stage_maps(net: ResNet, variables: Any, images: Float[Array, "N H W 3"]) -> list[Float[Array, "N _h _w _c"]]:
