@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from univip_jax.common.errors import UserError
+from univip_jax.models.max_pool import max_pool
 from univip_jax.models.norm import BatchNorm
 from univip_jax.types import at_least_float32
 
@@ -108,7 +109,7 @@ class ResNet(nn.Module):
             x = conv(base, (3, 3), 1 if self.stem == "cifar" else 2, padding=1)(x)
         x = BatchNorm(train, self.dtype, relu=True, name="bn1")(x)
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         maps = []
         for stage, count in enumerate(blocks):
             for index in range(count):
