@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from univip_jax.common.errors import UserError
 from univip_jax.detection.training import DetectorRun
-from univip_jax.models.resnet import BATCH_NORM_MOMENTUM
+from univip_jax.models.norm import MOMENTUM
 from univip_jax.run.log import duration
 from univip_jax.sharding import put_batch
 from univip_jax.types import DetectorState
@@ -46,4 +46,4 @@ def precise_statistics(run: DetectorRun, state: DetectorState, num_batches: int)
             f"{run.folder}: no batch gives finite statistics, the weights diverged: begin anew with less than "
             f"--config.schedule.lr={run.schedule.lr}"
         )
-    return jax.tree.map(lambda total: total / (used * (1 - BATCH_NORM_MOMENTUM)), sums)
+    return jax.tree.map(lambda total: total / (used * (1 - MOMENTUM)), sums)
