@@ -69,18 +69,15 @@ def gaussian_blur(image: Float[Array, "S S 3"], sigma: Float[Array, ""], radius:
     """Gaussian blur by 2 * radius + 1 taps a side; it repeats the edge pixels, as Pillow does.
 
     Two products with a banded matrix rather than dm-pix's convolution: with one sigma a sample, `vmap` makes that one
-    convolution group a sample, which took 15 to 18 times as long (benchmarks/notes.md). Accelerators multiply float32
-    as three products of bfloat16 parts: 0.0006 grey levels rms, on tensor cores (benchmarks/step/notes.md).
+    convolution group a sample, which took 15 to 18 times as long (benchmarks/notes.md).
     """
-    exact = image.dtype == jnp.float64
-    precision = jax.lax.Precision.HIGHEST if exact else jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
     side = image.shape[0]
     offsets = jnp.arange(-radius, radius + 1)
     weights = jax.nn.softmax(-(offsets**2) / (2 * sigma**2))
     rows = jnp.arange(side)[:, None]
     columns = jnp.clip(rows + offsets, 0, side - 1)
     matrix = jnp.zeros((side, side)).at[rows, columns].add(jnp.broadcast_to(weights, columns.shape))
-    return jnp.einsum("ij,jkc,lk->ilc", matrix, image, matrix, precision=precision)
+    return jnp.einsum("ij,jkc,lk->ilc", matrix, image, matrix, precision=jax.lax.Precision.HIGHEST)
 
 
 def augment_image(
