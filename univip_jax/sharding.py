@@ -1,5 +1,6 @@
 """One mesh axis, `data`, over all devices of all hosts; the state is on each of them, a batch is split."""
 
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -11,6 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from univip_jax.common.errors import UserError
 
 Tree = TypeVar("Tree")
+_GPU_OPTIONS = {
+    # Else sums by atomics (gradients of kernels and of gathers) differ from run to run, in the same program.
+    "xla_gpu_exclude_nondeterministic_ops": True,
+    # Each process measures its share of the candidates; by default JAX lets only the first store what it chose.
+    "xla_gpu_experimental_autotune_cache_mode": "AUTOTUNE_CACHE_MODE_UPDATE",
+}
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -28,6 +35,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_batch(mesh: Mesh) -> NamedSharding:
     """Axis 0 split over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def repeatable(platform: str) -> dict[str, bool | str]:
+    """XLA's options for a train step that repeats bit for bit, also after a restart; what XLA_FLAGS names stays."""
+    if platform != "gpu":
+        return {}
+    given = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in _GPU_OPTIONS.items() if name not in given}
 
 
 def local_rows(mesh: Mesh, batch_size: int, field: str = "batch_size") -> np.ndarray:

@@ -5,8 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jaxlib
 import pytest
+
+from univip_jax.run import compiled as programs
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -67,3 +72,24 @@ def test_a_damaged_program_is_removed_before_it_is_used_and_compiled_again(compi
     assert (again, hits) == (value, 0)
     assert "persistent compilation cache" not in err  # JAX never saw it
     assert run(folder)[1] >= 1  # the new ones are whole
+
+
+def settings(monkeypatch, run: Path, backend: str, xla_flags: str = "") -> dict[str, str]:
+    """What `cache_compiled` tells JAX on a backend."""
+    told = {}
+    monkeypatch.setattr(jax, "config", SimpleNamespace(jax_compilation_cache_dir=None, update=told.__setitem__))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("XLA_FLAGS", xla_flags)
+    programs.cache_compiled(run)
+    return told
+
+
+def test_gpus_store_xlas_choices_by_version_beside_the_programs(monkeypatch, tmp_path):
+    folder, cache, caches = tmp_path / "compiled", "jax_compilation_cache_dir", "jax_persistent_cache_enable_xla_caches"
+    of_version = {cache: str(folder / jaxlib.__version__), caches: "xla_gpu_per_fusion_autotune_cache_dir"}
+    assert settings(monkeypatch, tmp_path, "gpu") == of_version
+    assert settings(monkeypatch, tmp_path, "gpu", "--xla_gpu_autotune_level=4") == of_version
+    given = "--xla_gpu_per_fusion_autotune_cache_dir=/mine"
+    assert settings(monkeypatch, tmp_path, "gpu", given) == of_version | {caches: "none"}
+    for other in ("cpu", "tpu"):
+        assert settings(monkeypatch, tmp_path, other) == {cache: str(folder), caches: "none"}

@@ -33,7 +33,7 @@ from univip_jax.run.checkpoint import FOLDER as CHECKPOINTS
 from univip_jax.run.folder import check_config
 from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.setup import Run, Step
-from univip_jax.sharding import by_batch, local_rows, make_mesh, replicated
+from univip_jax.sharding import by_batch, local_rows, make_mesh, repeatable, replicated
 from univip_jax.types import DetectionBatch, DetectorState, Metrics
 
 PRETRAINED = "pretrained.json"  # in a run's folder: the weights that it began with
@@ -109,7 +109,10 @@ class DetectorRun(Run):
             return new, metrics | {"train/learning_rate": rate(state.step)}
 
         shardings = {"in_shardings": (everywhere, by_batch(self.mesh)), "out_shardings": (everywhere, everywhere)}
-        jitted, state, programs = jax.jit(step, donate_argnums=0, **shardings), jax.eval_shape(self.init_state), {}
+        jitted = jax.jit(
+            step, donate_argnums=0, compiler_options=repeatable(self.mesh.devices.flat[0].platform), **shardings
+        )
+        state, programs = jax.eval_shape(self.init_state), {}
         for place in self.index.canvases:
             canvas = canvases(self.input)[place]
             print(f"compiling the train step for {canvas.height} x {canvas.width} px ...", flush=True)

@@ -4,30 +4,42 @@ The same matters as much as the time: XLA chooses algorithms by measuring them, 
 JAX writes an entry in place and verifies none, so an interruption or a flipped bit would stay. zlib, by which JAX
 compresses entries, carries a checksum: one that does not decompress is removed before JAX sees it. (Where `zstandard`
 is installed JAX uses that, without a checksum: then each start compiles anew.)
+
+On GPUs XLA's choices are stored beside the programs, so that one compiled anew, because its entry was lost or damaged,
+makes the same: a file per fusion and kind of GPU, written whole, one that cannot be read is measured anew.
 """
 
 import contextlib
+import os
 import zlib
 from pathlib import Path
 
 import jax
+import jaxlib
 
 FOLDER = "compiled"
 _ENTRIES = "*-cache"  # JAX's suffix
+CHOICES = "xla_gpu_per_fusion_autotune_cache_dir"  # XLA's flag, JAX's name of the cache, and of its folder
 
 
 def cache_compiled(run: Path) -> None:
-    """Programs compiled from now on are cached in `run/compiled`. JAX_COMPILATION_CACHE_DIR, where set, stays."""
+    """Programs compiled from now on are cached in `run/compiled`. JAX_COMPILATION_CACHE_DIR, where set, stays.
+
+    On GPUs in a folder of this jaxlib's version: XLA does not check that a stored choice is of its own version. A place
+    for choices that XLA_FLAGS names stays.
+    """
     if jax.config.jax_compilation_cache_dir:
         return
-    folder = run / FOLDER
+    on_gpus = jax.default_backend() == "gpu"
+    folder = run / FOLDER / jaxlib.__version__ if on_gpus else run / FOLDER
     if jax.process_index() == 0:
         for path in folder.glob(_ENTRIES):
             if not _is_whole(path):
                 path.unlink()
     jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
-    # XLA's own caches would be unverified, and their paths part of each key: a run that is moved would compile anew.
-    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    # XLA's other caches would be unverified. JAX 0.10 has their path in each key: a run that is moved compiles anew.
+    stores = on_gpus and CHOICES not in os.environ.get("XLA_FLAGS", "")
+    jax.config.update("jax_persistent_cache_enable_xla_caches", CHOICES if stores else "none")
 
 
 def _is_whole(path: Path) -> bool:
