@@ -42,7 +42,8 @@ FIELDS = {
 }
 
 
-def _define_flags() -> None:
+def define_fields() -> None:
+    """Defines a flag for each of FIELDS."""
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     defaults = common.get_config()
     for name, field in FIELDS.items():
@@ -50,10 +51,15 @@ def _define_flags() -> None:
         for part in field.split("."):
             value = value[part]
         define[type(value)](name, value, f"config.{field}.")
+
+
+def _define_flags() -> None:
+    define_fields()
     flags.DEFINE_list("batches", ["64", "128", "256"], "Images per step; all programs run for each.")
     flags.DEFINE_list("methods", list(METHODS), f"Of {', '.join(METHODS)}.")
     flags.DEFINE_list("frameworks", list(FRAMEWORKS), f"Of {', '.join(FRAMEWORKS)}.")
     flags.DEFINE_list("experiments", [], f"Changes to JAX's step, timed one by one: all, or {', '.join(EXPERIMENTS)}.")
+    flags.DEFINE_bool("plain", True, "Time the unchanged step beside the experiments.")
     flags.DEFINE_integer("rounds", 5, "Times that each program is timed; the table has medians.", 1)
     flags.DEFINE_float("round_seconds", 2.0, "Approximate length of a round of steps.", 0.0)
     flags.DEFINE_string("compile_mode", "default", "Of torch.compile; none: do not compile (on CPUs it takes long).")
@@ -96,7 +102,7 @@ def _programs(batch_size: int, frameworks: list[str], methods: list[str], experi
         Program(framework, method, batch_size, experiment, fields)
         for method in methods
         for framework in frameworks
-        for experiment in ("", *(experiments if framework == "jax" else ()))
+        for experiment in (*([""] if flags.FLAGS.plain else []), *(experiments if framework == "jax" else ()))
     ]
 
 

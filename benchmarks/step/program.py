@@ -34,6 +34,14 @@ EXPERIMENTS = {
         "is Sinkhorn's loop faster unrolled?",
         xla_flags="--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_AUTO_UNROLL",
     ),
+    "no_multi": Experiment(
+        "are sums slower in one kernel with element-wise siblings? (openxla/xla #46075)",
+        xla_flags="--xla_disable_hlo_passes=multi_output_fusion",
+    ),
+    "any_order": Experiment(
+        "what does a step that repeats bit for bit cost?",
+        xla_flags="--xla_gpu_exclude_nondeterministic_ops=false",
+    ),
     "conv_fusion": Experiment(
         "do fused convolutions save passes over activations?",
         xla_flags="--xla_gpu_experimental_enable_conv_fusion=true",

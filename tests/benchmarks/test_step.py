@@ -179,8 +179,8 @@ def test_figures_by_hand():
         "images/s, JAX / PyTorch: torch univip 8: 1.500",
     ]
     assert goals(results)[1:] == [
-        "  images/s >= 1000: 2,000.00, reached",
-        "  images/s, JAX / PyTorch >= 1.3: 1.50, reached",
+        "  images/s >= 1500: 2,000.00, reached",
+        "  images/s, JAX / PyTorch >= 1: 1.50, reached",
         "  time, UniVIP / BYOL <= 1.4: 1.25, reached",
         "  augmentation and transport, % <= 5: 3.50, reached",
     ]
@@ -188,12 +188,16 @@ def test_figures_by_hand():
 
 def test_goals_are_missed_or_not_measured():
     slow = result(JAX, 0.016, augmentation=0.0008, transport=0.0001)
-    assert goals([replace(slow, facts=slow.facts | {"device": "cpu"})]) == ["goals: for one H200, not for a CPU"]
+    assert goals([replace(slow, facts=slow.facts | {"device": "cpu"})]) == [
+        "goals: for one H100 or H200, not for a CPU"
+    ]
     lines = goals([slow])
-    assert "at batch 8" in lines[0]
+    assert "H200" in lines[0] and "at batch 8" in lines[0]
+    h100 = goals([replace(slow, facts=slow.facts | {"device": "NVIDIA H100 80GB HBM3"})])
+    assert "for one H100" in h100[0] and h100[1] == "  images/s >= 1250: 500.00, missed"
     assert lines[1:] == [
-        "  images/s >= 1000: 500.00, missed",
-        "  images/s, JAX / PyTorch >= 1.3: -, not measured",
+        "  images/s >= 1500: 500.00, missed",
+        "  images/s, JAX / PyTorch >= 1: -, not measured",
         "  time, UniVIP / BYOL <= 1.4: -, not measured",
         "  augmentation and transport, % <= 5: 5.62, missed",
     ]

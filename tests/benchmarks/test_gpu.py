@@ -1,0 +1,55 @@
+"""The GPU measurements: parts that are done, fail or hang, and the table by hand."""
+
+import json
+import sys
+
+from benchmarks.gpu import PARTS, run_part, table
+from benchmarks.step.program import EXPERIMENTS
+
+
+def line(code: str):
+    return lambda path: [sys.executable, "-c", code, str(path)]
+
+
+def test_a_part_writes_its_file_and_is_not_run_again(tmp_path, capsys):
+    path = tmp_path / "A1.json"
+    assert run_part(line("import sys; open(sys.argv[1], 'w').write('1')"), path, 20) == ""
+    assert path.read_text() == "1"
+    assert run_part(line("raise SystemExit(3)"), path, 20) == ""
+    assert "A1: done before" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_or_hangs_says_why_and_leaves_no_figures(tmp_path):
+    path = tmp_path / "A2.json"
+    assert run_part(line("print('half'); raise SystemExit('no card')"), path, 20) == "exit code 1: no card"
+    assert run_part(line("import time; time.sleep(60)"), path, 0.2) == "not done after 0.2 s"
+    assert run_part(line("print('nothing written')"), path, 20) == "exit code 0: nothing written"
+    assert not path.exists()
+
+
+def write(folder, name: str, seconds: float, failure: str = "") -> None:
+    program = {"batch_size": 256 if name in ("A2", "A3", "A4") else 128}
+    facts = {"device": "NVIDIA H100 80GB HBM3", "compile_seconds": 60.0}
+    rounds = [{"step": seconds}] * 3
+    result = {"program": program, "facts": facts, "rounds": rounds, "peak_bytes": 2**34, "failure": failure}
+    (folder / f"{name}.json").write_text(json.dumps({"results": [result]}))
+
+
+def test_table_by_hand(tmp_path):
+    """256 images in 0.2 s are 1,280 a second; 0.24 / 0.2 and 0.2 / 0.16 are ratios, 0.095 / 0.1 a part's cost."""
+    for name, seconds in (("A2", 0.2), ("A3", 0.24), ("A4", 0.16), ("A5", 0.1), ("B1", 0.095)):
+        write(tmp_path, name, seconds)
+    write(tmp_path, "B6", 1.0, "out of memory")
+    rows = table(tmp_path, {"B2": "not done after 90 s"}).splitlines()[2:]
+    cells = {row.split(" | ")[0].strip("| "): row for row in rows}
+    assert cells.keys() == PARTS.keys()
+    assert "| 1,280.0 images/s, 200.0 ms, peak 16.0 GiB, compiled in 60 s | NVIDIA H100 80GB HBM3 |" in cells["A2"]
+    assert "JAX / PyTorch 1.200" in cells["A3"] and "UniVIP / BYOL 1.250" in cells["A4"]
+    assert "time 0.950 of A5" in cells["B1"] and "not done after 90 s" in cells["B2"]
+    assert "out of memory" in cells["B6"] and "not run" in cells["A1"]
+
+
+def test_two_calls_of_ten_minutes_hold_all_parts():
+    for call in "AB":
+        assert sum(part.limit for name, part in PARTS.items() if name[0] == call) <= 580
+    assert {part.experiment for part in PARTS.values()} - {""} <= EXPERIMENTS.keys()
