@@ -1,5 +1,7 @@
 """The trainer's own step, compiled for one device, on a batch that stays there."""
 
+import gzip
+import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +13,8 @@ import jax
 import numpy as np
 
 from benchmarks.step.program import Program, random_pixels
+from benchmarks.step.trace import kernel_table, kernels, read_events, summary
+from univip_jax.common.files import write_whole
 from univip_jax.losses import instance_loss
 from univip_jax.plan import Plan, make_plan
 from univip_jax.reproduce.rows import PHOTOS
@@ -90,12 +94,17 @@ class JaxStep:
             raise FloatingPointError(f"{bad} steps were not finite")
 
     def profile(self, folder: Path) -> None:
-        """Writes a trace of a few steps, for TensorBoard or Perfetto."""
+        """Writes a trace of a few steps, for TensorBoard or Perfetto, the program, and `kernels.json`."""
         with jax.profiler.trace(str(folder)):
             for index in range(_PROFILED_STEPS):
                 with jax.profiler.StepTraceAnnotation("train", step_num=index):
                     self.parts["step"]()
             self.wait()
+        hlo = self._step.as_text()
+        (folder / "program.hlo.gz").write_bytes(gzip.compress(hlo.encode()))
+        found = summary(read_events(folder), kernels(hlo), _PROFILED_STEPS)
+        write_whole(folder / "kernels.json", json.dumps(found, indent=1) + "\n")
+        print(kernel_table(found), flush=True)
 
 
 def _parts(plan: Plan, batch: Batch) -> dict[str, Callable[[], Any]]:

@@ -3,8 +3,11 @@
 import json
 import sys
 
+import pytest
+
 from benchmarks.gpu import PARTS, run_part, table
 from benchmarks.step.program import EXPERIMENTS
+from benchmarks.step.trace import classify, kernels, summary
 
 
 def line(code: str):
@@ -53,3 +56,64 @@ def test_two_calls_of_ten_minutes_hold_all_parts():
     for call in "AB":
         assert sum(part.limit for name, part in PARTS.items() if name[0] == call) <= 580
     assert {part.experiment for part in PARTS.values()} - {""} <= EXPERIMENTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("cudnn-conv.7", 'custom_call_target="__cudnn$convForward" op_name="jit(step)/conv"', "conv fprop"),
+        (
+            "cudnn-conv.8",
+            'custom_call_target="__cudnn$convForward" op_name="jit(step)/transpose(jvp())/x"',
+            "conv dgrad",
+        ),
+        ("cudnn-conv-bw-input.1", "", "conv dgrad"),
+        ("cudnn-conv-bw-filter.1", "", "conv wgrad"),
+        ("sm90_xmma_fprop_implicit_gemm_bf16", "", "conv fprop"),
+        ("input_reduce_fusion.1072", "", "column reductions"),
+        ("input_multiply_reduce_fusion.3", "", "column reductions"),
+        ("loop_maximum_fusion.99", "", "loop fusions"),
+        ("gemm_fusion_dot.7", "", "products"),
+        ("gemm_fusion_dot.7", "univip_jax/augment.py", "augmentation"),
+        ("input_scatter_fusion", 'op_name="jit(step)/select_and_scatter_add"', "pool"),
+        ("copy.3", "", "copies"),
+        ("sort.1", "", "other"),
+    ],
+)
+def test_classes_of_kernels(name, text, kind):
+    assert classify(name, text) == kind
+
+
+HLO = """HloModule jit_step
+
+FileNames
+1 "/a/train_step.py"
+2 "/a/augment.py"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=1}
+2 {file_name_id=2 function_name_id=1 line=1}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=0}
+2 {file_location_id=2 parent_frame_id=2}
+3 {file_location_id=1 parent_frame_id=3}
+
+ENTRY %main (p: f32[10]) -> bf16[5,2] {
+  %p = f32[10]{0} parameter(0)
+  %loop_add_fusion = bf16[5,2]{1,0} fusion(%p), kind=kLoop, metadata={stack_frame_id=1}
+  %loop_mul_fusion = (bf16[5,2]{1,0}, pred[4]{0}) fusion(%loop_add_fusion), metadata={stack_frame_id=3}
+}
+"""
+
+
+def test_kernels_and_their_sums_by_hand():
+    """40 bytes in and 20 out; 20 in and 24 out. Two steps: 3 us of kernels in each, 1 us of gaps."""
+    program = kernels(HLO)
+    assert program["loop_add_fusion"][1:] == ("loop fusions", 60)
+    assert program["loop_mul_fusion"][1:] == ("augmentation", 44)
+    events = [("loop_add_fusion", 0, 2000), ("loop_mul_fusion", 2000, 3000), ("loop_add_fusion", 5000, 7000)]
+    found = summary([*events, ("loop_mul_fusion", 7000, 8000)], program, steps=2)
+    assert found["classes_ms"] == pytest.approx({"loop fusions": 0.002, "augmentation": 0.001})
+    assert found["gaps_ms"] == pytest.approx(0.001)
+    assert found["largest"][0]["gb_per_s"] == pytest.approx(60 / 2000)
