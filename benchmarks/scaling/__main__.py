@@ -1,7 +1,7 @@
 """Collectives and memory of the compiled train step on many devices, and predicted hours of long runs.
 
     python -m benchmarks.scaling [--devices=1,8,64,256] [--tpu=v5e:8x8,v5p:4x4x8] [--images_per_device=8] [...]
-    python -m benchmarks.scaling --predict [--images_per_second=1000]
+    python -m benchmarks.scaling --predict [--images_per_second=1250]
 
 The first compiles for simulated CPU devices and, with --tpu, for slices that this machine lacks (needs libtpu, but no
 TPU). It runs nothing and prints a row per number of devices. The second prints the table of docs/scaling.md.
@@ -44,7 +44,7 @@ def _define() -> None:
     flags.DEFINE_integer("instance_size", 96, "config.views.instance_size, px", 1)
     flags.DEFINE_string("dtype", "bfloat16", "config.model.dtype")
     flags.DEFINE_bool("predict", False, "Print the table of docs/scaling.md instead of compiling.")
-    flags.DEFINE_float("images_per_second", predict.IMAGES_PER_SECOND, "--predict: of one H200.", 1)
+    flags.DEFINE_float("images_per_second", None, "--predict: of one device; default: the goal of each kind.", 1)
 
 
 def _config(images: int) -> ConfigDict:
