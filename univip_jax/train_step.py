@@ -1,7 +1,7 @@
 """One step of UniVIP: augment, target pass, online pass, three losses, update, moving average."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from univip_jax.losses import total_loss
 from univip_jax.models.univip import Encoder, Online, online_forward, target_forward
 from univip_jax.plan import Plan
 from univip_jax.sharding import by_batch, repeatable, replicated
-from univip_jax.types import Batch, Metrics, TrainState
+from univip_jax.types import Batch, Metrics, OnlineOutputs, TrainState
 
 
 def augment_instances(
@@ -51,43 +51,45 @@ def feature_std(outputs: Float[Array, "B D"]) -> Float[Array, ""]:
     return normalized.std(0).mean() * outputs.shape[-1] ** 0.5
 
 
-def sharded_forward(
-    forward: Callable[..., tuple[Any, Any]], variables: dict[str, Any], views: Batch, mesh: Mesh
-) -> tuple[Any, Any]:
-    """`forward(variables, scenes, instances)`, where each device computes the outputs of its part of the batch.
+def sharded_online_forward(
+    network: Online, params: Any, batch_stats: Any, views: Batch, mesh: Mesh
+) -> tuple[OnlineOutputs, Any]:
+    """`online_forward`, where each device computes the outputs of its part of the batch.
 
     So the gradients of the three passes are added on each device, in float32, and reduced over the devices in one
     round. The partitioner would reduce those of each pass, in the dtype of the computation. One device sums nothing.
     """
 
-    def forward_part(variables: dict[str, Any], views: Batch) -> tuple[Any, Any]:
-        # The transpose of pcast is the one sum over devices.
-        params = jax.lax.pcast(variables["params"], mesh.axis_names, to="varying")
-        return forward(variables | {"params": params}, *views)
+    def forward(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
+        return online_forward(network, {"params": params, "batch_stats": batch_stats}, *views)
+
+    def forward_part(params: Any, batch_stats: Any, views: Batch) -> tuple[OnlineOutputs, Any]:
+        params = jax.lax.pcast(params, mesh.axis_names, to="varying")  # its transpose is the one sum over devices
+        return forward(params, batch_stats, views)
 
     if mesh.size == 1:  # XLA would keep collectives of one device
-        return forward(variables, *views)
+        return forward(params, batch_stats, views)
     everywhere, split = replicated(mesh).spec, by_batch(mesh).spec
-    sharded = jax.shard_map(forward_part, mesh=mesh, in_specs=(everywhere, split), out_specs=(split, everywhere))
-    return sharded(variables, views)
+    sharded = jax.shard_map(
+        forward_part, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=(split, everywhere)
+    )
+    return sharded(params, batch_stats, views)
 
 
 def train_step(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> tuple[TrainState, Metrics]:
     """A pure function of (state, batch). A step that is not finite changes only `step` and `bad_steps`."""
     key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
     views, target_instances = augment_views(key, batch, plan.augment)
-    target, (target_stats, rounds) = sharded_forward(
-        partial(target_forward, Encoder(plan.model)),
+    target, target_stats = target_forward(
+        Encoder(plan.model),
         {"params": state.target_params, "batch_stats": state.target_batch_stats},
-        Batch(views.scenes, target_instances if plan.loss.instance else target_instances[:, :0]),
-        mesh,
+        views.scenes,
+        target_instances if plan.loss.instance else target_instances[:, :0],
     )
-    forward = partial(online_forward, Online(plan.model, merge=plan.loss.scene_instance > 0))
-    beside = {"rounds": {"encoder": rounds}} if mesh.size > 1 else {}
+    network = Online(plan.model, merge=plan.loss.scene_instance > 0)
 
     def loss_fn(params):
-        variables = {"params": params, "batch_stats": state.batch_stats, **beside}
-        online, batch_stats = sharded_forward(forward, variables, views, mesh)
+        online, batch_stats = sharded_online_forward(network, params, state.batch_stats, views, mesh)
         loss, terms = total_loss(online, target, plan.loss, plan.transport)
         return loss, (terms, batch_stats)
 

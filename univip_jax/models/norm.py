@@ -52,18 +52,6 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             for running, new in zip((mean, var), moments, strict=True):
                 running.value = MOMENTUM * running.value + (1 - MOMENTUM) * jax.lax.stop_gradient(new)
-            out = self._beside(out, moments[0])
-        return out
-
-    def _beside(self, out: Array, mean: Channels) -> Array:
-        """Leaves the mean in the collection `rounds`, or holds `out` until the mean that another network left is known.
-
-        Changes no value. XLA for GPUs combines two reductions over devices if nothing that follows the one comes first.
-        """
-        if self.is_mutable_collection("rounds"):
-            self.put_variable("rounds", "mean", jax.lax.stop_gradient(mean))
-        elif self.has_variable("rounds", "mean"):
-            out, _ = jax.lax.optimization_barrier((out, self.get_variable("rounds", "mean")))
         return out
 
 

@@ -137,8 +137,8 @@ def online_forward(
 
 def target_forward(
     encoder: Encoder, variables: Any, scenes: Float[Array, "B 2 S S 3"], instances: Float[Array, "B K I I 3"]
-) -> tuple[TargetOutputs, tuple[Any, Any]]:
-    """The target's outputs, in train mode and without gradient; its new batch statistics, and `rounds` (`BatchNorm`).
+) -> tuple[TargetOutputs, Any]:
+    """The target's outputs, in train mode and without gradient, and its new batch statistics.
 
     Pass instances with K = 0 where no loss needs them.
     """
@@ -151,12 +151,10 @@ def target_forward(
             return jnp.zeros((*instances.shape[:2], encoder.spec.projection))
         return _all_at_once(lambda images: module(images, True), instances)
 
-    scene_outputs, changed = nn.apply(of_scenes, encoder, mutable=["batch_stats", "rounds"])(variables)
-    after_scenes = {"batch_stats": changed["batch_stats"]}
+    scene_outputs, after_scenes = nn.apply(of_scenes, encoder, mutable=["batch_stats"])(variables)
     instance_outputs, after_all = nn.apply(of_instances, encoder, mutable=["batch_stats"])(variables | after_scenes)
     outputs = jax.lax.stop_gradient(TargetOutputs(scene_outputs, instance_outputs))
-    statistics = _kept(encoder.spec, after_scenes["batch_stats"], after_all["batch_stats"])
-    return outputs, (statistics, changed["rounds"])
+    return outputs, _kept(encoder.spec, after_scenes["batch_stats"], after_all["batch_stats"])
 
 
 def _kept(spec: ModelSpec, after_scenes: Any, after_all: Any) -> Any:
