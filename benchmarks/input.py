@@ -1,16 +1,20 @@
 """Processor time per photo on the host: the shipped input pipeline, its stages, decoding alone, and the usual PyTorch.
 
-    python -m benchmarks.input --data=PREPARED [--num_photos=128] [--rounds=7] [--images_per_second=1000]
+    python -m benchmarks.input --data=PREPARED [--num_photos=128] [--rounds=7] [--json=FILE]
 
-Prints Markdown: each pipeline compared with decoding alone, the limit; the time that each stage of the shipped pipeline
-adds; and how many cores feed a device. A round measures all pipelines in turn, on one thread each: trust the ratios,
-which are taken within a round. Other load on the machine changes processor time only through shared caches and
-hyper-threads. PyTorch's row needs `torch` and `torchvision`; where they cannot be imported, the row says so.
+Prints Markdown: each pipeline compared with decoding alone, the limit; the time that each stage of the shipped
+pipeline adds; how many cores feed a device; and what cutting the views costs there. A round measures all pipelines in
+turn, on one thread each: trust the ratios, which are taken within a round. Other load on the machine changes processor
+time only through shared caches and hyper-threads. PyTorch's row needs `torch` and `torchvision`; where they cannot be
+imported, the row says so.
 """
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -19,17 +23,21 @@ from benchmarks.torch_input import Photo, torch_batches
 from configs import common
 from univip_jax.common import cli as command
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import write_whole
 from univip_jax.config import to_spec
-from univip_jax.data.crops import crop
+from univip_jax.cut import compile_cut, photo_shapes
 from univip_jax.data.host import run_on_one_core, tf
 from univip_jax.data.index import Index, locate
-from univip_jax.data.pipeline import choose_views, make_batches, record_seed
+from univip_jax.data.pipeline import canvas_of, load_photo, make_batches, preview
 from univip_jax.data.records import Dataset, decode_image, open_dataset, parse, read_record
+from univip_jax.plan import make_plan
+from univip_jax.sharding import make_mesh
+from univip_jax.train_step import lower_step
 from univip_jax.views import ViewSpec
 
 BATCH = 16
 LIMIT, SHIPPED, TORCH = "read and decode alone, the limit", "the shipped pipeline", "PyTorch, PIL and torchvision"
-STAGES = ("read", "parse", "geometry", "decode", "scene crops", "instance crops")
+STAGES = ("read", "parse", "decode", "canvas")
 
 Way = Callable[[], object]  # works on the next BATCH photos
 
@@ -43,23 +51,19 @@ def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
     )
     columns = records, place.shards[records], place.offsets[records]
 
+    canvas = canvas_of(dataset, spec)
+
     def load(record: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, ...]:
         serialized = read_record(paths[shard], offset)
         parsed = parse(serialized)
-        seed = record_seed(index.seed, tf.constant(0, tf.int64), record)
-        scenes, _, instances, _ = choose_views(parsed, seed, spec)
-        image = decode_image(parsed["encoded"])
-        scene_crops = crop(image, scenes, spec.scene_size, spec.interpolation)
         needed_later = {
-            LIMIT: (image,),
-            "read": (serialized,),
-            "parse": tuple(parsed.values()),
-            "geometry": (parsed["encoded"], scenes, instances),
-            "decode": (image, scenes, instances),
-            "scene crops": (scene_crops, image, instances),
-            "instance crops": (scene_crops, crop(image, instances, spec.instance_size, spec.interpolation)),
+            LIMIT: lambda: (decode_image(parsed["encoded"]),),
+            "read": lambda: (serialized,),
+            "parse": lambda: tuple(parsed.values()),
+            "decode": lambda: (decode_image(parsed["encoded"]), *parsed.values()),
+            "canvas": lambda: load_photo(serialized, record, tf.constant(0, tf.int64), canvas, spec),
         }
-        return needed_later[stage]
+        return needed_later[stage]()
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
@@ -70,9 +74,13 @@ def do_until(stage: str, dataset: Dataset, index: Index, spec: ViewSpec) -> Way:
 
 def first_photos(dataset: Dataset, index: Index, spec: ViewSpec, count: int) -> list[Photo]:
     """The photos for PyTorch: files with the boxes of their views, so that choosing them costs it nothing."""
-    load = do_until("geometry", dataset, index, spec)
-    batches = [load() for _ in range(count // BATCH)]
-    return [Photo(encoded.numpy(), s.numpy(), i.numpy()) for batch in batches for encoded, s, i in batch]
+    found, place = [], locate(dataset)
+    for step in range(count // BATCH):
+        for record, photo in zip(index.rows(step).records, preview(dataset, index, spec, step, BATCH), strict=True):
+            serialized = read_record(str(dataset.shards[place.shards[record]].path), place.offsets[record])
+            encoded = parse(serialized)["encoded"].numpy()
+            found.append(Photo(encoded, photo.geometry.scenes, photo.geometry.instances))
+    return found
 
 
 def settle() -> float:
@@ -137,11 +145,27 @@ def cores(images_per_second: float, milliseconds: float) -> str:
     return f"One device: {images_per_second:,.0f} images/s x {milliseconds:.2f} ms = {needed:.1f} cores."
 
 
+def device_cost(dataset: Dataset, spec: ViewSpec) -> dict[str, float]:
+    """FLOPs and bytes an image of the program that cuts the views, as XLA counts them, and of the whole step."""
+    config = common.get_config()
+    config.batch_size = BATCH
+    plan, mesh = make_plan(config, BATCH), make_mesh(jax.devices()[:1])
+    shapes = photo_shapes(BATCH, *canvas_of(dataset, spec)[:3])
+    cut = compile_cut(spec, 0, shapes, mesh).cost_analysis()
+    return {
+        "cut_gflop_per_image": cut["flops"] / BATCH / 1e9,
+        "step_gflop_per_image": lower_step(plan, mesh).cost_analysis()["flops"] / BATCH / 1e9,
+        "cut_bytes_per_image": cut["bytes accessed"] / BATCH,
+        "shipped_bytes_per_image": sum(x.size * x.dtype.itemsize for x in shapes) / BATCH,
+    }
+
+
 def _define() -> None:
     command.define_path("data", None, "A data set prepared by `python -m data_prep`.")
+    command.define_path("json", None, "File for all figures.")
     flags.DEFINE_integer("num_photos", 128, f"Photos per round; rounded down to a multiple of {BATCH}.", BATCH)
     flags.DEFINE_integer("rounds", 7, "How often each pipeline is measured.", 1)
-    flags.DEFINE_float("images_per_second", 1000.0, "Speed of the device, as measured by benchmarks.step.", 0.0)
+    flags.DEFINE_float("images_per_second", 1250.0, "Speed of the device, as measured by benchmarks.step.", 0.0)
 
 
 def _main() -> None:
@@ -164,6 +188,16 @@ def _main() -> None:
     print(f"\n{num_photos} photos per round, {options.rounds} rounds, {size}; median (least to largest).\n")
     print("\n".join(table_of_ways(times, torch_missing)), "\n".join(table_of_stages(times)), sep="\n\n")
     print("\n" + cores(options.images_per_second, float(np.median(times[SHIPPED]))))
+    cost = device_cost(dataset, spec)
+    print(
+        f"The device cuts the views: {cost['cut_gflop_per_image']:.2f} GFLOP an image, "
+        f"{cost['cut_gflop_per_image'] / cost['step_gflop_per_image']:.1%} of the step's "
+        f"{cost['step_gflop_per_image']:.2f}; it gets {cost['shipped_bytes_per_image'] / 1e6:.2f} MB an image."
+    )
+    if options.json:
+        found = {"times_limit": float(np.median(times[SHIPPED] / times[LIMIT])), **cost}
+        found["ms_per_photo"] = {name: values.tolist() for name, values in times.items()}
+        write_whole(Path(options.json), json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.train = "data/coco"  # a folder made by `python -m data_prep --out`
-    config.data.num_threads = 0  # that decode and crop on this host; 0: one per core
+    config.data.num_threads = 0  # that decode on this host; 0: one per core
 
     config.knn = ConfigDict()  # on a labelled set, during training
     config.knn.every_steps = 0  # 0: never, unless every_epochs is above 0
@@ -71,6 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.views.proposals = "stored"  # stored, annotated (the data set's objects) or naive (random boxes)
     config.views.pick = "random"  # random or first: which K of the overlap's proposals (ours)
     config.views.min_box_side = 64  # px of the photo: smallest side of a naive box
+    config.views.canvas = 640  # px: the accelerator gets photos of this long side at most; larger ones are shrunk
 
     # Photometric augmentation. A pair is (scene 1 and instances, scene 2). BYOL's values, by ORL's operations.
     config.augment = ConfigDict()

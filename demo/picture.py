@@ -27,15 +27,13 @@ from data_prep import filters
 from data_prep.selective_search import photo_generator, selective_search
 from univip_jax.common.cli import define_path, run
 from univip_jax.config import to_spec
-from univip_jax.data.crops import crop
-from univip_jax.data.host import tf
-from univip_jax.data.pipeline import Geometry, Preview, choose_views
+from univip_jax.data.pipeline import Preview, show
 from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config
 from univip_jax.run.plans import make_transport_plans
 from univip_jax.sharding import make_mesh, replicated
-from univip_jax.types import Batch
+from univip_jax.types import Batch, Geometry, Photos
 from univip_jax.views import ViewSpec
 
 _SEED = 2138  # of the views; chosen for a clear picture
@@ -46,14 +44,12 @@ def draw_views(seed: int) -> Preview:
     """The views of china.jpg as `configs/coco.py` draws them: selective search, Algorithm 1, crops."""
     encoded = files("sklearn.datasets.images").joinpath("china.jpg").read_bytes()
     image = np.asarray(Image.open(io.BytesIO(encoded)))
-    height, width = image.shape[:2]
+    size = np.array([image.shape[:2]], np.int32)
     boxes = selective_search(image, 256, photo_generator(encoded))
-    proposals = filters.keep(boxes, min_side=64, max_boxes=100) / [height, width, height, width]
-    record = {"height": height, "width": width, "proposals": tf.constant(proposals, tf.float32)}
-    spec = to_spec(ViewSpec, coco.get_config(), "views")
-    geometry = choose_views(record, tf.constant([seed, 0]), spec)
-    views = Batch(crop(image, geometry.scenes, spec.scene_size), crop(image, geometry.instances, spec.instance_size))
-    return Preview(image, *tf.nest.map_structure(lambda tensor: tensor.numpy(), (geometry, views)))
+    proposals = filters.keep(boxes, min_side=64, max_boxes=100) / np.tile(size, 2)
+    draw = np.zeros((1, 2), np.int32)
+    photos = Photos(image.reshape(1, len(image), -1), size, size, proposals[None].astype(np.float32), draw)
+    return show(photos, to_spec(ViewSpec, coco.get_config(), "views"), seed)[0]
 
 
 def plan_of(folder: Path, views: Batch) -> Float[np.ndarray, "K K"]:

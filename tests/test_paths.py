@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # Flags and fields of text that are no paths: what is not here is defined by cli.define_path, or named in PATHS.
 FLAGS = {"dataset", "split", "prefix", "licence", "steps", "seeds", "coordinator_address"}
 FLAGS |= {"devices", "tpu", "backbone", "dtype", "rows", "variant", "set", "reference"}  # of benchmarks
-FLAGS |= {"trials", "batches", "methods", "frameworks", "experiments", "compile_mode", "canvas"}
+FLAGS |= {"parts", "trials", "batches", "methods", "frameworks", "experiments", "compile_mode", "canvas"}
 EXPANDED = {"results"}  # a list, expanded where it is used
 FIELDS = {"task", "row", "allow_changes", "views.crop", "views.interpolation", "views.proposals", "views.pick"}
 FIELDS |= {"augment.color", "augment.blur_kernel", "augment.instances", "model.backbone", "model.stem", "model.init"}

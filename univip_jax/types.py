@@ -13,8 +13,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
+class Photos(NamedTuple):
+    """One step's photos as they leave the host, each at the upper left of a canvas of zeros."""
+
+    pixels: UInt8[Array, "B H 3*W"]  # H x W px: a TPU would pad a last axis of 3 to 128
+    extent: Int[Array, "B 2"]  # height and width of the photo on its canvas, px
+    size: Int[Array, "B 2"]  # of the photo as stored, px: larger where it was shrunk to fit
+    proposals: Float[Array, "B P 4"]  # yxyx in [0, 1]; padding has no area
+    draw: Int[Array, "B 2"]  # epoch and number in the data set: with the seed, they decide the views
+
+
+class Geometry(NamedTuple):
+    """The boxes of a photo's views: yxyx in [0, 1]."""
+
+    scenes: Float[Array, "*B 2 4"]
+    region: Float[Array, "*B 4"]  # the instances lie inside it
+    instances: Float[Array, "*B K 4"]
+
+
 class Batch(NamedTuple):
-    """One step's images as they leave the host."""
+    """One step's views."""
 
     scenes: UInt8[Array, "B 2 S S 3"]
     instances: UInt8[Array, "B K I I 3"]

@@ -1,7 +1,4 @@
-"""The settings of the two scenes and K instances of a photo.
-
-Apart from `data.crops`, which carries them out, because the accelerator's side must import without TensorFlow.
-"""
+"""The settings of the two scenes and K instances of a photo; `crops` and `resample` carry them out."""
 
 from dataclasses import dataclass
 
@@ -11,6 +8,9 @@ PROPOSALS = ("stored", "annotated", "naive")
 PICKS = ("random", "first")
 CROPS = ("torchvision", "uniform")
 INTERPOLATIONS = ("bilinear", "bicubic")
+MAX_ASPECT = 3.0  # of proposals and naive boxes: width / height within 1/3..3 (UniVIP section 3.2)
+MAX_IOU = 0.5  # between two proposals of a photo, at most
+MAX_CANVAS = 8192  # px
 MAX_INSTANCES = 64  # more boxes with an IoU of at most 0.5 do not fit into a usual overlap
 
 
@@ -31,6 +31,7 @@ class ViewSpec:
     proposals: str
     pick: str
     min_box_side: int
+    canvas: int
 
     def __post_init__(self):
         choices = {"proposals": PROPOSALS, "pick": PICKS, "crop": CROPS, "interpolation": INTERPOLATIONS}
@@ -47,6 +48,8 @@ class ViewSpec:
                 f"views.num_instances={self.num_instances}: an overlap has no room for so many distinct boxes; "
                 f"choose 0..{MAX_INSTANCES} (the paper: 2, 4 or 8)"
             )
+        if not 0 <= self.canvas <= MAX_CANVAS:
+            raise UserError(f"views.canvas={self.canvas} must be 1..{MAX_CANVAS} px")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise UserError(f"views.area={self.area} must be two rising shares of the photo, above 0 and at most 1")
         if not 0 < self.aspect[0] <= self.aspect[1]:

@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from benchmarks.ablation.table import RESULTS
-from benchmarks.ablation.views import make_views
 from benchmarks.scenes.packed import Packed, Singles
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
+from univip_jax.crops import area, intersection
+from univip_jax.cut import compile_cut, shapes_of
 from univip_jax.evaluate.logistic import fit_logistic
 from univip_jax.evaluate.neighbours import knn_top1
 from univip_jax.evaluate.scores import accuracy
@@ -29,7 +30,7 @@ from univip_jax.plan import Plan, make_plan
 from univip_jax.run.health import backbone_variables, effective_rank
 from univip_jax.sharding import by_batch, make_mesh, replicated
 from univip_jax.train_step import compile_step
-from univip_jax.types import Features, TrainState
+from univip_jax.types import Features, Photos, TrainState
 
 _K, _TEMPERATURE = 20, 0.07  # of k-NN, as in configs/knn.py
 _INVERSE_L2 = 0.1  # of the logistic probe
@@ -77,17 +78,20 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
     mesh, seed, batch = make_mesh(), plan.seed, plan.batch_size
     step_fn = compile_step(replace(plan, seed=0), mesh)  # its seed is that of augmentation; seeds share the compilation
     state = jax.device_put(plan.init_state(), replicated(mesh))
-    scenes = jax.tree.map(jnp.asarray, packed.scenes)
+    boxes = packed.scenes.objects if plan.views.proposals == "annotated" else packed.scenes.proposals
+    scenes = jnp.asarray(packed.scenes.photos), jnp.asarray(boxes)
+    shapes = shapes_of(_photos(scenes, np.arange(batch), 0))
+    cut = compile_cut(plan.views, seed, shapes, mesh)
     evaluate_every, overlaps, window = max(1, plan.total_steps // _NUM_EVALUATIONS), [], []
     with (folder / METRICS).open("w") as file, tqdm(total=plan.total_steps, unit="step", desc=name) as bar:
         for step in range(plan.total_steps):
             epoch, position = divmod(step, plan.steps_per_epoch)
             if position == 0:
-                order = np.random.default_rng([seed, epoch]).permutation(len(scenes.photos))
+                order = np.random.default_rng([seed, epoch]).permutation(len(packed.scenes.photos))
             rows = order[position * batch : (position + 1) * batch]
-            key = jax.random.fold_in(jax.random.key(seed + 1), step)
-            views, overlap = make_views(key, *(part[rows] for part in scenes), spec=plan.views)
-            state, metrics = step_fn(state, jax.device_put(views, by_batch(mesh)))
+            views, geometry = cut(jax.device_put(_photos(scenes, rows, epoch), by_batch(mesh)))
+            state, metrics = step_fn(state, views)
+            overlap = area(intersection(geometry.scenes[:, 0], geometry.scenes[:, 1]))
             window.append(metrics | {"overlap": overlap.mean()})
             done = step + 1
             if done % log_every == 0 or done % evaluate_every == 0 or done == plan.total_steps:
@@ -105,6 +109,15 @@ def _train(plan: Plan, packed: Packed, folder: Path, name: str, log_every: int) 
                 window = []
     last = {name: value for name, value in means.items() if name.startswith("plan/")}
     return state, {"steps": plan.total_steps, "overlap": float(np.mean(overlaps)), **last}
+
+
+def _photos(scenes: tuple[UInt8[Array, "N S S 3"], Float[Array, "N P 4"]], rows: np.ndarray, epoch: int) -> Photos:
+    """Some of the scenes, as the host would ship them: square, each filling its canvas."""
+    photos, boxes = (part[rows] for part in scenes)
+    side = photos.shape[1]
+    size = jnp.full((len(rows), 2), side, jnp.int32)
+    draw = jnp.stack([jnp.full(len(rows), epoch, jnp.int32), jnp.asarray(rows, jnp.int32)], 1)
+    return Photos(photos.reshape(len(rows), side, 3 * side), size, size, boxes, draw)
 
 
 def _evaluate(plan: Plan, state: TrainState, packed: Packed, *, probe: bool) -> dict[str, float]:

@@ -1,27 +1,18 @@
 """Views made in JAX equal the shipped pipeline's; rows train, are kept, and appear beside the paper's."""
 
 import json
-from dataclasses import replace
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
-from scipy import stats
 
-from benchmarks.ablation import row, views
+from benchmarks.ablation import row
 from benchmarks.ablation.budgets import parse_changes, row_config
 from benchmarks.ablation.row import METRICS, UNTRAINED, mean_statistics, run_row
 from benchmarks.ablation.table import RESULTS, read_results, table_lines
 from benchmarks.scenes.packed import Packed, Scenes, Singles
 from univip_jax.common.errors import UserError
-from univip_jax.data import crops
-from univip_jax.data.pipeline import record_seed
 from univip_jax.plan import make_plan
 from univip_jax.run.log import read_metrics
-from univip_jax.views import CROPS, INTERPOLATIONS
 
 SIDE = 128
 TINY = {
@@ -44,69 +35,6 @@ def packed():
     return Packed(
         "f", Scenes(photos, boxes, boxes[:, :3]), Singles(singles, labels), Singles(singles[:10], labels[:10])
     )
-
-
-@pytest.fixture(scope="module")
-def spec():
-    return make_plan(row_config("small", 7, "e", 0, TINY), 12).views
-
-
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_crop_equals_the_shipped_pipeline(packed, interpolation):
-    boxes = np.array([[0.1, 0.2, 0.9, 0.7], [0, 0, 1, 1], [0.33, 0.4, 0.41, 0.46]], np.float32)
-    expected = crops.crop(tf.constant(packed.scenes.photos[0]), tf.constant(boxes), 24, interpolation).numpy()
-    found = np.asarray(views.crop(jnp.asarray(packed.scenes.photos[0]), jnp.asarray(boxes), 24, interpolation))
-    assert np.abs(found.astype(int) - expected).max() <= 1
-
-
-@pytest.mark.parametrize("crop", CROPS)
-def test_crops_are_distributed_like_the_shipped_pipelines(spec, crop):
-    """Area, log aspect and place; Kolmogorov and Smirnov's bound for two samples of 20,000 at 1e-6 is 0.027."""
-    spec, side = replace(spec, crop=crop), tf.constant(float(SIDE))
-    ours = views.random_crops(jax.random.key(0), SIDE, 20000, spec)
-    expected = crops.random_crops(tf.constant([0, 0]), side, side, 20000, spec).numpy()
-    for of in (
-        views.area,
-        lambda boxes: jnp.log((boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])),
-        lambda boxes: boxes[:, 0],
-        lambda boxes: boxes[:, 3],
-    ):
-        assert stats.ks_2samp(of(ours), of(jnp.asarray(expected))).statistic < 0.027
-
-
-@pytest.mark.parametrize(
-    ("proposals", "crop"), [("stored", "torchvision"), ("stored", "uniform"), ("naive", "torchvision")]
-)
-def test_views_are_distributed_like_the_shipped_pipelines(packed, spec, proposals, crop):
-    """Overlap, size and place of instances over 400 draws of one photo, within 4 standard errors."""
-    spec, draws = replace(spec, proposals=proposals, crop=crop), 400
-    stored = packed.scenes.proposals[0, :15]
-
-    @tf.function
-    def theirs(number):
-        seeds = tf.random.split(record_seed(0, tf.constant(0, tf.int64), number), 3)
-        side = tf.constant(float(SIDE))
-        boxes = tf.constant(stored)
-        if proposals == "naive":
-            boxes = crops.naive_boxes(seeds[2], tf.constant([0.0, 0, 1, 1]), side, side, tf.fill([2], 16.0))
-        scenes, region = crops.scene_pair(seeds[0], boxes, side, side, spec)
-        return scenes, crops.instance_boxes(seeds[1], boxes, region, side, side, spec)
-
-    ours = jax.jit(jax.vmap(partial(views.choose_views, stored=stored, objects=stored[:3], side=SIDE, spec=spec)))
-    scenes, regions, instances = ours(jax.random.split(jax.random.key(0), draws))
-    expected = [np.stack(part) for part in zip(*(theirs(tf.constant(n, tf.int64)) for n in range(draws)), strict=True)]
-
-    def measures(scenes, instances):
-        overlap = np.asarray(views.area(views.intersection(scenes[:, 0], scenes[:, 1])))
-        sizes, middles = np.asarray(views.area(instances)), np.asarray(instances[..., :2] + instances[..., 2:]) / 2
-        return np.stack([overlap, sizes.mean(1), sizes.max(1), middles[..., 0].mean(1), middles[..., 1].std(1)], 1)
-
-    a, b = measures(scenes, instances), measures(*map(jnp.asarray, expected))
-    error = np.sqrt((a.var(0) + b.var(0)) / draws)
-    assert np.all(np.abs(a.mean(0) - b.mean(0)) < 4 * error), (a.mean(0), b.mean(0), error)
-    assert np.asarray(views.inside(instances, regions[:, None])).all()
-    apart = np.asarray(instances)[:, :, None] != np.asarray(instances)[:, None]
-    assert (apart.any(-1) | np.eye(4, dtype=bool)).all()
 
 
 def test_run_row_trains_once(packed, tmp_path):

@@ -1,13 +1,16 @@
 """The input benchmark measures the work that training does, and reads its own figures right."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import input as host
 from tests.small import small_config
 from univip_jax.config import to_spec
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import make_batches
+from univip_jax.data.pipeline import make_batches, preview
 from univip_jax.data.records import open_dataset
 from univip_jax.views import ViewSpec
 
@@ -18,14 +21,26 @@ TIMES = {
 }
 
 
-def test_the_last_stage_makes_the_crops_of_training(data, monkeypatch):
+def test_the_last_stage_makes_the_photos_of_training(data, monkeypatch):
     monkeypatch.setattr(host, "BATCH", 8)
     dataset = open_dataset(data)
     index, spec = Index(dataset, 0, 8), to_spec(ViewSpec, small_config(data), "views")
     batch = next(make_batches(dataset, index, spec, num_threads=1))
-    scenes, instances = zip(*host.do_until("instance crops", dataset, index, spec)(), strict=True)
-    np.testing.assert_array_equal(batch.scenes, np.stack(scenes))
-    np.testing.assert_array_equal(batch.instances, np.stack(instances))
+    found = zip(*host.do_until("canvas", dataset, index, spec)(), strict=True)
+    for expected, column in zip(batch, found, strict=True):
+        np.testing.assert_array_equal(expected, np.stack(column))
+
+
+def test_pytorch_gets_the_files_and_boxes_of_training(data, monkeypatch):
+    monkeypatch.setattr(host, "BATCH", 8)
+    dataset = open_dataset(data)
+    index, spec = Index(dataset, 0, 8), to_spec(ViewSpec, small_config(data), "views")
+    photos = host.first_photos(dataset, index, spec, 8)
+    shown = preview(dataset, index, spec, 0, 8)
+    for photo, expected in zip(photos, shown, strict=True):
+        np.testing.assert_array_equal(Image.open(io.BytesIO(photo.encoded)).convert("RGB"), expected.image)
+        np.testing.assert_array_equal(photo.scenes, expected.geometry.scenes)
+        np.testing.assert_array_equal(photo.instances, expected.geometry.instances)
 
 
 def test_a_way_is_compared_with_the_limit_of_its_own_round():
@@ -36,10 +51,10 @@ def test_a_way_is_compared_with_the_limit_of_its_own_round():
 
 
 def test_a_stage_is_what_it_adds_to_those_before():
-    """Six stages of 2 ms in the middle round; the batch adds 10, 4 and 2: its median is the largest."""
+    """Four stages of 2 ms in the middle round; the batch adds 12, 8 and 8: its median is the largest."""
     *rows, _, bottleneck = host.table_of_stages(TIMES)[2:]
-    assert rows[5] == "| instance crops | 2.00 (1.00 to 3.00) | 12% |"
-    assert rows[6] == "| order, batch, to NumPy | 4.00 (2.00 to 10.00) | 25% |"
+    assert rows[3] == "| canvas | 2.00 (1.00 to 3.00) | 12% |"
+    assert rows[4] == "| order, batch, to NumPy | 8.00 (8.00 to 12.00) | 50% |"
     assert bottleneck == "The bottleneck: order, batch, to NumPy."
 
 

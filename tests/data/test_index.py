@@ -12,7 +12,7 @@ from univip_jax.data.records import Dataset, Shard
 
 def dataset(*sizes: int) -> Dataset:
     """Shards of those numbers of records; record r of shard s lies at byte 1000 s + 10 r."""
-    shards = [Shard(Path(f"{s}"), n, 1000 * s + 10 * np.arange(n)) for s, n in enumerate(sizes)]
+    shards = [Shard(Path(f"{s}"), n, 1000 * s + 10 * np.arange(n), {}) for s, n in enumerate(sizes)]
     return Dataset(Path("photos"), "fingerprint", sum(sizes), tuple(shards), {})
 
 

@@ -52,7 +52,7 @@ def test_sidecar_describes_its_shard(photo_folder, tmp_path):
     assert [entry["id"] for entry in sidecar["rejected"]] == ["deep/er/10.jpg"]
     assert sidecar["rejected"][0]["reason"].startswith("damaged")
     assert sidecar["num_records"] == len(sidecar["offsets"]) == len(sidecar["verdict"]["num_boxes"]) == 7
-    shard = records.Shard(spec.path, 7, np.array(sidecar["offsets"]))
+    shard = records.Shard(spec.path, 7, np.array(sidecar["offsets"]), {})
     parsed = [records.parse(one) for one in records.read_shard(shard)]
     assert [one["id"].numpy().decode() for one in parsed] == [
         photo.image_id for photo in spec.photos if photo.image_id != "deep/er/10.jpg"

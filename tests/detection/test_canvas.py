@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.detection.canvas import InputSpec, Size, canvas_of, canvases, resized
-from univip_jax.data.detection.pipeline import fitted, resize_onto
+from univip_jax.data.detection.pipeline import fitted
+from univip_jax.data.fit import onto, resize
 
 SPEC = InputSpec()
 
@@ -57,7 +58,7 @@ def test_pixels_are_antialiased_and_lie_at_the_upper_left():
     rng = np.random.default_rng(0)
     smooth = np.asarray(Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((160, 120)))
     for size in ((50, 66), (180, 240)):
-        found = resize_onto(tf.constant(smooth), tf.constant(size), tf.constant([192, 256])).numpy()
+        found = onto(resize(tf.constant(smooth), tf.constant(size)), tf.constant([192, 256])).numpy()
         expected = np.asarray(Image.fromarray(smooth).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
         assert found.dtype == np.uint8 and found.shape == (192, 256, 3)
         assert np.abs(found[: size[0], : size[1]] - expected).max() <= 1

@@ -14,7 +14,7 @@ from tests.small import small_config, state_after
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import UserError
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import make_batches
+from univip_jax.data.pipeline import preview
 from univip_jax.data.records import open_dataset
 from univip_jax.models.univip import Encoder, Online
 from univip_jax.plan import make_plan
@@ -31,8 +31,8 @@ def views(data):
     """Of the first four photos that a run sees."""
     config, dataset = small_config(data), open_dataset(str(data))
     index = Index(dataset, config.seed, config.batch_size)
-    batch = next(make_batches(dataset, index, make_plan(config, 24).views))
-    return Batch(*(crops[:4] for crops in batch))
+    photos = preview(dataset, index, make_plan(config, 24).views, step=0, count=4)
+    return Batch(*(np.stack(crops) for crops in zip(*(photo.views for photo in photos), strict=True)))
 
 
 def test_a_run_logs_the_plans_of_its_first_photos(run, views):

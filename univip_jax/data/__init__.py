@@ -1,3 +1,3 @@
-"""Photos to batches, on the host: sources, records, order, crops, pipeline, labelled sets."""
+"""Photos to batches, on the host: sources, records, order, canvases, pipeline, labelled sets."""
 
 MANIFEST = "manifest.json"  # of a prepared data set; written last, it vouches for the shards

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
-MAX_ASPECT = 3.0  # of proposals and naive boxes: width / height within 1/3..3 (UniVIP section 3.2)
-MAX_IOU = 0.5  # between two proposals of a photo, at most
+from univip_jax.views import MAX_ASPECT as MAX_ASPECT
+from univip_jax.views import MAX_IOU as MAX_IOU
 
 
 def pairwise_iou(first: Float[np.ndarray, "N 4"], second: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "N M"]:

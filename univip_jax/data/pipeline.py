@@ -1,46 +1,66 @@
-"""A prepared data set to batches of uint8 crops, in the order of the index: read by offset, decode once, crop."""
+"""A prepared data set to batches of photos, in the order of the index: read by offset, decoded once."""
 
 import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
 from univip_jax.common.errors import TransientError, UserError
-from univip_jax.data.crops import crop, instance_boxes, naive_boxes, scene_pair
-from univip_jax.data.host import tf
+from univip_jax.cut import compile_cut, shapes_of
+from univip_jax.data.fit import decode_within, extents, onto
+from univip_jax.data.host import keep_memory, tf
 from univip_jax.data.index import Index, locate
 from univip_jax.data.records import Dataset, decode_image, parse, read_record
-from univip_jax.types import Batch
+from univip_jax.sharding import make_mesh
+from univip_jax.types import Batch, Geometry, Photos
 from univip_jax.views import ViewSpec
 
 Tree = TypeVar("Tree")
+_MULTIPLE = 16  # px, of a canvas's sides: what a matrix unit takes
 
 
-class Geometry(NamedTuple):
-    """The boxes of one photo's views: float32 yxyx in [0, 1]."""
+class Canvas(NamedTuple):
+    """What every photo of a data set fits on, with its boxes."""
 
-    scenes: tf.Tensor  # [2, 4]
-    region: tf.Tensor  # [4]: the instances lie inside it
-    instances: tf.Tensor  # [K, 4]
-    proposals: tf.Tensor  # [N, 4]: the instances were chosen from these
+    height: int  # px
+    width: int  # px
+    num_proposals: int
+    num_shrunk: int  # photos that are larger than `views.canvas`; 0 where the data set does not tell
 
 
-def choose_views(record: dict[str, tf.Tensor], seed: tf.Tensor, spec: ViewSpec) -> Geometry:
-    """The geometry of a parsed record's views; no pixel is touched."""
-    height, width = tf.cast(record["height"], tf.float32), tf.cast(record["width"], tf.float32)
-    seeds = tf.random.split(seed, 3)
-    if spec.proposals == "naive":
-        whole = tf.constant([0.0, 0.0, 1.0, 1.0])
-        smallest = tf.minimum(float(spec.min_box_side), tf.stack([height, width]))
-        proposals = naive_boxes(seeds[2], whole, height, width, smallest)
-    elif spec.proposals == "annotated":
-        proposals = tf.boolean_mask(record["objects"], ~record["is_crowd"])
+def canvas_of(dataset: Dataset, spec: ViewSpec) -> Canvas:
+    """The least canvas for a data set, at most `views.canvas` px a side.
+
+    Raises UserError: `views.canvas` is 0, or the number of annotated objects a photo is not known.
+    """
+    if not spec.canvas:
+        raise UserError(
+            "views.canvas=0: the views of this run were cut on the host, as only older versions do; resume it by "
+            "such a version, or train anew in another --workdir with --config.views.canvas=640"
+        )
+    columns = {"height": [], "width": [], "num_objects": []}
+    for shard in dataset.shards:
+        for name, values in columns.items():
+            values.extend(shard.photos.get(name, ()))
+    sides, num_shrunk = (spec.canvas, spec.canvas), 0
+    if len(columns["height"]) == dataset.num_records:
+        sizes = np.array([columns["height"], columns["width"]]).T
+        num_shrunk = int((sizes.max(1) > spec.canvas).sum())
+        sides = np.minimum(spec.canvas, -(-extents(sizes, spec.canvas).max(0) // _MULTIPLE) * _MULTIPLE)
+    if spec.proposals == "annotated":
+        if len(columns["num_objects"]) != dataset.num_records:
+            raise UserError(
+                f"views.proposals=annotated, but {dataset.root}, which an older version prepared, does not say how "
+                "many objects its photos have: prepare it again in another --out"
+            )
+        number = max(columns["num_objects"])
     else:
-        proposals = record["proposals"]
-    scenes, region = scene_pair(seeds[0], proposals, height, width, spec)
-    return Geometry(scenes, region, instance_boxes(seeds[1], proposals, region, height, width, spec), proposals)
+        manifest = dataset.manifest  # a set of an early version has no statistics
+        number = manifest.get("proposals", {}).get("max", manifest["settings"]["max_boxes"])
+    return Canvas(*map(int, sides), max(1, number), num_shrunk)
 
 
 def record_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
@@ -51,16 +71,20 @@ def record_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
     return key
 
 
-def _load(seed: int, spec: ViewSpec):
-    def load(serialized, epoch, record):
-        parsed = parse(serialized)
-        geometry = choose_views(parsed, record_seed(seed, epoch, record), spec)
-        image = decode_image(parsed["encoded"])
-        scenes = crop(image, geometry.scenes, spec.scene_size, spec.interpolation)
-        instances = crop(image, geometry.instances, spec.instance_size, spec.interpolation)
-        return image, geometry, Batch(scenes, instances)
-
-    return load
+def load_photo(serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor, canvas: Canvas, spec: ViewSpec) -> Photos:
+    """A record as the accelerator gets it, without the batch's axis."""
+    parsed = parse(serialized)
+    size = tf.stack([parsed["height"], parsed["width"]])
+    image = decode_within(parsed["encoded"], size, spec.canvas)
+    pixels = tf.reshape(onto(image, tf.constant(canvas[:2])), [canvas.height, 3 * canvas.width])
+    boxes = parsed["proposals"]
+    if spec.proposals == "annotated":
+        boxes = tf.boolean_mask(parsed["objects"], ~parsed["is_crowd"])
+    boxes = tf.pad(boxes, [[0, canvas.num_proposals - tf.shape(boxes)[0]], [0, 0]])
+    boxes = tf.ensure_shape(boxes, [canvas.num_proposals, 4])
+    sides = (tf.cast(values, tf.int32) for values in (tf.shape(image)[:2], size, tf.stack([epoch, record])))
+    extent, size, draw = sides
+    return Photos(pixels, extent, size, boxes, draw)
 
 
 def make_batches(
@@ -72,27 +96,27 @@ def make_batches(
     start: int = 0,
     stop: int | None = None,
     num_threads: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[Photos]:
     """Batches of steps `start`, `start + 1`, ... before `stop`: a pure function of the step.
 
     Args:
       rows: the rows of the global batch that this host feeds; all of them by default.
-      num_threads: threads that decode and crop; 0: one per core.
+      num_threads: threads that decode; 0: one per core.
 
     Raises:
       UserError: names the damaged records of the batch. None is skipped: that would change the run.
       TransientError: a record could not be read at first, but can be read again.
     """
-    load = _load(index.seed, spec)
+    canvas = canvas_of(dataset, spec)
 
     def columns(step: int) -> tuple[np.ndarray, np.ndarray]:
         rows_of_step = index.rows(step)
         return rows_of_step.records, np.full(index.batch_size, rows_of_step.epoch)
 
-    def views(serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> Batch:
-        return load(serialized, epoch, record)[2]
+    def load(serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> Photos:
+        return load_photo(serialized, record, epoch, canvas, spec)
 
-    return stream(dataset, columns, views, rows=rows, start=start, stop=stop, num_threads=num_threads)
+    return stream(dataset, columns, load, rows=rows, start=start, stop=stop, num_threads=num_threads)
 
 
 def stream(
@@ -112,6 +136,7 @@ def stream(
       load: a serialized record and its row of each column to one element of the batch, in graph.
       rows, num_threads: see `make_batches`, which also says what is raised.
     """
+    keep_memory()
     place = locate(dataset)
     first = columns(start)
     rows = np.arange(len(first[0])) if rows is None else rows
@@ -190,12 +215,20 @@ class Preview(NamedTuple):
 
 def preview(dataset: Dataset, index: Index, spec: ViewSpec, step: int, count: int) -> list[Preview]:
     """The first `count` photos of the batch of `step`, exactly as training sees them."""
-    load = tf.function(_load(index.seed, spec))
-    epoch, records = index.rows(step)
-    place = locate(dataset)
-    photos = []
-    for record in records[:count]:
-        path, offset = str(dataset.shards[place.shards[record]].path), place.offsets[record]
-        loaded = load(read_record(path, offset), tf.constant(epoch, tf.int64), tf.constant(record, tf.int64))
-        photos.append(Preview(*tf.nest.map_structure(lambda x: x.numpy(), loaded)))
-    return photos
+    rows = np.arange(min(count, index.batch_size))
+    photos = next(make_batches(dataset, index, spec, rows=rows, start=step, stop=step + 1, num_threads=1))
+    return show(photos, spec, index.seed)
+
+
+def show(photos: Photos, spec: ViewSpec, seed: int) -> list[Preview]:
+    """Cuts the views of a few photos."""
+    device = make_mesh(jax.local_devices()[:1])
+    views, geometry = jax.device_get(compile_cut(spec, seed, shapes_of(photos), device)(photos))
+    canvas = photos.pixels.reshape(*photos.pixels.shape[:2], -1, 3)
+    return [
+        Preview(
+            canvas[row, : photos.extent[row, 0], : photos.extent[row, 1]],
+            *jax.tree.map(lambda x, row=row: x[row], (geometry, views)),
+        )
+        for row in range(len(canvas))
+    ]

@@ -60,6 +60,7 @@ class Shard(NamedTuple):
     path: Path
     num_records: int
     offsets: np.ndarray  # int64 [num_records]: byte offset of each record, as `TFRecordDatasetV2(byte_offsets=)` wants
+    photos: dict[str, list[int]]  # height, width, num_objects, ... of each photo; empty where an early sidecar lacks it
 
 
 class Dataset(NamedTuple):
@@ -197,11 +198,13 @@ def read_sidecar(root: Path | str, entry: dict) -> Shard:
         offsets = np.array([*sidecar["offsets"], size], np.int64)
         good = offsets.shape == (entry["num_records"] + 1,) and offsets[0] == 0 and (np.diff(offsets) > 0).all()
         good &= all(sidecar[key] == entry[key] for key in ("num_records", "bytes", "sha256"))
+        photos = dict(sidecar.get("photos") or {})
+        good &= all(len(column) == entry["num_records"] for column in photos.values())
     except (KeyError, TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise UserError(f"sidecar {path.with_suffix('.json')} does not fit its shard: delete it, then {_AGAIN}")
-    return Shard(path, entry["num_records"], offsets[:-1])
+    return Shard(path, entry["num_records"], offsets[:-1], photos)
 
 
 def open_dataset(root: Path | str) -> Dataset:

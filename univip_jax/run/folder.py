@@ -34,6 +34,7 @@ BEFORE = {
     "augment.blur_kernel": "byol",
     "views.crop": "uniform",
     "views.interpolation": "bilinear",
+    "views.canvas": 0,  # views were cut on the host
     "model.init": "fan_out",
     "model.predictors": "one",
     "model.running_stats": "all",

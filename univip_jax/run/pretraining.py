@@ -11,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
+from univip_jax.cut import compile_cut, photo_shapes
 from univip_jax.data.index import Index
-from univip_jax.data.pipeline import Preview, make_batches, photo_ids, preview
+from univip_jax.data.pipeline import Canvas, Preview, canvas_of, make_batches, photo_ids, preview
 from univip_jax.data.preview import draw_batch
 from univip_jax.data.quality import photo_warnings
 from univip_jax.data.records import open_dataset
@@ -26,7 +27,7 @@ from univip_jax.run.plans import PlanLog
 from univip_jax.run.setup import Diagnosis, Evaluator, Run
 from univip_jax.sharding import local_rows, make_mesh
 from univip_jax.train_step import augment_views, compile_step, lower_step
-from univip_jax.types import Batch, TrainState
+from univip_jax.types import Batch, Metrics, Photos, TrainState
 
 _PICTURED = 4  # photos of the first batch that are drawn, and whose transport plans are logged
 _SLOW_ON_CPU = 20e9  # FLOP per image, from which a step on a CPU takes minutes
@@ -47,6 +48,16 @@ class Pretraining(Run):
     plan: Plan
 
     @cached_property
+    def canvas(self) -> Canvas:
+        """What the photos of a batch lie on."""
+        return canvas_of(self.dataset, self.plan.views)
+
+    def cut(self, photos: Photos) -> Batch:
+        """The views of a batch that lies on the devices."""
+        shapes = photo_shapes(self.batch_size, *self.canvas[:3])
+        return compile_cut(self.plan.views, self.plan.seed, shapes, self.mesh)(photos)[0]
+
+    @cached_property
     def first_photos(self) -> list[Preview]:
         """The first photos of the first batch, exactly as training sees them."""
         return preview(self.dataset, self.index, self.plan.views, step=0, count=_PICTURED)
@@ -59,7 +70,7 @@ class Pretraining(Run):
         """See `Plan.init_state`."""
         return self.plan.init_state()
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[Photos]:
         """See `Run.batches`."""
         views, threads = self.plan.views, self.config.data.num_threads
         span = {"start": start, "stop": self.total_steps}
@@ -69,16 +80,17 @@ class Pretraining(Run):
         """See `Run.photo_ids`."""
         return photo_ids(self.dataset, self.index.rows(step).records)
 
-    def compile(self, start: int) -> jax.stages.Compiled:
-        """Says what will run, draws the first batch, and compiles the step ahead of time."""
-        return compile_run(self, start)
+    def compile(self, start: int) -> Callable[[TrainState, Photos], tuple[TrainState, Metrics]]:
+        """Says what will run, draws the first batch, and compiles the cut and the step ahead of time."""
+        step = compile_run(self, start)
+        return lambda state, photos: step(state, self.cut(photos))
 
     def diagnosis(self, start: int) -> Diagnosis:
         """The spread of the features, and the transport plans in `plans.npz`."""
         spread, plan_log = make_spread(self.plan.model, self.mesh), open_plan_log(self, start)
 
-        def diagnose(step: int, state: TrainState, batch: Batch) -> dict[str, float]:
-            found = spread(state, batch)
+        def diagnose(step: int, state: TrainState, photos: Photos) -> dict[str, float]:
+            found = spread(state, self.cut(photos))
             if plan_log:  # before the save: a checkpoint's plans are not lost
                 plan_log.add(step, state)
             return found
@@ -111,6 +123,7 @@ def open_run(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | N
             f"views.proposals=annotated, but {dataset.root} holds no annotations: prepare it with "
             "--annotations=COCO.json"
         )
+    canvas_of(dataset, plan.views)  # refuses what cannot be
     evaluator = make_evaluator(config, plan) if make_evaluator else None
     every = evaluator.every if evaluator else 0
     cadence = Cadence(config.log_every_steps, config.checkpoint_every_steps, every, plan.total_steps)
@@ -131,11 +144,12 @@ def open_plan_log(run: Pretraining, start: int) -> PlanLog | None:
 def compile_run(run: Pretraining, start: int) -> jax.stages.Compiled:
     """Says what will run, draws the first batch, and compiles the step ahead of time."""
     plan, mesh, dataset = run.plan, run.mesh, run.dataset
-    batch, on_cpu = plan.batch_size, mesh.devices.flat[0].platform == "cpu"
+    canvas, batch, on_cpu = run.canvas, plan.batch_size, mesh.devices.flat[0].platform == "cpu"
     if jax.process_index() == 0 and start == 0:
         _draw_first_batch(run, run.folder / FIRST_BATCH)
     print(
-        f"data      {dataset.num_records} photos in {dataset.root}\n"
+        f"data      {dataset.num_records} photos in {dataset.root}, "
+        f"on canvases of {canvas.height} x {canvas.width} px\n"
         f"run       steps {start} to {plan.total_steps}, {plan.steps_per_epoch} per epoch, {batch} images per step, "
         f"{plan.views.num_instances} instances per image\n"
         f"devices   {mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes",
@@ -145,6 +159,12 @@ def compile_run(run: Pretraining, start: int) -> jax.stages.Compiled:
         lines = photo_warnings(dataset.manifest, plan.views)
         write_photo_warnings(run.folder, lines)
         print("".join(f"warning   {line}\n" for line in lines), end="", flush=True)
+    if canvas.num_shrunk:
+        print(
+            f"shrunk    {canvas.num_shrunk} photos are larger than views.canvas={plan.views.canvas} px, and are shrunk "
+            f"to it in each epoch: prepare them by --max_side={plan.views.canvas}, which does it once",
+            flush=True,
+        )
     if on_cpu and plan.model.dtype == "bfloat16":
         print("slow      bfloat16 on a CPU: add --config.model.dtype=float32", flush=True)
     print("compiling the train step ...", flush=True)

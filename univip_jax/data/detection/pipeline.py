@@ -10,20 +10,13 @@ from univip_jax.data.annotated import InJson, Polygons, read_annotations, read_p
 from univip_jax.data.detection.canvas import InputSpec, canvases
 from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.masks import object_masks
+from univip_jax.data.fit import onto, resize
 from univip_jax.data.host import tf
 from univip_jax.data.pipeline import record_seed, stream
 from univip_jax.data.records import Dataset, decode_image, parse
 from univip_jax.types import DetectionBatch
 
 _LEAST_SIDE_PX = 1e-5  # of a box in the photo: below, it is no box (Detectron2)
-
-
-def resize_onto(image: tf.Tensor, size: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
-    """uint8 [h, w, 3] resized to `size` (int32 [2]), anti-aliased, at the upper left of a canvas of zeros."""
-    resized = tf.image.resize(tf.cast(image, tf.float32), size, antialias=True)
-    whole = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-    rest = canvas - size
-    return tf.pad(whole, [[0, rest[0]], [0, rest[1]], [0, 0]])
 
 
 def fitted(height: tf.Tensor, width: tf.Tensor, short_side: tf.Tensor, max_side: int) -> tf.Tensor:
@@ -84,7 +77,7 @@ def load_photo(
     seeds = tf.random.split(seed, 2)
     choice = tf.random.stateless_uniform([], seeds[0], 0, len(spec.short_sides), tf.int32)
     size = fitted(record["height"], record["width"], tf.constant(spec.short_sides)[choice], spec.max_side)
-    image = resize_onto(decode_image(record["encoded"]), size, canvas)
+    image = onto(resize(decode_image(record["encoded"]), size), canvas)
     boxes, classes, bits = _objects(record, serialized, tf.constant(categories, tf.int64), spec, masks)
     extent = tf.cast(tf.concat([size, size], 0), tf.float32)
     boxes = boxes * extent

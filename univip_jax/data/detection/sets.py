@@ -1,6 +1,5 @@
 """A prepared data set as a detector needs it: its categories, and of each photo the size and the number of objects."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,11 +57,10 @@ def open_set(root: Path | str) -> DetectionSet:
         raise UserError(f"{root} has two categories of one name: give each its own in the json, then: {again}")
     columns: dict[str, list[int]] = {name: [] for name in _COUNTS}
     for shard in dataset.shards:
-        counts = json.loads(shard.path.with_suffix(".json").read_bytes()).get("photos") or {}
-        if any(len(counts.get(name, ())) != shard.num_records for name in _COUNTS):
+        if any(name not in shard.photos for name in _COUNTS):
             raise UserError(f"{shard.path.with_suffix('.json')} does not say how large its photos are: {again}")
         for name in _COUNTS:
-            columns[name] += counts[name]
+            columns[name] += shard.photos[name]
     height, width, *counted = (np.array(columns[name], np.int64) for name in _COUNTS)
     if not counted[0].any():
         crowds = f" but {counted[2].sum()} crowds, which teach nothing" if counted[2].any() else ""

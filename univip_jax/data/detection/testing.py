@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from univip_jax.data.detection.canvas import InputSpec, Size, canvas_of, canvases
-from univip_jax.data.detection.pipeline import fitted, resize_onto
+from univip_jax.data.detection.pipeline import fitted
+from univip_jax.data.fit import onto, resize
 from univip_jax.data.host import tf
 from univip_jax.data.pipeline import stream
 from univip_jax.data.records import Dataset, decode_image, parse
@@ -67,4 +68,4 @@ def photos_on_canvases(
 def on_canvas(image: tf.Tensor, canvas: tf.Tensor, spec: InputSpec) -> tuple[tf.Tensor, tf.Tensor]:
     """A photo (uint8 [h, w, 3]) as a test sees it, on a canvas of int32 [2] px, and its size there, float32 [2]."""
     size = fitted(tf.shape(image)[0], tf.shape(image)[1], tf.constant(spec.test_short_side), spec.max_side)
-    return tf.ensure_shape(resize_onto(image, size, canvas), [None, None, 3]), tf.cast(size, tf.float32)
+    return tf.ensure_shape(onto(resize(image, size), canvas), [None, None, 3]), tf.cast(size, tf.float32)

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from univip_jax.common.errors import TransientError, UserError, shorten
-from univip_jax.data.crops import crop, torchvision_crops
 from univip_jax.data.host import tf
+from univip_jax.data.labelled.crops import crop, torchvision_crops
 from univip_jax.data.labelled.folders import read_folders
 from univip_jax.data.labelled.photo import decode, name_and_reason
 from univip_jax.data.labelled.tfds_labels import open_tfds

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from univip_jax.data.crops import crop
 from univip_jax.data.host import tf
+from univip_jax.data.labelled.crops import crop
 
 View = Callable[[tf.Tensor, int], tf.Tensor]  # uint8 [H, W, 3] and a size to uint8 [size, size, 3]
 _CENTRE = 224 / 256  # share of the shorter side in the centre crop of ImageNet's protocols

@@ -1,20 +1,33 @@
 """Single crops: torchvision's by NumPy's version of its documented algorithm, ours by their distribution."""
 
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
 
-from univip_jax.data.crops import torchvision_crops, uniform_crops
+from univip_jax.crops import torchvision_crops, uniform_crops
+from univip_jax.data.labelled import crops as labelled
 
 COUNT, AREA, ASPECT = 20000, (0.08, 1.0), (3 / 4, 4 / 3)
 
 
-def draw(function, height: int, width: int, area: tuple[float, float] = AREA) -> np.ndarray:
+def on_accelerator(function, height: int, width: int, area: tuple[float, float] = AREA) -> np.ndarray:
     """COUNT boxes, [COUNT, 4]."""
+    draw = jax.jit(lambda size: function(jax.random.key(0), size, COUNT, area, ASPECT))
+    return np.asarray(draw(np.float32([height, width])), float)
+
+
+def on_host(height: int, width: int, area: tuple[float, float] = AREA) -> np.ndarray:
+    """COUNT boxes, [COUNT, 4], as labelled photos are cropped."""
     sides = tf.constant(float(height)), tf.constant(float(width))
-    graph = tf.function(lambda *args: function(*args, COUNT, area, ASPECT))
+    graph = tf.function(lambda *args: labelled.torchvision_crops(*args, COUNT, area, ASPECT))
     return graph(tf.constant([0, 0]), *sides).numpy().astype(float)
+
+
+BOTH = [on_host, partial(on_accelerator, torchvision_crops)]
 
 
 def torchvisions(height: int, width: int) -> np.ndarray:
@@ -38,10 +51,11 @@ def torchvisions(height: int, width: int) -> np.ndarray:
     return np.array(boxes)
 
 
+@pytest.mark.parametrize("draw", BOTH, ids=["host", "accelerator"])
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (427, 640), (300, 900), (900, 300)])
-def test_torchvision_crops_are_torchvisions(height, width):
+def test_torchvision_crops_are_torchvisions(height, width, draw):
     """Kolmogorov and Smirnov's bound for two samples of 20,000 at 1e-6 is 0.027. 300 x 900 reaches the centre."""
-    boxes = draw(torchvision_crops, height, width) * [height, width, height, width]
+    boxes = draw(height, width) * [height, width, height, width]
     np.testing.assert_allclose(boxes, boxes.round(), atol=1e-3)  # whole px
     boxes, expected = boxes.round(), torchvisions(height, width)
     assert (boxes >= 0).all() and (boxes <= [height, width, height, width]).all()
@@ -56,17 +70,18 @@ def test_torchvision_crops_are_torchvisions(height, width):
     assert centre[0] == pytest.approx(centre[1], abs=0.01) and (centre[1] > 0.02) == ((height, width) == (300, 900))
 
 
+@pytest.mark.parametrize("draw", BOTH, ids=["host", "accelerator"])
 @pytest.mark.parametrize(("height", "width", "box"), [(1, 1, [0, 0, 1, 1]), (3, 2000, [0, 998, 3, 1002])])
-def test_where_no_draw_fits_the_crop_is_torchvisions_central_one(height, width, box):
+def test_where_no_draw_fits_the_crop_is_torchvisions_central_one(height, width, box, draw):
     """At a whole photo's area nothing fits but a photo within the range; sides are round(3 x 4 / 3) = 4, and 1."""
-    boxes = draw(torchvision_crops, height, width, (1.0, 1.0)) * [height, width, height, width]
+    boxes = draw(height, width, (1.0, 1.0)) * [height, width, height, width]
     np.testing.assert_allclose(boxes, np.broadcast_to(box, boxes.shape), atol=1e-3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (300, 300), (200, 700)])
 def test_uniform_crops_have_uniform_areas_and_log_uniform_aspects(height, width):
     """Kolmogorov's bound at 1e-6 for 20000 draws is 0.019. 200 x 700 fits no large crop of the range."""
-    found = draw(uniform_crops, height, width)
+    found = on_accelerator(uniform_crops, height, width)
     assert (found >= 0).all() and (found <= 1 + 1e-6).all()
     sides = found[:, 2:] - found[:, :2]
     ratio = sides[:, 1] * width / (sides[:, 0] * height)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from univip_jax.data import crops
+from univip_jax.data.labelled import crops
 from univip_jax.views import INTERPOLATIONS
 
 
