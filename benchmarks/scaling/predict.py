@@ -13,7 +13,7 @@ from univip_jax.plan import make_plan
 from univip_jax.reproduce.rows import PHOTOS
 
 PASSES = 3  # scene 1, scene 2, instances
-INPUT_SECONDS = 4.96e-3  # of one core, to read and decode an image that the accelerator crops: computed, not measured
+INPUT_SECONDS = 2.4e-3  # of one core, to read and decode an image that the accelerator crops (docs/results.md)
 
 
 @dataclass(frozen=True)
