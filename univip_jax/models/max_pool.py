@@ -1,6 +1,7 @@
 """The max pool of a ResNet's stem, with a gradient of its own: XLA for GPUs keeps five maps of 4 bytes for that."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float, Int8
 
 from univip_jax.types import at_least_float32
 
+Sides = tuple[Any, Any]  # height and width, px: symbols where a function of any size is exported
 WINDOW = [(row, column) for row in range(3) for column in range(3)]
 
 
@@ -17,11 +19,11 @@ def max_pool(x: Float[Array, "N H W c"]) -> Float[Array, "N h w c"]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x: Float[Array, "N H W c"], sides: tuple[int, int]) -> Float[Array, "N h w c"]:
+def _max_pool(x: Float[Array, "N H W c"], sides: Sides) -> Float[Array, "N h w c"]:
     return _forward(x, sides)[0]
 
 
-def _forward(x: Array, sides: tuple[int, int]) -> tuple[Float[Array, "N h w c"], Int8[Array, "N h w c"]]:
+def _forward(x: Array, sides: Sides) -> tuple[Float[Array, "N h w c"], Int8[Array, "N h w c"]]:
     """The maxima, and the place of each in its window."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     height, width = sides
@@ -34,7 +36,7 @@ def _forward(x: Array, sides: tuple[int, int]) -> tuple[Float[Array, "N h w c"],
     return best, place
 
 
-def _backward(sides: tuple[int, int], place: Int8[Array, "N h w c"], grad: Array) -> tuple[Float[Array, "N H W c"]]:
+def _backward(sides: Sides, place: Int8[Array, "N h w c"], grad: Array) -> tuple[Float[Array, "N H W c"]]:
     """Each pixel adds what the windows that chose it give it."""
     wide = at_least_float32(grad)
     total = 0

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from univip_jax.types import at_least_float32
@@ -17,7 +18,7 @@ from univip_jax.types import at_least_float32
 MOMENTUM = 0.9  # of the running statistics
 EPSILON = 1e-5
 
-Channels = Float[Array, "c"]
+Channels = Float[Array | np.ndarray, "c"]  # NumPy's where variables were read from a file
 Saved = tuple[Array, Channels, Channels, Channels, Channels, Array | None]
 
 
