@@ -85,8 +85,10 @@ def batch_sizes(texts: list[str]) -> list[int]:
 
 
 def present(frameworks: list[str]) -> list[str]:
-    """Leaves PyTorch out, with a line, where it cannot be compared."""
+    """Leaves PyTorch out, with a line, where it cannot be compared; raises UserError if nothing is left."""
     if "torch" in frameworks and not torch_is_installed():
+        if set(frameworks) == {"torch"}:
+            raise UserError("--frameworks=torch: PyTorch is not installed: pip install -r requirements-export.txt")
         print("PyTorch is not installed: JAX alone", flush=True)
     elif {"jax", "torch"} <= set(frameworks) and sees_accelerator("torch") != sees_accelerator("jax"):
         print("only one of JAX and PyTorch sees an accelerator: JAX alone", flush=True)

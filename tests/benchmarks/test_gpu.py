@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+import benchmarks.step.__main__ as step
 from benchmarks.gpu import PARTS, run_part, table
 from benchmarks.step.program import EXPERIMENTS
 from benchmarks.step.trace import classify, kernels, summary
+from univip_jax.common.errors import UserError
 
 
 def line(code: str):
@@ -28,6 +30,13 @@ def test_a_part_that_fails_or_hangs_says_why_and_leaves_no_figures(tmp_path):
     assert run_part(line("import time; time.sleep(60)"), path, 0.2) == "not done after 0.2 s"
     assert run_part(line("print('nothing written')"), path, 20) == "exit code 0: nothing written"
     assert not path.exists()
+
+
+def test_pytorch_alone_where_it_is_not_installed_is_a_failure(monkeypatch):
+    """Else part A3 would count as done without a figure."""
+    monkeypatch.setattr(step, "torch_is_installed", lambda: False)
+    with pytest.raises(UserError, match="--frameworks=torch: PyTorch is not installed: pip install"):
+        step.present(["torch"])
 
 
 def write(folder, name: str, seconds: float, failure: str = "") -> None:

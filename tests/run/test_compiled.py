@@ -77,6 +77,7 @@ def test_a_damaged_program_is_removed_before_it_is_used_and_compiled_again(compi
 def settings(monkeypatch, run: Path, backend: str, xla_flags: str = "") -> dict[str, str]:
     """What `cache_compiled` tells JAX on a backend."""
     told = {}
+    jax.devices()  # XLA has read the flags of all tests before they change
     monkeypatch.setattr(jax, "config", SimpleNamespace(jax_compilation_cache_dir=None, update=told.__setitem__))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setenv("XLA_FLAGS", xla_flags)
