@@ -133,6 +133,10 @@ def test_a_run_older_than_a_field_keeps_the_behaviour_of_its_day(tmp_path, monke
     found = flatten(read_config(tmp_path))
     assert {name: found[name] for name in BEFORE} == BEFORE
     make_plan(read_config(tmp_path), num_images=118287)
+    with pytest.raises(UserError, match=r"cut its views on the host, .* by --config\.allow_changes=.*views\.canvas"):
+        claim(tmp_path, coco.get_config())  # no value of the field would do
+    stored["views"]["canvas"] = 640
+    path.write_text(json.dumps(stored))
     with pytest.raises(UserError) as refusal:
         claim(tmp_path, coco.get_config())
     argv = ["main.py", *shlex.split(re.search(r"resume this run by (.*), or", str(refusal.value))[1])]

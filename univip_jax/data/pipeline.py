@@ -63,14 +63,6 @@ def canvas_of(dataset: Dataset, spec: ViewSpec) -> Canvas:
     return Canvas(*map(int, sides), max(1, number), num_shrunk)
 
 
-def record_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-    """The seed of one photo in one epoch, whatever the hosts, threads and batch size."""
-    key = tf.constant([seed, 0], tf.int64)
-    for value in (epoch, record):
-        key = tf.random.fold_in(key, value)
-    return key
-
-
 def load_photo(serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor, canvas: Canvas, spec: ViewSpec) -> Photos:
     """A record as the accelerator gets it, without the batch's axis."""
     parsed = parse(serialized)

@@ -67,6 +67,12 @@ def check_config(run: Path, config: ConfigDict) -> None:
             refused[name] = change
         else:
             print(f"changed on purpose: {change}")
+    if "views.canvas" in refused and not old["views.canvas"]:
+        raise UserError(
+            f"{run} cut its views on the host, which this version does not: choose another --workdir, resume it by the "
+            f"version that began it, or go on with views of the accelerator by "
+            f"--config.allow_changes={','.join(refused)}"
+        )
     if refused:
         values = {name: tuple(old[name]) if isinstance(old.get(name), list) else old.get(name) for name in refused}
         flags = " ".join(f"--config.{name}={shlex.quote(str(value))}" for name, value in values.items())

@@ -12,11 +12,19 @@ from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.masks import object_masks
 from univip_jax.data.fit import onto, resize
 from univip_jax.data.host import tf
-from univip_jax.data.pipeline import record_seed, stream
+from univip_jax.data.pipeline import stream
 from univip_jax.data.records import Dataset, decode_image, parse
 from univip_jax.types import DetectionBatch
 
 _LEAST_SIDE_PX = 1e-5  # of a box in the photo: below, it is no box (Detectron2)
+
+
+def record_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    """The seed of one photo in one epoch, whatever the hosts, threads and batch size."""
+    key = tf.constant([seed, 0], tf.int64)
+    for value in (epoch, record):
+        key = tf.random.fold_in(key, value)
+    return key
 
 
 def fitted(height: tf.Tensor, width: tf.Tensor, short_side: tf.Tensor, max_side: int) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from univip_jax.data.fit import resize
 from univip_jax.data.host import tf
 from univip_jax.data.labelled.crops import crop
 
@@ -24,6 +25,5 @@ def squash(image: tf.Tensor, size: int) -> tf.Tensor:
     height, width = tf.unstack(tf.shape(image)[:2])
     side, shorter = round(size / _CENTRE), tf.minimum(height, width)
     for sides in ([side * height // shorter, side * width // shorter], [size, size]):
-        resized = tf.image.resize(tf.cast(image, tf.float32), sides, antialias=True)
-        image = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+        image = resize(image, sides)
     return image
