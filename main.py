@@ -92,7 +92,11 @@ def _work(config: ConfigDict, workdir: Path) -> int:
             lock.enter_context((held_by_first if _DISTRIBUTED.value else held)(workdir))
             task = _load(TASKS[config.task])
             if config.task == "train":
-                task = partial(task, make_evaluator=_load("univip_jax.evaluate.in_training:make_evaluator"))
+                task = partial(
+                    task,
+                    make_evaluator=_load("univip_jax.evaluate.in_training:make_evaluator"),
+                    open_weights=_load("univip_jax.weights.warm_start:open_warm_start"),
+                )
             if sweeps:
                 task = partial(_load("univip_jax.evaluate.sweep:sweep"), task, steps=_STEPS.value, seeds=_SEEDS.value)
             _load("univip_jax.run.compiled:cache_compiled")(workdir)

@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ConfigDict()
     config.task = "train"
     config.row = ""  # of the paper's tables, for univip_jax.reproduce; coco, coco_plus and imagenet set it
+    config.init = ""  # a run's folder or a file of weights to start from; the optimizer and the schedule begin anew
     config.seed = 0  # of parameters, order, crops and augmentation
     config.batch_size = 512  # images per step, over all devices of all hosts
     config.num_epochs = 800.0  # an epoch is as many whole batches as the data set holds

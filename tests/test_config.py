@@ -127,8 +127,8 @@ def test_a_run_older_than_a_field_keeps_the_behaviour_of_its_day(tmp_path, monke
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     for name in BEFORE:
-        section, field = name.split(".")
-        del stored[section][field]
+        section, _, field = name.rpartition(".")
+        del (stored[section] if section else stored)[field]
     path.write_text(json.dumps(stored))
     found = flatten(read_config(tmp_path))
     assert {name: found[name] for name in BEFORE} == BEFORE

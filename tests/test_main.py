@@ -80,7 +80,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, command, arg
 
 @pytest.mark.parametrize(("preempted", "flag", "code"), [(True, "143", 143), (True, "0", 0), (False, "143", 0)])
 def test_a_preempted_training_ends_with_the_code_asked_for(tmp_path, command, monkeypatch, preempted, flag, code):
-    monkeypatch.setattr("univip_jax.run.pretraining.train", lambda config, folder, make_evaluator: preempted)
+    monkeypatch.setattr("univip_jax.run.pretraining.train", lambda config, folder, **_: preempted)
     arguments = (f"--workdir={tmp_path / 'run'}", "--config=configs/demo.py", f"--preempted_exit_code={flag}")
     assert command(*arguments) == code
 
@@ -91,7 +91,7 @@ def test_paths_are_in_the_home_folder(tmp_path, command, monkeypatch):
     shutil.copy(ROOT / "configs/common.py", tmp_path / "mine.py")
     monkeypatch.setattr(
         "univip_jax.run.pretraining.train",
-        lambda config, folder, make_evaluator: seen.extend([folder, config.data.train]),
+        lambda config, folder, **_: seen.extend([folder, config.data.train]),
     )
     assert command("--workdir=~/runs/x", "--config=~/mine.py", "--config.data.train=~/data/x") == 0
     assert seen == [tmp_path / "runs/x", str(tmp_path / "data/x")]
@@ -132,7 +132,7 @@ def test_a_traceback_is_no_mistake_of_the_users_and_nothing_holds_the_end_up(tmp
 
 
 def test_a_workdir_that_cannot_be_written_to_is_one_line(tmp_path, command, monkeypatch, capsys):
-    def fail(config, folder, make_evaluator):
+    def fail(config, folder, **_):
         raise PermissionError(13, "Permission denied", str(folder / "config.json"))
 
     monkeypatch.setattr("univip_jax.run.pretraining.train", fail)
@@ -147,7 +147,7 @@ def run_failing(folder: Path, error: str, *flags: str) -> subprocess.CompletedPr
     config.write_text("from configs import coco\n\ndef get_config():\n    return coco.get_config()\n")
     code = (
         "import sys, runpy, univip_jax.run.pretraining as t, jax\n"
-        "def fail(config, run, make_evaluator):\n"
+        "def fail(config, run, **_):\n"
         "    __import__('threading').Thread(target=lambda: __import__('time').sleep(300)).start()\n"
         f"    raise {error}\n"
         "t.train = fail\n"

@@ -11,7 +11,8 @@ from univip_jax.common.errors import Misuse, UserError
 from univip_jax.common.files import expand
 
 Spec = TypeVar("Spec")
-PATHS = ("pretrained", "data.train", "data.test", "data.subset", "knn.train", "knn.test")  # fields of any config
+# Fields of any config.
+PATHS = ("init", "pretrained", "data.train", "data.test", "data.subset", "knn.train", "knn.test")
 # The least that a number of a training may be. Sections and evaluations have specs, which check themselves.
 _LEAST = {
     **dict.fromkeys(

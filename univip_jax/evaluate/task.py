@@ -75,6 +75,7 @@ def run(
             workdir,
             judged
             | {"pretrained": encoder.source, "step": encoder.step, "image_size": task.image_size, "seed": config.seed}
+            | ({"started_from": encoder.started_from} if encoder.started_from else {})
             | ({"drawn_from": train.drawn_from} if train.drawn_from else {})
             | {"train": train.describe(), "test": test.describe(), "classes": len(train.classes)}
             | {"settings": settings},

@@ -9,7 +9,7 @@ from univip_jax.common.files import sha256_of
 from univip_jax.evaluate.results import RESULTS, read_results
 from univip_jax.export.formats import Metadata, has_class
 from univip_jax.export.parity import summary
-from univip_jax.run.folder import CONFIG, read_config
+from univip_jax.run.folder import CONFIG, STARTED_FROM, read_config
 from univip_jax.weights.encoder import Encoder
 from univip_jax.weights.files import read_backbone
 from univip_jax.weights.imported import ORIGIN, TASK
@@ -47,7 +47,11 @@ def _origin(run: Path, step: int) -> Metadata:
         file = {"file": config.imported.file, "file_sha256": config.imported.sha256}
     else:
         digest = sha256_of(run / CONFIG)
-        return {"producer": PRODUCER, "run": run.resolve().name, "step": str(step), "config_sha256": digest}
+        known = {"producer": PRODUCER, "run": run.resolve().name, "step": str(step), "config_sha256": digest}
+        if facts := config.get(STARTED_FROM):
+            known["started_from"] = f"{facts.source}, step {facts.step}, weights sha256 {facts.weights}"
+            known |= {"licence": facts.licence} if facts.licence else {}
+        return known
     return {name: known[name] for name in ORIGIN if name in known} | file
 
 
@@ -89,7 +93,7 @@ def write_card(path: Path, encoder: Encoder, kind: str, out: Path, metadata: Met
     code = _NO_CLASS if kind == "torchvision" and not has_class(kind, encoder) else _LOAD[kind]
     load = code.format(backbone=net.variant, width=net.width, file=out.name, stem=out.stem)
     ours = metadata.get("producer") == PRODUCER
-    names = ("run", "step", "config_sha256", "file", "file_sha256")
+    names = ("run", "step", "config_sha256", "started_from", "file", "file_sha256")
     origin = [f"{name} `{metadata[name]}`" for name in names if name in metadata]
     mean, std = (values.astype(float).round(3).tolist() for values in (IMAGENET_MEAN, IMAGENET_STD))
     path.write_text(

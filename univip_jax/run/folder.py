@@ -11,6 +11,7 @@ from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
 
 CONFIG = "config.json"
+STARTED_FROM = "started_from"  # in it, where `config.init` names weights: which they were
 PHOTO_WARNINGS = "photo_warnings.txt"  # what in the data set cannot teach; the data set may move or go
 # Fields that may change when a run resumes: they do not enter its weights. A data set has a fingerprint.
 FREE_FIELDS = (
@@ -30,6 +31,7 @@ _FREE_SECTIONS = ("knn.", "test.")
 # What a run did whose config.json lacks the field, because it is older than the field. Add each new field here, with
 # the value that stands for the behaviour before it.
 BEFORE = {
+    "init": "",  # of a pre-training
     "augment.color": "byol",
     "augment.blur_kernel": "byol",
     "views.crop": "uniform",
@@ -42,12 +44,18 @@ BEFORE = {
     "transport.plan": "sinkhorn",
     "transport.stop_gradient": True,
 }
+_WEIGHTS = f"{STARTED_FROM}.weights"
 _GONE = ("transport.marginal_features",)  # fields of older runs, whose values nothing can give any more
 
 
 def allowed_changes(config: ConfigDict) -> set[str]:
     """The fields that `allow_changes` names; `data.train` stands for the data set's contents."""
     return {name.strip() for name in config.allow_changes.split(",")}
+
+
+def _identity(flat: dict) -> dict:
+    """Of what `init` named, the digest of the weights alone: a place and a step may be told otherwise."""
+    return {name: value for name, value in flat.items() if name == _WEIGHTS or not name.startswith(STARTED_FROM)}
 
 
 def check_config(run: Path, config: ConfigDict) -> None:
@@ -57,16 +65,21 @@ def check_config(run: Path, config: ConfigDict) -> None:
     """
     if not (run / CONFIG).exists():
         return
-    old, new = flatten(read_config(run)), flatten(config)
+    old, new = (_identity(flatten(one)) for one in (read_config(run), config))
     refused = {}
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) == new.get(name) or name in FREE_FIELDS or name.startswith(_FREE_SECTIONS):
             continue
         change = f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-        if name not in allowed_changes(config):
+        if name.replace(_WEIGHTS, "init") not in allowed_changes(config):
             refused[name] = change
         else:
             print(f"changed on purpose: {change}")
+    if _WEIGHTS in refused and "init" not in refused:
+        raise UserError(
+            f"init={config.init} holds other weights than {run} began from: choose another --workdir, or put the "
+            "earlier ones back"
+        )
     if "views.canvas" in refused and not old["views.canvas"]:
         raise UserError(
             f"{run} cut its views on the host, which this version does not: choose another --workdir, resume it by the "
@@ -95,9 +108,11 @@ def read_config(run: Path) -> ConfigDict:
     try:
         config = ConfigDict(json.loads(path.read_text()))
         for name, value in BEFORE.items():
-            section, field = name.split(".")
+            section, _, field = name.rpartition(".")
             if section in config and field not in config[section]:
                 config[section][field] = value
+            elif not section and config.get("task") == "train" and field not in config:
+                config[field] = value
         for section, field in (name.split(".") for name in _GONE):
             if field in config.get(section, ()):
                 del config[section][field]

@@ -24,7 +24,7 @@ from univip_jax.run.folder import check_config, write_photo_warnings
 from univip_jax.run.health import make_spread, uniform_plan
 from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.plans import PlanLog
-from univip_jax.run.setup import Diagnosis, Evaluator, Run
+from univip_jax.run.setup import Diagnosis, Evaluator, OpenWeights, Run, Weights, started_from
 from univip_jax.sharding import local_rows, make_mesh
 from univip_jax.train_step import augment_views, compile_step, lower_step
 from univip_jax.types import Batch, Metrics, Photos, TrainState
@@ -35,9 +35,14 @@ _SLOW_ON_CPU = 20e9  # FLOP per image, from which a step on a CPU takes minutes
 MakeEvaluator = Callable[[ConfigDict, Plan], Evaluator | None]
 
 
-def train(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | None = None) -> bool:
-    """Pre-trains in `folder`; see `run.train.train`."""
-    return loop.train(config, folder, partial(open_run, make_evaluator=make_evaluator))
+def train(
+    config: ConfigDict,
+    folder: Path,
+    make_evaluator: MakeEvaluator | None = None,
+    open_weights: OpenWeights | None = None,
+) -> bool:
+    """Pre-trains in `folder`, from the weights that `config.init` names, if any; see `run.train.train`."""
+    return loop.train(config, folder, partial(open_run, make_evaluator=make_evaluator, open_weights=open_weights))
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Pretraining(Run):
 
     index: Index
     plan: Plan
+    weights: Weights | None  # where `config.init` names some and no step is saved
 
     @cached_property
     def canvas(self) -> Canvas:
@@ -67,8 +73,17 @@ class Pretraining(Run):
         return jax.tree.map(lambda *views: np.stack(views), *(photo.views for photo in self.first_photos))
 
     def init_state(self) -> TrainState:
-        """See `Plan.init_state`."""
-        return self.plan.init_state()
+        """That of the plan; the online encoder, and the target its copy, from `weights` where there are any."""
+        state = self.plan.init_state()
+        if not self.weights:
+            return state
+        params, batch_stats = self.weights.variables["params"], self.weights.variables["batch_stats"]
+        return state.replace(
+            params=state.params | {"encoder": state.params["encoder"] | params},
+            batch_stats=state.batch_stats | {"encoder": state.batch_stats["encoder"] | batch_stats},
+            target_params=state.target_params | params,
+            target_batch_stats=state.target_batch_stats | batch_stats,
+        )
 
     def batches(self, start: int) -> Iterator[Photos]:
         """See `Run.batches`."""
@@ -110,7 +125,12 @@ class Pretraining(Run):
         )
 
 
-def open_run(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | None) -> Pretraining:
+def open_run(
+    config: ConfigDict,
+    folder: Path,
+    make_evaluator: MakeEvaluator | None = None,
+    open_weights: OpenWeights | None = None,
+) -> Pretraining:
     """Opens the data set and resolves the plan; raises UserError for what cannot be, before anything is written."""
     dataset, mesh = open_dataset(config.data.train), make_mesh()
     rows = local_rows(mesh, config.batch_size)
@@ -127,11 +147,12 @@ def open_run(config: ConfigDict, folder: Path, make_evaluator: MakeEvaluator | N
     evaluator = make_evaluator(config, plan) if make_evaluator else None
     every = evaluator.every if evaluator else 0
     cadence = Cadence(config.log_every_steps, config.checkpoint_every_steps, every, plan.total_steps)
+    config, weights = started_from(config, folder, plan.model, open_weights)
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         check_config(folder, config)
     length = plan.batch_size, plan.steps_per_epoch, plan.total_steps
-    return Pretraining(config, folder, dataset, mesh, rows, cadence, evaluator, *length, index, plan)
+    return Pretraining(config, folder, dataset, mesh, rows, cadence, evaluator, *length, index, plan, weights)
 
 
 def open_plan_log(run: Pretraining, start: int) -> PlanLog | None:
@@ -159,6 +180,12 @@ def compile_run(run: Pretraining, start: int) -> jax.stages.Compiled:
         lines = photo_warnings(dataset.manifest, plan.views)
         write_photo_warnings(run.folder, lines)
         print("".join(f"warning   {line}\n" for line in lines), end="", flush=True)
+    if run.weights:
+        facts, note = run.weights.facts, run.weights.note
+        print(
+            f"weights   {facts['parts']} of {facts['source']} (step {facts['step']}, licence "
+            f"{facts['licence'] or 'unknown'})" + f"; {note}" * bool(note)
+        )
     if canvas.num_shrunk:
         print(
             f"shrunk    {canvas.num_shrunk} photos are larger than views.canvas={plan.views.canvas} px, and are shrunk "

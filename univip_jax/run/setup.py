@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.data.records import Dataset
+from univip_jax.models.univip import ModelSpec
 from univip_jax.run.cadence import Cadence
-from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.folder import allowed_changes
+from univip_jax.run.checkpoint import FOLDER, Checkpoints
+from univip_jax.run.folder import STARTED_FROM, allowed_changes, read_config
 from univip_jax.sharding import replicated
 
 Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]  # (state, batch) to (state, metrics)
@@ -28,6 +29,17 @@ class Evaluator(Protocol):
     every: int  # steps from one evaluation to the next
 
     def __call__(self, state: Any) -> dict[str, float]: ...
+
+
+class Weights(Protocol):
+    """Parts of an encoder that a run starts from; `weights.warm_start.WarmStart`."""
+
+    variables: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+    note: str
+
+
+OpenWeights = Callable[[str, ModelSpec], Weights]
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,26 @@ class Run(ABC):
     def warning(self, newest: dict[str, float]) -> str | None:
         """What goes wrong by the newest metrics, with the way out."""
         return None
+
+
+def started_from(
+    config: ConfigDict, folder: Path, model: ModelSpec, open_weights: OpenWeights | None
+) -> tuple[ConfigDict, Weights | None]:
+    """The config that says what `init` held at step 0, and the weights until a step is saved: then nobody needs them.
+
+    Raises UserError as `open_weights` does.
+    """
+    if not config.init:
+        return config, None
+    config, weights = config.copy_and_resolve_references(), None
+    if any((folder / FOLDER).glob("[0-9]*")):
+        facts = read_config(folder).get(STARTED_FROM, {})
+    else:
+        weights = open_weights(config.init, model)
+        facts = ConfigDict(weights.facts)
+    with config.unlocked():
+        config[STARTED_FROM] = facts
+    return config, weights
 
 
 def start_or_resume(run: Run, checkpoints: Checkpoints) -> tuple[int, Any]:

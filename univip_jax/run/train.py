@@ -39,7 +39,7 @@ def train(config: ConfigDict, folder: Path, open_run: Callable[[ConfigDict, Path
             with clock.spend("restore" if checkpoints.steps() else "compile"):
                 start, state = start_or_resume(run, checkpoints)
             if first:
-                write_config(folder, config)  # not before a checkpoint fits it
+                write_config(folder, run.config)  # not before a checkpoint fits it
             with contextlib.closing(RunLog(folder if first else None, start, run, clock)) as log:
                 evaluate = partial(_evaluate, run, log, keep, clock)
                 keep.best, evaluated = of_first_process([log.best() or 0, log.is_evaluated(start)])

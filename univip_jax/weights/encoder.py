@@ -22,7 +22,7 @@ from univip_jax.config import to_spec
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
 from univip_jax.run.checkpoint import Checkpoints
-from univip_jax.run.folder import read_config
+from univip_jax.run.folder import STARTED_FROM, read_config
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.files import image_size_of, number_of, read_backbone
 from univip_jax.weights.names import shapes_of
@@ -37,10 +37,20 @@ class Encoder:
       backbone: the network;  variables: its `params` and `batch_stats`.
       image_size: side of the scenes it was trained on, px; 224, or 32 for CIFAR, where a file does not say.
       source: the run's folder, the weights file, or `random`;  step: of the checkpoint, 0 where unknown.
+      started_from: what `config.init` of the run named, as its config.json has it; empty where nothing was.
     """
 
-    def __init__(self, backbone: ResNet, variables: Any, *, image_size: int, source: str, step: int):
-        self.backbone, self.variables = backbone, variables
+    def __init__(
+        self,
+        backbone: ResNet,
+        variables: Any,
+        *,
+        image_size: int,
+        source: str,
+        step: int,
+        started_from: dict[str, Any] | None = None,
+    ):
+        self.backbone, self.variables, self.started_from = backbone, variables, started_from or {}
         self.image_size, self.source, self.step = image_size, source, step
         self._jitted = jax.jit(self.apply)
 
@@ -97,7 +107,9 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
         like = {kind: {"encoder": {"backbone": tree}} for kind, tree in shapes_of(backbone).items()}
         part = checkpoints.restore_part(step, like)
     variables = {kind: part[kind]["encoder"]["backbone"] for kind in like}
-    return Encoder(backbone, variables, image_size=config.views.scene_size, source=str(run), step=step)
+    warm = config.get(STARTED_FROM, ConfigDict()).to_dict()
+    size = config.views.scene_size
+    return Encoder(backbone, variables, image_size=size, source=str(run), step=step, started_from=warm)
 
 
 def open_encoder(config: ConfigDict) -> Encoder:

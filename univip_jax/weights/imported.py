@@ -15,7 +15,14 @@ from univip_jax.weights.files import image_size_of, read_backbone
 
 TASK = "import"  # in config.json of such a run
 _UNUSED = {"zero_init_residual": False, "hidden": 1, "projection": 1, "dtype": "float32"}  # there are no heads
-ORIGIN = ("producer", "run", "step", "config_sha256", "licence")  # the metadata that say who trained a file's weights
+ORIGIN = (
+    "producer",
+    "run",
+    "step",
+    "config_sha256",
+    "started_from",
+    "licence",
+)  # the metadata that say who trained a file's weights
 
 
 def import_weights(
