@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from univip_jax.common.files import write_whole
 from univip_jax.data import boxes, records
+from univip_jax.data.index import evenly_spread
 from univip_jax.data.photos import FORMATS
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ def write_page(root: Path, manifest: dict[str, Any], summary: list[str]) -> None
 
 def _photos(root: Path, manifest: dict[str, Any]) -> list[dict[str, np.ndarray]]:
     """32 parsed records, evenly spaced over the data set, or all where there are fewer."""
-    total = manifest["num_records"]
-    num_shown = min(_NUM_PHOTOS, total)
-    wanted = [(2 * i + 1) * total // (2 * num_shown) for i in range(num_shown)]
+    wanted = evenly_spread(manifest["num_records"], _NUM_PHOTOS).tolist()
     photos, first = [], 0
     for entry in manifest["shards"]:
         if here := [index - first for index in wanted if first <= index < first + entry["num_records"]]:

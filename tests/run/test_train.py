@@ -18,6 +18,7 @@ from univip_jax.report.page import write_report
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config, read_photo_warnings, write_photo_warnings
 from univip_jax.run.pretraining import open_run, train
+from univip_jax.weights.encoder import starting_encoder
 
 
 def test_a_run_leaves_config_metrics_checkpoints_and_a_picture(run):
@@ -120,6 +121,13 @@ def test_load_encoder_gives_the_checkpoints_backbone(run):
         np.testing.assert_array_equal(leaf, expected)
     with pytest.raises(UserError, match="uint8"):
         encoder(images.astype(np.float32))
+
+
+def test_starting_encoder_is_the_backbone_before_the_first_step(run):
+    """The state that `start_or_resume` trains from, bit for bit."""
+    state = jax.jit(make_plan(read_config(run), 24).init_state)()
+    for kind, found in starting_encoder(run).variables.items():
+        jax.tree.map(np.testing.assert_array_equal, found, getattr(state, kind)["encoder"]["backbone"])
 
 
 @pytest.mark.parametrize("pretrained", ["run", "random"])

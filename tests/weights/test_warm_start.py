@@ -14,6 +14,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.export.card import describe
 from univip_jax.run.folder import read_config
 from univip_jax.run.pretraining import open_run, train
+from univip_jax.weights.encoder import starting_encoder
 from univip_jax.weights.imported import import_weights
 from univip_jax.weights.names import to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
@@ -93,7 +94,10 @@ def test_the_weights_are_named_and_not_needed_after_the_first_save(files, data, 
     assert encoder.started_from == facts.to_dict()
     card = describe(encoder, folder, [], None)
     assert card["licence"] == "mit" and card["started_from"] == f"{source}, step 0, weights sha256 {facts.weights}"
+    assert starting_encoder(folder).sha256() == facts.weights
     source.unlink()
+    with pytest.raises(UserError, match=r"began from weights that are gone: .*start\.safetensors"):
+        starting_encoder(folder)
     train(config, folder, open_weights=open_warm_start)  # it is finished, and says so
     assert "is finished: 4 of 4" in capsys.readouterr().out
     assert read_config(folder).started_from == facts

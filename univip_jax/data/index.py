@@ -30,6 +30,12 @@ def locate(dataset: Dataset) -> Places:
     return Places(shards, np.concatenate([shard.offsets for shard in dataset.shards]))
 
 
+def evenly_spread(total: int, count: int) -> Int[np.ndarray, " n"]:
+    """`count` positions of `total`, each in the middle of a part of its own; all where there are fewer."""
+    count = min(count, total)
+    return (2 * np.arange(count) + 1) * total // (2 * max(1, count))
+
+
 @lru_cache(maxsize=2)
 def permutation(num_records: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
     """The order of an epoch.

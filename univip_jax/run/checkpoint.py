@@ -115,7 +115,7 @@ class Checkpoints:
         """
         meta, damage = None, None
         try:
-            meta = self._read_meta(step)
+            meta = self.read_meta(step)
         except DamagedCheckpoint as error:
             damage = error
         # All or none read the state: Orbax lets each wait there for the others.
@@ -142,13 +142,29 @@ class Checkpoints:
         """
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         args = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        meta = self._read_meta(step)
+        meta = self.read_meta(step)
         if names := differing(like, meta["shapes"], partial=True):
             raise UserError(
                 f"checkpoint {self.folder / str(step)} holds another backbone than config.json of the run describes: "
                 f"they differ in {len(names)} arrays, as {names[0]}; restore that file"
             )
         return self._restore(step, args, meta)
+
+    def read_meta(self, step: int) -> dict:
+        """What `save` was given as `meta`, with the description of the state.
+
+        Raises DamagedCheckpoint where it is not what was saved, UserError where an older version saved it.
+        """
+        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
+        described = isinstance(meta, dict)
+        if not described or (meta.keys() & {"digests", "sha256"} and meta.get("sha256") != description_sha256(meta)):
+            raise self._damaged(step, "its description is not the one that was saved")
+        if missing := {"digests", "shapes"} - meta.keys():
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} carries no {min(missing)}: an older version saved it; use that "
+                "version, or begin anew in another --workdir"
+            )
+        return meta
 
     def quarantine(self, step: int) -> Path:
         """Renames a checkpoint so that it counts no more, and nothing is lost; returns its new place."""
@@ -178,18 +194,6 @@ class Checkpoints:
             if meta["digests"].get(name) != found:
                 raise self._damaged(step, f"{name} is not what was saved")
         return state
-
-    def _read_meta(self, step: int) -> dict:
-        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
-        described = isinstance(meta, dict)
-        if not described or (meta.keys() & {"digests", "sha256"} and meta.get("sha256") != description_sha256(meta)):
-            raise self._damaged(step, "its description is not the one that was saved")
-        if missing := {"digests", "shapes"} - meta.keys():
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} carries no {min(missing)}: an older version saved it; use that "
-                "version, or begin anew in another --workdir"
-            )
-        return meta
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
