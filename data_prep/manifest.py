@@ -8,7 +8,7 @@ from data_prep import page, photo_stats, proposal_stats
 from data_prep.findings import first_of
 from data_prep.inputs import Loaded
 from data_prep.record import CANDIDATES, OBJECTS
-from data_prep.selective_search import SEARCH_PARAMETERS
+from data_prep.selective_search import search_parameters
 from data_prep.shards import LOOKS, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
@@ -24,9 +24,10 @@ _PACE_SHARDS = 64  # the newest finished shards give the pace
 def describe(loaded: Loaded, settings: Settings) -> dict:
     """The request, as the manifest stores it: equal for equal requests wherever the photos lie."""
     limits = {"max_aspect": boxes.MAX_ASPECT, "max_iou": boxes.MAX_IOU}
+    search = search_parameters(settings.proposals, settings.search_mode)
     description = {
         "photos": {"num": len(loaded.photos), "sha256": photos_digest(loaded.photos)},
-        "settings": {**loaded.facts, **settings.described(), **SEARCH_PARAMETERS, **limits},
+        "settings": {**loaded.facts, **settings.described(), **search, **limits},
     }
     return description | ({"import": loaded.report} if loaded.report else {})
 

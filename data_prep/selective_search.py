@@ -5,6 +5,7 @@ OpenCV returns the same set of boxes for a photo each time, but its order depend
 """
 
 import hashlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +13,16 @@ from jaxtyping import Float, UInt8
 
 _SMALLEST_SIDE_PX = 4  # below, there are no regions to merge
 
-# OpenCV's `base_k`, `inc_k` (scales of the segmentation) and `sigma` (its blur, px of the copy). Its defaults, 150, 150
-# and 0.8, suit full size: on a small copy they lose small objects (docs/results.md).
-SEARCH_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.4}
+# Of mode `fast`: scales k of the segmentation and `sigma`, its blur in px of the copy. OpenCV's own, k = 150, 300, 450
+# and 0.8, suit full size: on a small copy they lose small objects. Each similarity groups the regions of each
+# segmentation. A third k, OpenCV's count, takes more time than `fill` and `size` and finds no more (docs/results.md).
+SEARCH_PARAMETERS = {
+    "search_k": [100, 400],
+    "search_sigma": 0.4,
+    "search_similarities": ["color fill texture size", "fill texture size", "fill", "size"],
+}
+# Earlier versions recorded theirs in every data set. Kept where no byte depends on them: those sets resume.
+_EARLIER_PARAMETERS = {"search_base_k": 100, "search_inc_k": 100, "search_sigma": 0.4}
 
 
 def selective_search(
@@ -37,15 +45,39 @@ def selective_search(
     if min(copy.shape[:2]) < _SMALLEST_SIDE_PX:
         return np.zeros([0, 4])
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-    search.setBaseImage(np.ascontiguousarray(copy[..., ::-1]))  # OpenCV wants BGR
+    search.setBaseImage(bgr := np.ascontiguousarray(copy[..., ::-1]))  # OpenCV wants BGR
     if mode == "quality":
         search.switchToSelectiveSearchQuality()
     else:
-        search.switchToSelectiveSearchFast(*SEARCH_PARAMETERS.values())
+        _switch_to_fast(search, bgr)
     x, y, box_width, box_height = np.asarray(search.process(), np.float64).reshape(-1, 4).T
     boxes_yxyx_px = np.unique(np.stack([y, x, y + box_height, x + box_width], axis=-1), axis=0)  # sorted, no duplicates
     scale_y, scale_x = height / copy.shape[0], width / copy.shape[1]
     return generator.permutation(boxes_yxyx_px) * [scale_y, scale_x, scale_y, scale_x]
+
+
+def search_parameters(proposals: str, mode: str) -> dict:
+    """What the manifest and the hash of a data set say of the search: SEARCH_PARAMETERS where they decide its boxes."""
+    return SEARCH_PARAMETERS if (proposals, mode) == ("selective_search", "fast") else _EARLIER_PARAMETERS
+
+
+def _switch_to_fast(search: Any, bgr: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Makes OpenCV's `search` one by SEARCH_PARAMETERS in two colour spaces, HSV and Lab."""
+    opencv = cv2.ximgproc.segmentation
+    for code in (cv2.COLOR_BGR2HSV, cv2.COLOR_BGR2Lab):
+        search.addImage(cv2.cvtColor(bgr, code))
+    for k in SEARCH_PARAMETERS["search_k"]:
+        search.addGraphSegmentation(opencv.createGraphSegmentation(SEARCH_PARAMETERS["search_sigma"], k))
+    # One object each: it keeps its histograms of a segmentation, which OpenCV's own fast mode computes twice.
+    single = {
+        "color": opencv.createSelectiveSearchSegmentationStrategyColor(),
+        "fill": opencv.createSelectiveSearchSegmentationStrategyFill(),
+        "texture": opencv.createSelectiveSearchSegmentationStrategyTexture(),
+        "size": opencv.createSelectiveSearchSegmentationStrategySize(),
+    }
+    for names in SEARCH_PARAMETERS["search_similarities"]:
+        strategies = [single[name] for name in names.split()]
+        search.addStrategy(opencv.createSelectiveSearchSegmentationStrategyMultiple(*strategies))
 
 
 def photo_generator(encoded: bytes) -> np.random.Generator:

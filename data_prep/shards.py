@@ -14,7 +14,7 @@ from PIL import __version__ as pillow_version
 from data_prep import photo_stats, proposal_stats
 from data_prep.annotations import Annotations, fingerprint
 from data_prep.record import Settings, make_record
-from data_prep.selective_search import SEARCH_PARAMETERS
+from data_prep.selective_search import search_parameters
 from univip_jax.common.files import appearing, sha256_of, write_whole
 from univip_jax.data import records
 from univip_jax.data.photos import decode as photos
@@ -171,7 +171,8 @@ def _serialized(
 def spec_hash(spec: ShardSpec) -> str:
     """Sha256 (hex) of everything that decides the bytes: photos (name, size), annotations, settings, versions."""
     digest = hashlib.sha256()
-    facts = [records.FORMAT_VERSION, library_versions(), spec.settings.described(), SEARCH_PARAMETERS]
+    search = search_parameters(spec.settings.proposals, spec.settings.search_mode)
+    facts = [records.FORMAT_VERSION, library_versions(), spec.settings.described(), search]
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for photo in spec.photos:
         digest.update(f"\n{photo.image_id}\t{photo.num_bytes}\t".encode())

@@ -1,5 +1,7 @@
 """Selective search: a pure function of the photo, in the photo's pixels."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -33,11 +35,22 @@ def test_opencvs_order_depends_on_earlier_searches():
     assert first != second and sorted(first) == sorted(second)
 
 
-def test_boxes_are_opencvs_without_duplicates():
-    cv_search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-    cv_search.setBaseImage(cv2.cvtColor(np.asarray(paint(6)), cv2.COLOR_RGB2BGR))
-    cv_search.switchToSelectiveSearchFast(100, 100, 0.4)
-    expected = {(y, x, y + h, x + w) for x, y, w, h in cv_search.process().tolist()}
+def test_boxes_are_those_of_sixteen_separate_searches_of_opencv():
+    """Two colour spaces, two scales, four similarities, each with objects of its own: sharing them changes no box."""
+    opencv, expected = cv2.ximgproc.segmentation, set()
+    prefix = "createSelectiveSearchSegmentationStrategy"
+    bgr = cv2.cvtColor(np.asarray(paint(6)), cv2.COLOR_RGB2BGR)
+    for code, k in itertools.product((cv2.COLOR_BGR2HSV, cv2.COLOR_BGR2Lab), (100, 400)):
+        for names in ("Color Fill Texture Size", "Fill Texture Size", "Fill", "Size"):
+            cv_search = opencv.createSelectiveSearchSegmentation()
+            cv_search.setBaseImage(bgr)
+            cv_search.addImage(cv2.cvtColor(bgr, code))
+            cv_search.addGraphSegmentation(opencv.createGraphSegmentation(0.4, k, 100))
+            multiple = opencv.createSelectiveSearchSegmentationStrategyMultiple()
+            for name in names.split():
+                multiple.addStrategy(getattr(opencv, prefix + name)(), 1 / len(names.split()))
+            cv_search.addStrategy(multiple)
+            expected |= {(y, x, y + h, x + w) for x, y, w, h in cv_search.process().tolist()}
     found = search(6)
     assert len(found) == len(expected) and set(map(tuple, found.tolist())) == expected
 

@@ -146,3 +146,7 @@ def test_spec_hash_of_default_settings_is_that_of_earlier_versions(tmp_path, mon
     assert shards.spec_hash(spec) == "89cb634e2603bf28ddf301b43a0e5982ae88ae81835fc2a4837545a2e5bc92ae"
     other = spec._replace(settings=spec.settings._replace(max_megapixels=99))
     assert shards.spec_hash(other) != shards.spec_hash(spec)
+    quality = spec._replace(settings=spec.settings._replace(proposals="selective_search", search_mode="quality"))
+    assert shards.spec_hash(quality) == "8b0a202af3ad4372c066183f2a787f9a9fb38ea7f2809d1dfd729b6f6f173e67"
+    fast = quality._replace(settings=quality.settings._replace(search_mode="fast"))  # the search changed: no mixture
+    assert shards.spec_hash(fast) == "0cb4cdad01c5cac7884d4389061c8a5aad450a84fe8443226647261869ba6a73"
