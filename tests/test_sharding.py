@@ -7,7 +7,7 @@ import pytest
 from tests.small import BATCH, small_config
 from univip_jax.common.errors import UserError
 from univip_jax.plan import make_plan
-from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, repeatable, replicated
+from univip_jax.sharding import by_batch, local_rows, make_mesh, put_batch, replicated, step_options
 from univip_jax.train_step import make_train_step
 from univip_jax.types import Batch
 
@@ -64,14 +64,14 @@ def test_a_batch_that_cannot_be_split_is_refused():
         local_rows(make_mesh(), 6)
 
 
-def test_repeatable_gives_gpus_options_that_xla_takes_and_leaves_what_xla_flags_names(monkeypatch):
+def test_step_options_are_those_that_xla_takes_and_leaves_what_xla_flags_names(monkeypatch):
     jax.devices()  # XLA has read the flags of all tests before they change
     monkeypatch.delenv("XLA_FLAGS")
-    options = repeatable("gpu")
+    options = step_options("gpu")
     assert options["xla_gpu_exclude_nondeterministic_ops"] is True and len(options) == 2
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA refuses a name or value that it lacks
     with pytest.raises(Exception, match="No such compile option"):
         jax.jit(lambda x: x + 2, compiler_options={f"{name}s": value for name, value in options.items()})(1)
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_exclude_nondeterministic_ops=false")
-    assert repeatable("gpu").keys() == options.keys() - {"xla_gpu_exclude_nondeterministic_ops"}
-    assert repeatable("cpu") == {}
+    assert step_options("gpu").keys() == options.keys() - {"xla_gpu_exclude_nondeterministic_ops"}
+    assert step_options("tpu") == {}

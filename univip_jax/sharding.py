@@ -12,11 +12,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from univip_jax.common.errors import UserError
 
 Tree = TypeVar("Tree")
-_GPU_OPTIONS = {
-    # Else sums by atomics (gradients of kernels and of gathers) differ from run to run, in the same program.
-    "xla_gpu_exclude_nondeterministic_ops": True,
-    # Each process measures its share of the candidates; by default JAX lets only the first store what it chose.
-    "xla_gpu_experimental_autotune_cache_mode": "AUTOTUNE_CACHE_MODE_UPDATE",
+_OPTIONS = {
+    "gpu": {
+        # Else sums by atomics (gradients of kernels and of gathers) differ from run to run, in the same program.
+        "xla_gpu_exclude_nondeterministic_ops": True,
+        # Each process measures its share of the candidates; by default JAX lets only the first store what it chose.
+        "xla_gpu_experimental_autotune_cache_mode": "AUTOTUNE_CACHE_MODE_UPDATE",
+    },
+    # The pass turns gradients of small maps into forms for which XLA has no fast code (demo/notes.md).
+    "cpu": {"xla_disable_hlo_passes": "algsimp"},
 }
 
 
@@ -37,12 +41,13 @@ def by_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def repeatable(platform: str) -> dict[str, bool | str]:
-    """XLA's options for a train step that repeats bit for bit, also after a restart; what XLA_FLAGS names stays."""
-    if platform != "gpu":
-        return {}
+def step_options(platform: str) -> dict[str, bool | str]:
+    """XLA's options for a train step; what XLA_FLAGS names stays.
+
+    On GPUs the step repeats bit for bit, also after a restart; on CPUs it is several times as fast.
+    """
     given = os.environ.get("XLA_FLAGS", "")
-    return {name: value for name, value in _GPU_OPTIONS.items() if name not in given}
+    return {name: value for name, value in _OPTIONS.get(platform, {}).items() if name not in given}
 
 
 def local_rows(mesh: Mesh, batch_size: int, field: str = "batch_size") -> np.ndarray:

@@ -14,7 +14,7 @@ from univip_jax.augment import AugmentSpec, augment_batch
 from univip_jax.losses import total_loss
 from univip_jax.models.univip import Encoder, Online, online_forward, target_forward
 from univip_jax.plan import Plan
-from univip_jax.sharding import by_batch, repeatable, replicated
+from univip_jax.sharding import by_batch, replicated, step_options
 from univip_jax.types import Batch, Metrics, OnlineOutputs, TrainState
 
 
@@ -133,7 +133,7 @@ def make_train_step(plan: Plan, mesh: Mesh) -> Callable[[TrainState, Batch], tup
         in_shardings=(everywhere, by_batch(mesh)),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
-        compiler_options=repeatable(mesh.devices.flat[0].platform),
+        compiler_options=step_options(mesh.devices.flat[0].platform),
     )
 
 

@@ -33,7 +33,7 @@ from univip_jax.run.checkpoint import FOLDER as CHECKPOINTS
 from univip_jax.run.folder import check_config
 from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.setup import Run, Step
-from univip_jax.sharding import by_batch, local_rows, make_mesh, repeatable, replicated
+from univip_jax.sharding import by_batch, local_rows, make_mesh, replicated, step_options
 from univip_jax.types import DetectionBatch, DetectorState, Metrics
 
 PRETRAINED = "pretrained.json"  # in a run's folder: the weights that it began with
@@ -110,7 +110,7 @@ class DetectorRun(Run):
 
         shardings = {"in_shardings": (everywhere, by_batch(self.mesh)), "out_shardings": (everywhere, everywhere)}
         jitted = jax.jit(
-            step, donate_argnums=0, compiler_options=repeatable(self.mesh.devices.flat[0].platform), **shardings
+            step, donate_argnums=0, compiler_options=step_options(self.mesh.devices.flat[0].platform), **shardings
         )
         state, programs = jax.eval_shape(self.init_state), {}
         for place in self.index.canvases:
