@@ -1,7 +1,8 @@
 """UniVIP (CVPR 2022): visual features from unlabelled photos of whole scenes, in JAX."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from univip_jax.weights.encoder import Encoder
@@ -15,3 +16,13 @@ def load_encoder(run_or_file: str | Path) -> "Encoder":
     from univip_jax.weights import encoder  # late: data preparation needs neither JAX nor Orbax
 
     return encoder.load_encoder(run_or_file)
+
+
+def pretrain(images: str | Path | Sequence[str | Path], out: str | Path, **options: Any) -> Path | None:
+    """From a folder of photos to trained weights and a page: `python -m univip_jax.pretrain` in Python.
+
+    Options, result and errors: see `univip_jax.own.pretrain.pretrain`.
+    """
+    from univip_jax.own import pretrain  # late: it needs TensorFlow
+
+    return pretrain.pretrain(images, out, **options)

@@ -1,0 +1,232 @@
+"""From a folder of photos to trained weights and a page, in one call that may be interrupted anywhere."""
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from data_prep.inputs import Request
+from data_prep.prepare import prepare
+from data_prep.record import Settings
+from univip_jax.common.errors import UserError
+from univip_jax.common.files import expand, held, write_whole
+from univip_jax.data.quality import photo_warnings
+from univip_jax.data.records import MANIFEST, read_manifest
+from univip_jax.evaluate.in_training import make_evaluator
+from univip_jax.own import budget, recipe
+from univip_jax.plan import make_plan
+from univip_jax.run.compiled import cache_compiled
+from univip_jax.run.log import duration
+from univip_jax.run.pretraining import open_run, train
+from univip_jax.sharding import make_mesh
+from univip_jax.train_step import compile_step, lower_step
+from univip_jax.weights.encoder import load_encoder
+from univip_jax.weights.warm_start import open_warm_start
+
+PLAN, DATA, RUN = "pretrain.json", "data", "run"
+_CONFIG = "configs/common.py"
+_MAX_SIDE, _MIN_SIDE, _MAX_BOXES = 640, 64, 100  # px, px: data_prep's own, but that camera photos are shrunk
+_PAGE_PHOTOS = 200
+_ENDING = 30.0  # s of export and of drawing the page, beside its features
+_NONE = "none"
+
+
+class Asked(NamedTuple):
+    """What a run of this command belongs to."""
+
+    images: list[str]
+    annotations: list[str]
+    hours: float
+    init: str
+    backbone: str
+    scene_size: int
+
+
+def pretrain(
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    hours: float = 8.0,
+    init: str | Path | None = None,
+    backbone: str | None = None,
+    annotations: str | Path | Sequence[str | Path] = (),
+    scene_size: int = 0,
+    labelled: str | None = None,
+) -> Path | None:
+    """Prepares the photos, chooses, trains, exports and reports in `out`; the same call goes on after anything.
+
+    Args:
+      images: folders, zip or tar files; or the folder of a data set that `python -m data_prep` made.
+      hours: for all of it.
+      init: a file of weights or a run to start from.
+      backbone, scene_size: chosen by the number of photos and the device where they are not given.
+      annotations: COCO json, which tells how good the proposals are.
+      labelled: a set of labelled photos, as evaluations take it, judged before and after.
+
+    Returns the page; None where SIGTERM stopped the training, which is saved.
+
+    Raises UserError for what a user can put right; TransientError where another process works in `out`.
+    """
+    began, out = time.monotonic(), Path(expand(str(out)))
+    asked = Asked(
+        _paths(images),
+        _paths(annotations),
+        float(hours),
+        "" if init in (None, _NONE) else expand(str(init)),
+        backbone or "",
+        scene_size,
+    )
+    if not asked.hours > 0:
+        raise UserError(f"hours={hours} must be above 0, as --hours=8")
+    with held(out):
+        plan = _read_plan(out, asked)
+        if plan is None:
+            plan = _choose(asked, out, _prepared(asked, out), began)
+            write_whole(out / PLAN, json.dumps(plan, indent=2) + "\n")
+        else:
+            print(f"plan      {out / PLAN} of an earlier start")
+        print(f"same by   {_command(plan, out)}", flush=True)
+        run = out / RUN
+        cache_compiled(run)
+        if train(_config(plan["fields"]), run, make_evaluator, open_warm_start):
+            return None
+        weights = _export(run, out)
+        page = _report(run, labelled)
+        took = f"; this start took {duration(time.monotonic() - began)}, {duration(3600 * asked.hours)} were asked for"
+        print(f"weights   {weights}\npage      {page}{took}")
+        return page
+
+
+def _paths(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [expand(str(path)) for path in ([given] if isinstance(given, str | Path) else given)]
+
+
+def _read_plan(out: Path, asked: Asked) -> dict[str, Any] | None:
+    """The stored plan; UserError where it is of other arguments, or damaged."""
+    path = out / PLAN
+    if not path.exists():
+        return None
+    try:
+        plan = json.loads(path.read_text())
+        before = Asked(**plan["asked"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): choose another --out") from error
+    for name, old, new in zip(Asked._fields, before, asked, strict=True):
+        if old != new:
+            raise UserError(f"{out} was begun with {name}={old}, not {new}: give that again, or choose another --out")
+    return plan
+
+
+def _prepared(asked: Asked, out: Path) -> Path:
+    """The folder of the data set, which is made unless it is one already."""
+    if len(asked.images) == 1 and (Path(asked.images[0]) / MANIFEST).is_file():
+        return Path(asked.images[0])
+    settings = Settings("selective_search", 256, _MIN_SIDE, _MAX_BOXES, max_side=_MAX_SIDE)
+    flags = [f"--images={path}" for path in asked.images] + [f"--annotations={path}" for path in asked.annotations]
+    line = shlex.join(["python", "-m", "data_prep", *flags, f"--out={out / DATA}", f"--max_side={_MAX_SIDE}"])
+    print(f"prepare   {line}", flush=True)
+    print(prepare(Request(out / DATA, settings, asked.images, asked.annotations)), flush=True)
+    return out / DATA
+
+
+def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]:
+    """The plan, printed: what suits the photos, what fits the device, and what fits the hours."""
+    mesh, manifest = make_mesh(), read_manifest(data)
+    platform, warm = mesh.devices.flat[0].platform, None
+    if asked.init:
+        net = load_encoder(asked.init).backbone
+        warm = {"init": asked.init, "model.backbone": net.variant, "model.width": net.width, "model.stem": net.stem}
+    num_photos = manifest["num_records"]
+    distinct = manifest.get("photo_stats", {}).get("num_distinct", num_photos)
+    chosen = recipe.choose(
+        distinct,
+        warm=warm,
+        backbone=asked.backbone or None,
+        scene_size=asked.scene_size,
+        platform=platform,
+        num_devices=mesh.size,
+    )
+    fixed = chosen.fields | {"data.train": str(data), "num_epochs": float(chosen.most_epochs)}
+    print(f"photos    {num_photos} in {data}, {distinct} distinct")
+    for line in _verdict(manifest, fixed, distinct, warm is not None):
+        print(f"warning   {line}")
+    print(f"recipe    {'; '.join(chosen.reasons)}\ncompiling the train step ...", flush=True)
+    make = lambda batch: make_plan(_config(fixed | {"batch_size": batch}), num_photos)  # noqa: E731
+    plan, needed, limit = budget.fit_batch(make, chosen.batch_size, mesh)
+    gib = f"{needed / 2**30:.2f} of {limit / 2**30:.1f} GiB of the device by the compiled step"
+    why = "" if plan.batch_size == chosen.batch_size else f"; {chosen.batch_size} do not fit"
+    print(f"batch     {plan.batch_size} images: {gib}{why}", flush=True)
+    opened = open_run(_config(fixed | {"batch_size": plan.batch_size}), out / RUN, None, open_warm_start)
+    step_seconds, compile_seconds = budget.time_steps(opened)
+    for cached in (compile_step, lower_step):  # the run's own program differs by its length
+        cached.cache_clear()
+    spent = time.monotonic() - began
+    page = _ENDING + 2 * _PAGE_PHOTOS * step_seconds / plan.batch_size
+    left = 3600 * asked.hours - spent - page - compile_seconds
+    fields = fixed | {"batch_size": plan.batch_size}
+    fields |= recipe.schedule(chosen, num_photos, plan.batch_size, left, step_seconds)
+    del fields["num_epochs"]
+    steps, training = fields["num_steps"], fields["num_steps"] * step_seconds + compile_seconds
+    print(
+        f"speed     {plan.batch_size / step_seconds:.1f} images/s, measured on the first steps\n"
+        f"length    {steps} steps, {steps * plan.batch_size / num_photos:.1f} epochs (at most {chosen.most_epochs}); "
+        f"lr {fields['optimizer.lr']} for a batch of 256, ema.base {fields['ema.base']}\n"
+        f"time      {duration(spent)} so far, training {duration(training)}, export and page {duration(page)}: "
+        f"{duration(spent + training + page)} of {duration(3600 * asked.hours)}"
+    )
+    measured = {"step_seconds": step_seconds, "predicted_seconds": spent + training + page}
+    return {"asked": asked._asdict(), "fields": fields, "measured": measured}
+
+
+def _verdict(manifest: dict, fields: recipe.Fields, distinct: int, warm: bool) -> list[str]:
+    """What cannot teach, and what follows from so few photos."""
+    lines = photo_warnings(manifest, make_plan(_config(fields), manifest["num_records"]).views)
+    if distinct < recipe.FEW:
+        way = "judge by --labelled=DIR whether it helps" if warm else "start from a public checkpoint by --init=FILE"
+        lines.append(f"{distinct} distinct photos are few: a network learns them by heart; add photos, or {way}")
+    return lines
+
+
+def _config(fields: recipe.Fields) -> ConfigDict:
+    """configs/common.py with these fields."""
+    try:
+        from configs import common  # late: an installed package has no configs
+    except ModuleNotFoundError as error:
+        raise UserError(f"{_CONFIG} is not here: run in a checkout of univip_jax, whose configs are used") from error
+    config = common.get_config()
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def _command(plan: dict[str, Any], out: Path) -> str:
+    """The command line that trains the same."""
+    fields = [f"--config.{name}={value}" for name, value in plan["fields"].items()]
+    return shlex.join(["python", "main.py", f"--config={_CONFIG}", f"--workdir={out / RUN}", *fields])
+
+
+def _export(run: Path, out: Path) -> Path:
+    """The backbone as a file for others; in our own names where the packages that prove another are not here."""
+    from univip_jax.export.__main__ import export
+
+    kind = "torchvision" if find_spec("torch") and find_spec("transformers") else "safetensors"
+    path = out / "backbone.safetensors"
+    if path.exists():
+        return path
+    for leftover in (path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.parity.json")):
+        leftover.unlink(missing_ok=True)  # of an interrupted export: the file itself comes last
+    export(run, kind, path, step=None, results=[], licence=None)
+    return path
+
+
+def _report(run: Path, labelled: str | None) -> Path:
+    from univip_jax.report.page import write_report
+
+    page, warnings = write_report(run, photos=_PAGE_PHOTOS)
+    for line in warnings:
+        print(f"warning   {line}")
+    return page
