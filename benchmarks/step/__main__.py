@@ -64,7 +64,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("round_seconds", 2.0, "Approximate length of a round of steps.", 0.0)
     flags.DEFINE_string("compile_mode", "default", "Of torch.compile; none: do not compile (on CPUs it takes long).")
     flags.DEFINE_float("peak_tflops", None, "Peak of the device, if table.py lacks it or has another dtype's.")
-    define_path("profile", None, "Folder for a jax.profiler trace of each JAX program.")
+    define_path("profile", None, "Folder for a profile of each program: kernels.json, and JAX's trace and HLO.")
     define_path("json", None, "File for all figures of all rounds.")
 
 
@@ -90,6 +90,10 @@ def present(frameworks: list[str]) -> list[str]:
         if set(frameworks) == {"torch"}:
             raise UserError("--frameworks=torch: PyTorch is not installed: pip install -r requirements-export.txt")
         print("PyTorch is not installed: JAX alone", flush=True)
+    elif set(frameworks) == {"torch"}:
+        if not sees_accelerator("torch") and sees_accelerator("jax"):
+            raise UserError("--frameworks=torch: JAX sees an accelerator, PyTorch does not: install its build for CUDA")
+        return frameworks
     elif {"jax", "torch"} <= set(frameworks) and sees_accelerator("torch") != sees_accelerator("jax"):
         print("only one of JAX and PyTorch sees an accelerator: JAX alone", flush=True)
     else:

@@ -31,7 +31,7 @@ class JaxStep:
 
     Attributes:
       facts: known before it runs: device, seconds to compile, FLOPs per image, bytes of the program.
-      parts: calls to time; `step` does one train step, the others repeat a part of it alone.
+      parts: calls to time; `step` does one train step, the others, not of an experiment, repeat a part alone.
     """
 
     def __init__(self, program: Program):
@@ -67,7 +67,7 @@ class JaxStep:
         }
         self._device = device
         self._running: deque[Any] = deque()
-        calls = {"step": self._train, **_parts(plan, self._batch)}
+        calls = {"step": self._train, **({} if program.experiment else _parts(plan, self._batch))}
         self.parts = {name: partial(self._queue, call) for name, call in calls.items()}
 
     def _train(self) -> jax.Array:

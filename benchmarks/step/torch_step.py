@@ -1,22 +1,29 @@
 """The train step in PyTorch, written for speed: compiled, channels last, autocast, fused optimizer."""
 
 import copy
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from benchmarks.step.program import Program, random_pixels
 from benchmarks.step.torch_augment import augment
 from benchmarks.step.torch_losses import Losses
 from benchmarks.step.torch_networks import make_online
 from univip_jax.augment import AugmentSpec
+from univip_jax.common.files import write_whole
 from univip_jax.config import to_spec
 from univip_jax.losses import LossSpec
 from univip_jax.models.univip import ModelSpec
 from univip_jax.optim import OptimizerSpec
 from univip_jax.transport import TransportSpec
 from univip_jax.views import ViewSpec
+
+_PROFILED_STEPS = 2
+_CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")  # with all that they call
 
 
 class TorchStep:
@@ -101,3 +108,19 @@ class TorchStep:
         """Raises FloatingPointError if the last loss is not finite."""
         if not torch.isfinite(self._last):
             raise FloatingPointError("the loss is not finite")
+
+    def profile(self, folder: Path) -> None:
+        """Writes `kernels.json`: ms per step of all convolutions, by the profiler; a CPU's where there is no GPU."""
+        on_gpu = self._device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with torch.profiler.profile(activities=activities) as seen:
+            for _ in range(_PROFILED_STEPS):
+                self._train()
+            self.wait()
+        field = "device_time_total" if on_gpu else "cpu_time_total"  # us
+        spent = sum(getattr(one, field) for one in seen.key_averages() if one.key in _CONVOLUTIONS)
+        if not spent:
+            raise RuntimeError("the profiler saw no convolution")
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {"classes_ms": {"conv": spent / _PROFILED_STEPS / 1000}}
+        write_whole(folder / "kernels.json", json.dumps(found) + "\n")

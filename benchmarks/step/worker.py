@@ -28,7 +28,7 @@ class Order:
 
     round_seconds: float  # for steps; a quarter of it for each other part
     compile_mode: str  # of torch.compile
-    profile: Path | None  # folder for a trace of some JAX steps after the rounds
+    profile: Path | None  # folder for a profile of some steps after the rounds
 
 
 class ProgramFailed(Exception):
@@ -106,7 +106,7 @@ def serve(connection: Connection, program: Program, order: Order) -> None:
         while connection.recv() == "round":
             connection.send({name: seconds_per_call(step.parts[name], step.wait, counts[name]) for name in counts})
         step.check()
-        if order.profile and program.framework == "jax":
+        if order.profile:
             step.profile(order.profile / str(program).replace(" ", "_"))
         connection.send({"peak_bytes": step.peak_bytes()})
     except UserError as error:
