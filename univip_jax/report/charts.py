@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-_COLORS = ("#4363d8", "#e6194b", "#2e8b57", "#f58231", "#911eb4", "#808080", "#469990", "#9a6324", "#bfa500")
+COLORS = ("#4363d8", "#e6194b", "#2e8b57", "#f58231", "#911eb4", "#808080", "#469990", "#9a6324", "#bfa500")
 _POINTS = 300  # per line, at most; a shade spans the minimum and maximum of the values behind each
 Series = Mapping[str, Sequence[tuple[int, float]]]  # label to (step, value), ordered by step
 
@@ -34,7 +34,9 @@ def draw_lines(title: str, series: Series, scale: str = "linear", level: Level |
     axes.grid(axis="y", color="#e5e5e5")
     axes.tick_params(which="both", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    for color, (label, points) in zip(_COLORS, series.items(), strict=False):
+    for color, (label, points) in zip(COLORS, series.items(), strict=False):
+        if not points:
+            continue
         steps, means, least, most = thin(points)
         axes.fill_between(steps, least, most, color=color, alpha=0.2, linewidth=0)
         marker = "o" if len(points) < 30 else ""

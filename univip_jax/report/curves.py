@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from univip_jax.report.charts import Level, draw_lines
+from univip_jax.report.charts import Level, Series, draw_lines
 from univip_jax.transport import OWN_MASS
 
 _BAD_STEPS = "train/bad_steps"
@@ -87,13 +87,35 @@ def _of_the_plan(config: ConfigDict) -> list[Curves]:
 def draw_curves(lines: list[dict], config: ConfigDict) -> list[Drawn]:
     """The charts for which the lines of `metrics.jsonl` hold values."""
     drawn = []
-    for curves in (*_CURVES, *(_of_the_plan(config) if "transport" in config else ())):
-        series = {
-            label: [(line["step"], line[name]) for line in lines if name in line]
-            for label, name in curves.metrics.items()
-        }
-        series = {label: points for label, points in series.items() if points}
-        if not series or (_BAD_STEPS in curves.metrics.values() and not any(value for _, value in series[""])):
-            continue
-        drawn.append(Drawn(curves.title, draw_lines(curves.title, series, curves.scale, curves.level), curves.note))
+    for curves in _all(config):
+        series = {label: points for label, name in curves.metrics.items() if (points := _points(lines, name))}
+        if chart := _draw(curves, curves.title, series):
+            drawn.append(chart)
     return drawn
+
+
+def draw_compared(logs: dict[str, list[dict]], config: ConfigDict) -> list[Drawn]:
+    """A chart for each metric, with a line for each of the named runs that has it; `config` is of any of them."""
+    drawn = []
+    for curves in _all(config):
+        for label, metric in curves.metrics.items():
+            title = ": ".join(filter(None, (curves.title, label if len(curves.metrics) > 1 else "")))
+            if chart := _draw(curves, title, {name: _points(lines, metric) for name, lines in logs.items()}):
+                drawn.append(chart)
+    return drawn
+
+
+def _all(config: ConfigDict) -> list[Curves]:
+    return [*_CURVES, *(_of_the_plan(config) if "transport" in config else ())]
+
+
+def _points(lines: list[dict], metric: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[metric]) for line in lines if metric in line]
+
+
+def _draw(curves: Curves, title: str, series: Series) -> Drawn | None:
+    """None without a value, and where no step was skipped. An empty line keeps its colour."""
+    values = [value for points in series.values() for _, value in points]
+    if not values or (_BAD_STEPS in curves.metrics.values() and not any(values)):
+        return None
+    return Drawn(title, draw_lines(title, series, curves.scale, curves.level), curves.note)

@@ -20,14 +20,18 @@ img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }} progress {{ width: 100%;
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)) }}
 figure {{ margin: 0 }} figcaption {{ font-size: 13px; color: #555; padding: 0 1em 1em }}
 td {{ padding: 0 1.5em 0 0; font: 13px monospace; vertical-align: top }}
+.wide {{ overflow-x: auto }}
 .row {{ display: grid; grid-template-columns: 1fr 5fr 5fr; gap: 0 1.5em; margin: 0 0 .4em; align-items: end }}
-.row ~ .row h4 {{ display: none }} h4 {{ margin: 0; font-weight: normal; font-size: 13px }}
+.two {{ grid-template-columns: 1fr 2fr 2fr }}
+.maps {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1em }}
+.maps img {{ width: 100%; border: 1px solid #ccc; box-sizing: border-box }}
+.row + .row h4 {{ display: none }} h4 {{ margin: 0; font-weight: normal; font-size: 13px }}
 .tiles {{ display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 4px }}
 .row img {{ width: 100%; display: block; box-sizing: border-box }} .same img {{ border: 3px solid #f58231 }}
 .row figcaption {{ padding: 0; font-size: 11px; line-height: 1.3; text-align: center }}
 @media (max-width: 800px) {{
-  .row {{ grid-template-columns: 1fr; border-top: 1px solid #ccc; padding: .6em 0 }}
-  .row ~ .row h4 {{ display: block }} .query {{ width: 45% }}
+  .row, .two {{ grid-template-columns: 1fr; border-top: 1px solid #ccc; padding: .6em 0 }}
+  .row + .row h4 {{ display: block }} .query {{ width: 45% }}
 }}
 </style></head><body>
 <h1>{title}</h1>
@@ -62,10 +66,10 @@ def tile(image: str, text: str, css: str = "") -> str:
     return f"<figure{f' class={css}' if css else ''}>{image}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
-def before_and_after(query: str, before: list[str], after: list[str]) -> str:
+def before_and_after(query: str, before: list[str], after: list[str], css: str = "row") -> str:
     """A row: the query, then tiles before and after training; on a narrow screen below each other."""
     sides = "".join(
         f"<div><h4>{name}</h4><div class=tiles>{''.join(tiles)}</div></div>"
         for name, tiles in (("before training", before), ("after", after))
     )
-    return f"<div class=row>{query}{sides}</div>"
+    return f'<div class="{css}">{query}{sides}</div>'

@@ -9,9 +9,14 @@ from univip_jax.report.markup import before_and_after, photo, tile
 QUERIES, NEIGHBOURS = 12, 5
 
 
+def normalize(features: Float[np.ndarray, "*n F"]) -> Float[np.ndarray, "*n F"]:
+    """Each divided by its length; zeros stay."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
 def cosines(features: Float[np.ndarray, "n F"], owners: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
     """Cosine similarities; -inf within a photo, as `owners` tells."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit = normalize(features)
     return np.where(owners[:, None] == owners, -np.inf, unit @ unit.T)
 
 

@@ -7,22 +7,20 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
-from univip_jax.config import flatten, to_spec
-from univip_jax.detection.schedule import ScheduleSpec
+from univip_jax.config import flatten
 from univip_jax.evaluate.results import read_results
 from univip_jax.report.charts import draw_lines
 from univip_jax.report.curves import Drawn, draw_curves
 from univip_jax.report.heat_maps import draw_plans
 from univip_jax.report.learned import draw_learned
+from univip_jax.report.log import read_log, total_steps
 from univip_jax.report.markup import document, inline
 from univip_jax.report.problems import goodput, warnings
 from univip_jax.run.folder import read_config, read_photo_warnings
-from univip_jax.run.log import FIRST_BATCH, METRICS, duration, read_metrics
+from univip_jax.run.log import FIRST_BATCH, duration
 from univip_jax.run.plans import read_plans
 
 PAGE = "report.html"
-# Older versions logged these names.
-_RENAMED = {"features/deviation": "features/std", "train/feature_deviation": "train/feature_std"}
 _RUN = """<progress value="{step}" max="{total}"></progress>
 <p>{progress}</p>
 {warnings}
@@ -66,13 +64,9 @@ def _sweep(results: dict) -> str:
 
 
 def _run(run: Path, photos: int) -> tuple[str, list[str]]:
-    config, lines = read_config(run), read_metrics(run)
-    lines = [{_RENAMED.get(name, name): value for name, value in line.items()} for line in lines]
-    steps = [line for line in lines if "train/epoch" in line]
-    if not steps or "model" not in config:
-        raise UserError(f"{run} has no training steps in {METRICS}: name the --workdir of a training that has begun")
-    newest = steps[-1]
-    total = _total_steps(config, newest)
+    config, lines = read_config(run), read_log(run)
+    newest = [line for line in lines if "train/epoch" in line][-1]
+    total = total_steps(config, lines)
     picture = run / FIRST_BATCH
     plans, damage = _transport(run)
     learned, more = draw_learned(run, config, photos) if photos and config.task == "train" else ("", [])
@@ -91,13 +85,6 @@ def _run(run: Path, photos: int) -> tuple[str, list[str]]:
         config="".join(f"<tr><td>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in fields),
     )
     return body, found
-
-
-def _total_steps(config: ConfigDict, newest: dict) -> int:
-    if config.task == "detection":
-        schedule = to_spec(ScheduleSpec, config, "schedule")
-        return schedule.scaled(schedule.steps, config.batch_size)
-    return config.num_steps or round(config.num_epochs * newest["step"] / newest["train/epoch"])
 
 
 def _progress(run: Path, config: ConfigDict, lines: list[dict], newest: dict, total: int) -> str:

@@ -1,6 +1,7 @@
 """The photos that a page shows: evenly spread over a run's data set, cut for its network and for people."""
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from univip_jax.views import ViewSpec
 
 THUMB = 112  # px
 _MOST_INSTANCES = 4  # of a photo
+_MULTIPLE = 32  # of a photo's number of boxes
 _CANVAS = 640  # px, of runs that are older than the field
 
 
@@ -48,11 +50,12 @@ class Sample(NamedTuple):
     records: Int[np.ndarray, " n"]  # positions in the data set
     names: list[str]
     scenes: UInt8[np.ndarray, "n S S 3"]  # central squares
+    pairs: UInt8[np.ndarray, "n 2 S S 3"]  # the two scenes that training drew in its first epoch
     instances: UInt8[np.ndarray, "m I I 3"]
     owners: Int[np.ndarray, " m"]  # the instance's photo, a position in the sample
     scene_thumbs: UInt8[np.ndarray, "n T T 3"]
     instance_thumbs: UInt8[np.ndarray, "m T T 3"]
-    overlap: float  # mean IoU of the two scenes that training drew of these photos in its first epoch
+    overlap: float  # mean IoU of the pairs
 
 
 def read_photo(dataset: Dataset, record: int, views: ViewSpec) -> Photo:
@@ -75,39 +78,34 @@ def read_sample(dataset: Dataset, views: ViewSpec, seed: int, count: int) -> Sam
 
     Raises UserError where a photo is damaged.
     """
-    records = evenly_spread(dataset.num_records, count)
-    names, sizes, boxes, owners = [], [], [], []
-    cut = {"scenes": [], "instances": [], "scene_thumbs": [], "instance_thumbs": []}
-
-    def add(kind: str, photo: Photo, box: np.ndarray, side: int) -> None:
-        cut[f"{kind}s"].append(photo.cut(box, side, views.interpolation))
-        cut[f"{kind}_thumbs"].append(photo.cut(box, THUMB, "bicubic"))
-
+    records, names, owners, overlaps = evenly_spread(dataset.num_records, count), [], [], []
+    cut = {"scenes": [], "pairs": [], "instances": [], "scene_thumbs": [], "instance_thumbs": []}
     for place, record in enumerate(records):
         photo = read_photo(dataset, record, views)
-        add("scene", photo, photo.square(), views.scene_size)
-        for box in photo.boxes[evenly_spread(len(photo.boxes), _MOST_INSTANCES)]:
-            add("instance", photo, box, views.instance_size)
-            owners.append(place)
         names.append(photo.name)
-        sizes.append(photo.size)
-        boxes.append(photo.boxes)
-    sides = {"scenes": views.scene_size, "instances": views.instance_size}
-    pixels = {
-        kind: np.array(crops, np.uint8).reshape(-1, *2 * [sides.get(kind, THUMB)], 3) for kind, crops in cut.items()
-    }
-    overlap = _overlap(records, sizes, boxes, views, seed)
-    return Sample(records, names, owners=np.array(owners, int), overlap=overlap, **pixels)
+        pair = _first_scenes(photo, record, views, seed)
+        overlaps.append(float(iou(*pair)))
+        cut["pairs"] += [photo.cut(box, views.scene_size, views.interpolation) for box in pair]
+        boxes = photo.boxes[evenly_spread(len(photo.boxes), _MOST_INSTANCES)]
+        owners += [place] * len(boxes)
+        for kind, side, some in (
+            ("scene", views.scene_size, [photo.square()]),
+            ("instance", views.instance_size, boxes),
+        ):
+            cut[f"{kind}s"] += [photo.cut(box, side, views.interpolation) for box in some]
+            cut[f"{kind}_thumbs"] += [photo.cut(box, THUMB, "bicubic") for box in some]
+    cut = {kind: np.array(crops, np.uint8) for kind, crops in cut.items()}
+    cut["pairs"] = cut["pairs"].reshape(len(records), 2, *cut["scenes"].shape[1:])
+    return Sample(records, names, owners=np.array(owners, int), overlap=float(np.mean(overlaps)), **cut)
 
 
-def _overlap(records: np.ndarray, sizes: list, boxes: list[np.ndarray], views: ViewSpec, seed: int) -> float:
-    """Mean IoU of the two scenes of each photo's first draw."""
-    views, most = replace(views, num_instances=0), max(1, *map(len, boxes))
-    padded = np.stack([np.pad(some, [(0, most - len(some)), (0, 0)]) for some in boxes])
+def _first_scenes(photo: Photo, record: int, views: ViewSpec, seed: int) -> Float[np.ndarray, "2 4"]:
+    """As `cut_views` draws them in epoch 0. Padded boxes change nothing, and save programs."""
+    padded = np.pad(photo.boxes, [(0, _MULTIPLE - len(photo.boxes) % _MULTIPLE), (0, 0)])
+    return np.asarray(_draw_scenes(views_key(seed), record, padded, np.array(photo.size, np.float32), views))
 
-    def scenes(record: jax.Array, proposals: jax.Array, size: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(views_key(seed), 0), record)  # as `cut_views` does
-        return choose_views(key, proposals, size, views).scenes
 
-    drawn = jax.jit(jax.vmap(scenes))(records, padded, np.array(sizes, np.float32))
-    return float(iou(drawn[:, 0], drawn[:, 1]).mean())
+@partial(jax.jit, static_argnames="views")
+def _draw_scenes(key: jax.Array, record: int, boxes: jax.Array, size: jax.Array, views: ViewSpec) -> jax.Array:
+    key = jax.random.fold_in(jax.random.fold_in(key, 0), record)
+    return choose_views(key, boxes, size, replace(views, num_instances=0)).scenes
