@@ -49,8 +49,10 @@ def test_page_is_one_file(run, tmp_path):
     lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
     half = [line for line in lines if line["step"] <= 3] + [{"step": 2, "knn/top1": 37.5, "features/deviation": 0.01}]
     (again / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in half) + '{"step": 4, "trai')
+    (again / "before_after.json").write_text('{"knn"')
     path, warned = write_report(again)
     page = path.read_text()
+    assert any("before_after.json is damaged" in line for line in warned)
     assert path == again / "report.html" and all(line in page for line in warned)
     assert any("(std 0.01)" in line for line in warned)  # by its name in older versions
     assert "a &lt;b&gt; run</h1>" in page and "<b>" not in page

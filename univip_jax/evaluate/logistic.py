@@ -46,5 +46,6 @@ def fit_logistic(train: Features, test: Float[np.ndarray, "M F"], inverse_l2: fl
             ) from None
     # Of two classes, decision_function gives one logit; predict_log_proba gives two.
     logits = np.full((len(test), probe.classes_[-1] + 1), -np.inf)
-    logits[:, probe.classes_] = probe.predict_log_proba(test)
+    with np.errstate(divide="ignore"):  # minus infinity is the logarithm of a probability of 0
+        logits[:, probe.classes_] = probe.predict_log_proba(test)
     return logits

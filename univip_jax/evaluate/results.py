@@ -15,9 +15,9 @@ def write_results(workdir: Path, results: dict) -> None:
     print(json.dumps(results))
 
 
-def read_results(folder: Path) -> dict | None:
+def read_results(folder: Path, name: str = RESULTS) -> dict | None:
     """The results in an evaluation's folder; None where there are none, or they were cut off."""
     try:
-        return json.loads((folder / RESULTS).read_text())
+        return json.loads((folder / name).read_text())
     except (OSError, ValueError):
         return None

@@ -12,6 +12,7 @@ from univip_jax.evaluate.results import read_results
 from univip_jax.report.charts import draw_lines
 from univip_jax.report.curves import Drawn, draw_curves
 from univip_jax.report.heat_maps import draw_plans
+from univip_jax.report.judged import draw_judged
 from univip_jax.report.learned import draw_learned
 from univip_jax.report.log import read_log, total_steps
 from univip_jax.report.markup import document, inline
@@ -27,7 +28,7 @@ _RUN = """<progress value="{step}" max="{total}"></progress>
 <div class="charts">{charts}</div>
 <p>The horizontal axis is the training step. Where points are dense, the line is their mean and the shade spans their
 minimum and maximum.</p>
-{plans}{learned}<h2>First batch</h2>
+{plans}{judged}{learned}<h2>First batch</h2>
 {first_batch}
 <h2>Config</h2>
 <details><summary>{num_fields} fields</summary><table>{config}</table></details>"""
@@ -70,7 +71,8 @@ def _run(run: Path, photos: int) -> tuple[str, list[str]]:
     picture = run / FIRST_BATCH
     plans, damage = _transport(run)
     learned, more = draw_learned(run, config, photos) if photos and config.task == "train" else ("", [])
-    found = read_photo_warnings(run) + warnings(run, lines, config, total) + damage + more
+    judged, wrong = draw_judged(run)
+    found = read_photo_warnings(run) + warnings(run, lines, config, total) + damage + more + wrong
     fields = sorted(flatten(config).items())
     body = _RUN.format(
         step=newest["step"],
@@ -79,6 +81,7 @@ def _run(run: Path, photos: int) -> tuple[str, list[str]]:
         warnings="".join(f'<p class="warning">{html.escape(line)}</p>' for line in found),
         charts="".join(map(_figure, draw_curves(lines, config))),
         plans=plans,
+        judged=judged,
         learned=learned,
         first_batch=inline(picture.read_bytes(), "png", "photos and their views") if picture.exists() else "none",
         num_fields=len(fields),

@@ -15,6 +15,8 @@ from univip_jax.data.photos.decode import Rejected
 from univip_jax.data.photos.listing import as_text, is_hidden, is_photo, list_folder
 from univip_jax.data.photos.sources import open_photo, passed_over_line
 
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
 
 class FolderSplit(NamedTuple):
     """Photos class by class, sorted in each by their paths."""
@@ -71,6 +73,13 @@ def read_folders(root: Path) -> FolderSplit:
         )
     if bad:
         raise UserError(f"{len(bad)} photos or folders of {root} cannot be read: {shorten(bad)}; mend or remove them")
+    if (
+        folders
+        and {folder.name.lower() for folder in folders} <= _PARTS
+        and all(os.sep in os.path.relpath(os.path.dirname(path), root) for path in paths)
+    ):
+        names = " and ".join(folder.name for folder in folders)
+        raise UserError(f"{root} holds {names}, which are parts of a set and no classes: name one, as {folders[0]}")
     if astray := sum(is_photo(path.name, passed_over) for path in root.iterdir() if path.is_file()):
         print(f"{root}: {astray} photos lie in no class folder and are left out", file=sys.stderr)
     if line := passed_over_line(passed_over):

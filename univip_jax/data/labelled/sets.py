@@ -151,7 +151,7 @@ def view_batches(
     if count > 1:
         examples = examples.batch(batch_size).shard(count, index).unbatch()
     batches = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _numpy(labelled, batches.batch(batch_size))
+    return as_numpy(labelled, batches.batch(batch_size))
 
 
 def training_batches(
@@ -196,10 +196,11 @@ def training_batches(
         .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(int(mine.sum()), drop_remainder=True)
     )
-    return _numpy(labelled, batches)
+    return as_numpy(labelled, batches)
 
 
-def _numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator[LabelledBatch]:
+def as_numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator:
+    """The elements of `batches`, made from the set; UserError that names the photos that cannot be read."""
     try:
         yield from batches.prefetch(2).as_numpy_iterator()
     except tf.errors.DataLossError as error:
