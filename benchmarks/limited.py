@@ -30,7 +30,7 @@ def run_part(
         choices.mkdir(parents=True, exist_ok=True)
         flag = f"--xla_gpu_per_fusion_autotune_cache_dir={choices.resolve()}"
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    count = lambda: len([*choices.iterdir()]) if choices else 0  # noqa: E731
+    count = lambda: sum(file.is_file() for file in choices.rglob("*")) if choices else 0  # noqa: E731
     known, began, code = count(), time.monotonic(), None
     whole = [sys.executable, *line, f"--json={unfinished}"]
     whole += [f"--profile={profiles}"] if profile else []
