@@ -26,6 +26,8 @@ def test_two_runs_side_by_side(run, tmp_path):
     lines += [{"step": 2, "knn/top1": 41.0}, {"step": 4, "knn/top1": 37.5, "probe/top1": 50.0}]
     (other / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (other / "results.json").write_text(json.dumps({"box": {"AP": 12.5}, "test": {"set": "val"}}))
+    judged = {"before": {"top1": 20.0}, "after": {"top1": 30.0}, "verdict": "better"}
+    (one / "before_after.json").write_text(json.dumps({"knn": judged, "logistic": judged}))
 
     page = write_comparison([one, other], tmp_path / "out.html").read_text()
     assert "<script" not in page
@@ -36,6 +38,7 @@ def test_two_runs_side_by_side(run, tmp_path):
     assert rows["optimizer.lr"] == [str(rate), "0.75"] and "seed" not in rows  # it is equal
     assert rows["step"] == ["4 of 4", "4 of 4"] and rows["results.json: box.AP"] == ["-", "12.5"]
     assert rows["k-NN top-1, %"] == ["-", "37.5 (best: 41.0 at step 2)"]
+    assert rows["k-NN, before -&gt; after, %"] == ["20.0 -&gt; 30.0 (better)", "-"]
     charts = dict(re.findall(r'alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]+)"', page))
     drawn = {title: base64.b64decode(chart).decode() for title, chart in charts.items()}
     loss, top1 = drawn["loss and its terms: loss"], drawn["top-1 on labelled photos, %: k-NN"]

@@ -8,6 +8,7 @@ from typing import Any
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.config import flatten
+from univip_jax.evaluate.before_after import BEFORE_AFTER, NAMES
 from univip_jax.evaluate.results import read_results
 from univip_jax.report.charts import COLORS
 from univip_jax.report.curves import draw_compared
@@ -18,13 +19,13 @@ from univip_jax.run.folder import read_config
 PAGE = "compare.html"
 _BODY = """<p>{runs}</p>
 <h2>Results</h2>
-<div class=wide><table>{results}</table></div>
-<p>Measured while training, unless results.json of a run says more; a dash: not measured. Runs are comparable in k-NN
-and probe only on the same labelled photos, and in effective rank only at the same batch size.</p>
+<table>{results}</table>
+<p>Measured while training, unless before_after.json or results.json of a run say more; a dash: not measured. Runs are
+comparable in k-NN and probe only on the same labelled photos, and in effective rank only at the same batch size.</p>
 <h2>Curves</h2>
 <div class=charts>{charts}</div>
 <h2>Differences of the configs</h2>
-<div class=wide>{configs}</div>"""
+{configs}"""
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
@@ -82,6 +83,10 @@ def _results(run: Path, config: Any, lines: list[dict]) -> dict[str, str]:
     for title, name in {"effective rank": "features/effective_rank", "std of features": "features/std"}.items():
         if name in newest:
             found[title] = f"{newest[name]:.3g}"
+    if judged := read_results(run, BEFORE_AFTER):
+        for kind, title in NAMES.items():
+            before, after = (judged[kind][side]["top1"] for side in ("before", "after"))
+            found[f"{title}, before -> after, %"] = f"{before:.1f} -> {after:.1f} ({judged[kind]['verdict']})"
     numbers = _numbers(read_results(run) or {})
     return found | {f"results.json: {name}": f"{value:.4g}" for name, value in numbers.items()}
 

@@ -95,12 +95,17 @@ def draw_curves(lines: list[dict], config: ConfigDict) -> list[Drawn]:
 
 
 def draw_compared(logs: dict[str, list[dict]], config: ConfigDict) -> list[Drawn]:
-    """A chart for each metric, with a line for each of the named runs that has it; `config` is of any of them."""
+    """A chart for each metric, with a line for each of the named runs that has it; `config` is of any of them.
+
+    Without levels: a level is of a run's own config.
+    """
     drawn = []
     for curves in _all(config):
         for label, metric in curves.metrics.items():
             title = ": ".join(filter(None, (curves.title, label if len(curves.metrics) > 1 else "")))
-            if chart := _draw(curves, title, {name: _points(lines, metric) for name, lines in logs.items()}):
+            if chart := _draw(
+                curves._replace(level=None), title, {name: _points(lines, metric) for name, lines in logs.items()}
+            ):
                 drawn.append(chart)
     return drawn
 

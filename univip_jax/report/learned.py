@@ -1,5 +1,6 @@
 """What a run's network sees in its own photos, before and after training: a part of the page."""
 
+import html
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,9 @@ from univip_jax.weights.encoder import Encoder, load_encoder, starting_encoder
 _BATCH = 16  # images at once
 _NEAR_ONE = 0.8  # mean IoU of two scenes: those of views.area=(0.65, 1) have it
 _HTML = """<h2>What the network sees in your photos</h2>
-<p>{count} of {total} photos, evenly spread over the data set, by the backbone before its first step and after step
-{step}. Photos are central squares, instances are boxes that the data set holds. The mouse over a picture shows the
-photo's name.</p>
+<p>{count} of {total} photos, evenly spread over the data set, by the backbone before its first step ({start} weights)
+and after step {step}. Photos are central squares, instances are boxes that the data set holds. The mouse over a picture
+shows the photo's name.</p>
 {recognition}
 <p><b>What the rest can tell.</b> Without labels, you are the judge: whether photos that belong together for you lie
 together after training, and did not before. Features that collapsed, or that follow only colours or only the place,
@@ -40,7 +41,7 @@ that you do not need. A few labelled photos of each class can (k-NN or a linear 
 <h3>Nearest neighbours of photos</h3>
 <p>The {neighbours} most similar of the other photos, with the cosine of their features; framed: the same photo before
 and after ({stayed:.0%} of them). Healthy: after training, neighbours show the same kind of scene or object in other
-colours and places. A network before training mostly finds the same colours and layout.</p>
+colours and places. A network of random weights mostly finds the same colours and layout.</p>
 {photos}"""
 _INSTANCES = """<h3>Nearest neighbours of instances</h3>
 <p>The same for {queries} of {count} instances, at most four of a photo, evenly spread over its list of boxes;
@@ -69,7 +70,8 @@ def draw_learned(run: Path, config: ConfigDict, count: int) -> tuple[str, list[s
         dataset, after = _open(run, config)
         views = to_spec(ViewSpec, config, "views")
         sample = read_sample(dataset, views, config.seed, count)
-        return _draw(config, dataset, sample, starting_encoder(run), after), _warnings(sample)
+        page, warnings = _draw(config, dataset, sample, starting_encoder(run), after)
+        return page, _warnings(sample) + warnings
     except UserError as error:
         return "", [f"No photos are drawn: {error}"]
 
@@ -87,16 +89,20 @@ def _open(run: Path, config: ConfigDict) -> tuple[Dataset, Encoder]:
     return dataset, encoder
 
 
-def _draw(config: ConfigDict, dataset: Dataset, sample: Sample, start: Encoder, after: Encoder) -> str:
+def _draw(
+    config: ConfigDict, dataset: Dataset, sample: Sample, start: Encoder, after: Encoder
+) -> tuple[str, list[str]]:
     encoders, photos, names = (start, after), np.arange(len(sample.names)), sample.names
     old, new = _see(encoders, sample, to_spec(AugmentSpec, config, "augment"), config.seed)
+    recognition, warnings = draw_recognition(old.pairs, new.pairs)
     rows, stayed = draw_neighbours(old.scenes, new.scenes, photos, sample.scene_thumbs, names)
     parts = [
         _HTML.format(
             count=len(photos),
             total=dataset.num_records,
             step=after.step,
-            recognition=draw_recognition(old.pairs, new.pairs),
+            recognition=recognition,
+            start=html.escape(after.started_from.get("source", "random")),
             neighbours=NEIGHBOURS,
             stayed=stayed,
             photos=rows,
@@ -109,7 +115,7 @@ def _draw(config: ConfigDict, dataset: Dataset, sample: Sample, start: Encoder, 
         parts.append(_NO_INSTANCES)
     parts.append(_draw_maps(old, new, sample))
     parts.append(draw_similarity(encoders, dataset, sample, to_spec(ViewSpec, config, "views"), new.scenes))
-    return "".join(parts)
+    return "".join(parts), warnings
 
 
 def _draw_maps(old: Seen, new: Seen, sample: Sample) -> str:

@@ -21,7 +21,7 @@ img {{ max-width: 100% }} h2 {{ margin: 1.5em 0 .3em }} progress {{ width: 100%;
 figure {{ margin: 0 }} figcaption {{ font-size: 13px; color: #555; padding: 0 1em 1em }}
 th {{ text-align: left; padding: 0 1.5em 0 0; font-size: 13px }}
 td {{ padding: 0 1.5em 0 0; font: 13px monospace; vertical-align: top }}
-.wide {{ overflow-x: auto }}
+table {{ display: block; overflow-x: auto }}
 .row {{ display: grid; grid-template-columns: 1fr 5fr 5fr; gap: 0 1.5em; margin: 0 0 .4em; align-items: end }}
 .two {{ grid-template-columns: 1fr 2fr 2fr }}
 .maps {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1em }}

@@ -39,8 +39,9 @@ def warnings(run: Path, lines: list[dict], config: ConfigDict, total: int) -> li
     if low:
         measured = ", ".join(f"{name.replace('_', ' ')} {newest[f'features/{name}']:.2g}" for name in low)
         found.append(
-            f"The features have nearly collapsed ({measured}). If they do not recover after the warm-up, lower "
-            "optimizer.lr or raise ema.base."
+            f"The features have nearly collapsed ({measured}). If they do not recover after the warm-up, train in "
+            f"another --workdir with a lower rate, --config.optimizer.lr={config.optimizer.lr / 2:g}, or a slower "
+            f"target, --config.ema.base={(1 + config.ema.base) / 2:g}"
         )
     near_uniform = not detects and uniform_plan(
         newest,
@@ -56,8 +57,9 @@ def warnings(run: Path, lines: list[dict], config: ConfigDict, total: int) -> li
     stepping = seconds["data"] + seconds["train"]
     if newest["step"] >= LEAST_STEPS and seconds["data"] > _MOST_WAITING * stepping:
         found.append(
-            f"The steps waited for photos during {seconds['data'] / stepping:.0%} of their time: give the run more "
-            "cores (data.num_threads=0 uses all) or a faster disk, or prepare the photos at a smaller size."
+            f"The run is starved for input: its steps waited for photos during {seconds['data'] / stepping:.0%} of "
+            "their time: give it more cores (--config.data.num_threads=0 uses all) or a faster disk"
+            + ("" if detects else ", or prepare the photos at a smaller size (python -m data_prep --max_side=640)")
         )
     if seconds["lost"] > _MOST_LOST * sum(seconds.values()):
         found.append(
