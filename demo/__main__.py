@@ -129,6 +129,7 @@ def _run_all(root: Path, first: int) -> None:
     print(
         f"what the network saw   {run / 'first_batch.png'}\n"
         f"the run on one page    {run / 'report.html'}; curves live: tensorboard --logdir={root}\n"
+        "your own photos        python -m univip_jax.pretrain --images=DIR --out=DIR (docs/own-photos.md)\n"
         f"done in {time.monotonic() - began:.0f} s"
     )
 

@@ -45,6 +45,7 @@ SLOW = (
     "tests/data_prep/test_torture.py",
     "tests/evaluate/",
     "tests/detection/",
+    "tests/own/test_pretrain.py",
     "tests/export/",
     "tests/extract/",
     "tests/report/",

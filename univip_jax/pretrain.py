@@ -6,4 +6,4 @@ A file that nobody imports: `univip_jax.pretrain` is the function of the same na
 import runpy
 
 if __name__ == "__main__":
-    runpy.run_module("univip_jax.own", run_name="__main__")
+    runpy.run_module("univip_jax.own", run_name="__main__", alter_sys=True)

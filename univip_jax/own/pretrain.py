@@ -4,7 +4,6 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,10 @@ from univip_jax.evaluate.in_training import make_evaluator
 from univip_jax.own import budget, recipe
 from univip_jax.plan import make_plan
 from univip_jax.run.compiled import cache_compiled
+from univip_jax.run.folder import read_config
 from univip_jax.run.log import duration
 from univip_jax.run.pretraining import open_run, train
 from univip_jax.sharding import make_mesh
-from univip_jax.train_step import compile_step, lower_step
 from univip_jax.weights.encoder import load_encoder
 from univip_jax.weights.warm_start import open_warm_start
 
@@ -163,8 +162,6 @@ def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]
     print(f"batch     {plan.batch_size} images: {gib}{why}", flush=True)
     opened = open_run(_config(fixed | {"batch_size": plan.batch_size}), out / RUN, None, open_warm_start)
     step_seconds, compile_seconds = budget.time_steps(opened)
-    for cached in (compile_step, lower_step):  # the run's own program differs by its length
-        cached.cache_clear()
     spent = time.monotonic() - began
     page = _ENDING + 2 * _PAGE_PHOTOS * step_seconds / plan.batch_size
     left = 3600 * asked.hours - spent - page - compile_seconds
@@ -210,10 +207,10 @@ def _command(plan: dict[str, Any], out: Path) -> str:
 
 
 def _export(run: Path, out: Path) -> Path:
-    """The backbone as a file for others; in our own names where the packages that prove another are not here."""
+    """The backbone as a file under torchvision's names; under ours where a stem of weights fits no other library."""
     from univip_jax.export.__main__ import export
 
-    kind = "torchvision" if find_spec("torch") and find_spec("transformers") else "safetensors"
+    kind = "torchvision" if read_config(run).model.stem == "imagenet" else "safetensors"
     path = out / "backbone.safetensors"
     if path.exists():
         return path
