@@ -31,7 +31,8 @@ PLAN, DATA, RUN = "pretrain.json", "data", "run"
 _CONFIG = "configs/common.py"
 _MAX_SIDE, _MIN_SIDE, _MAX_BOXES = 640, 64, 100  # px, px: data_prep's own, but that camera photos are shrunk
 _PAGE_PHOTOS = 200
-_ENDING = 30.0  # s of export and of drawing the page, beside its features
+_ENDING = 30.0  # s of export and of drawing the page
+_A_PHOTO = 5  # that the page shows: its pictures, before and after, take as long as so many images of a step
 _NONE = "none"
 
 
@@ -163,7 +164,7 @@ def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]
     opened = open_run(_config(fixed | {"batch_size": plan.batch_size}), out / RUN, None, open_warm_start)
     step_seconds, compile_seconds = budget.time_steps(opened)
     spent = time.monotonic() - began
-    page = _ENDING + 2 * _PAGE_PHOTOS * step_seconds / plan.batch_size
+    page = _ENDING + _A_PHOTO * min(_PAGE_PHOTOS, num_photos) * step_seconds / plan.batch_size
     left = 3600 * asked.hours - spent - page - compile_seconds
     fields = fixed | {"batch_size": plan.batch_size}
     fields |= recipe.schedule(chosen, num_photos, plan.batch_size, left, step_seconds)
