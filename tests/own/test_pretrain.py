@@ -41,10 +41,10 @@ def asked(data, out, run, **more):
 
 
 def test_photos_become_weights_and_a_page_and_a_second_call_repeats_nothing(
-    data, run, tmp_path, small, capsys, monkeypatch
+    data, run, labelled, tmp_path, small, capsys, monkeypatch
 ):
     out = tmp_path / "out"
-    page = univip_jax.pretrain(**asked(data, out, run))
+    page = univip_jax.pretrain(**asked(data, out, run, labelled=str(labelled)))
     printed = capsys.readouterr().out
     assert page == out / "run/report.html" and page.exists()
     plan = json.loads((out / "pretrain.json").read_text())["fields"]
@@ -54,6 +54,8 @@ def test_photos_become_weights_and_a_page_and_a_second_call_repeats_nothing(
     assert read_metrics(out / "run")[-1]["step"] == 5 and not (out / "data").exists()
     trained, exported = (load_encoder(out / name).variables for name in ("run", "backbone.safetensors"))
     assert_equal(trained, exported)
+    judged = json.loads((out / "run/before_after.json").read_text())["settings"]
+    assert judged["before"] == load_encoder(run).sha256() and judged["after"] == load_encoder(out / "run").sha256()
     assert "24 distinct photos are few" in printed and "weights   backbone and projector of" in printed
 
     # The command that it names trains by the same config.
@@ -96,9 +98,11 @@ def test_photos_are_prepared_by_the_command_that_is_printed(tmp_path, monkeypatc
     assert request.settings.described() == Settings("selective_search", 256, 64, 100, max_side=640).described()
 
 
-def test_a_time_that_is_none_is_refused_before_anything_is_written(tmp_path):
+def test_mistakes_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"hours=0 must be above 0"):
         univip_jax.pretrain(tmp_path, tmp_path / "out", hours=0)
+    with pytest.raises(UserError, match=r"neither a folder nor a TFDS name"):
+        univip_jax.pretrain(tmp_path, tmp_path / "out", labelled=str(tmp_path / "none"))
     assert not (tmp_path / "out").exists()
 
 

@@ -21,24 +21,26 @@ WARM = {"init": "r50.pth", "model.backbone": "resnet50", "model.width": 1.0, "mo
     ],
 )
 def test_choose_follows_the_table_of_the_docs(photos, batch, backbone, epochs):
-    recipe = choose(photos, **ZERO)
+    recipe = choose(photos, photos, **ZERO)
     assert (recipe.batch_size, recipe.fields["model.backbone"], recipe.most_epochs) == (batch, backbone, epochs)
-    assert choose(photos, **ZERO | {"warm": WARM}).most_epochs == epochs // 4
+    assert choose(photos, photos, **ZERO | {"warm": WARM}).most_epochs == epochs // 4
 
 
 def test_choose_takes_what_is_asked_for_and_what_the_weights_are():
-    asked = choose(90, **ZERO | {"backbone": "resnet34", "scene_size": 128, "num_devices": 4})
+    asked = choose(90, 90, **ZERO | {"backbone": "resnet34", "scene_size": 128, "num_devices": 4})
     assert asked.fields["model.backbone"] == "resnet34" and asked.fields["views.scene_size"] == 128
     assert asked.fields["views.instance_size"] == 64  # 96/224 of 128 is 55; multiples of 32
     assert asked.batch_size == 20  # a quarter of the photos, shared by 4 devices
-    on_cpu = choose(5_000, **ZERO | {"platform": "cpu"}).fields
+    on_cpu = choose(5_000, 5_000, **ZERO | {"platform": "cpu"}).fields
     assert (on_cpu["model.backbone"], on_cpu["views.scene_size"], on_cpu["model.dtype"]) == ("resnet18", 64, "float32")
-    warm = choose(300, **ZERO | {"warm": WARM})
+    warm = choose(300, 300, **ZERO | {"warm": WARM})
     assert WARM.items() <= warm.fields.items() and warm.fields["views.scene_size"] == 224
     with pytest.raises(UserError, match=r"--backbone=resnet18, but --init holds a resnet50"):
-        choose(300, **ZERO | {"warm": WARM, "backbone": "resnet18"})
-    with pytest.raises(UserError, match="3 distinct photos are no batch for 4 devices"):
-        choose(3, **ZERO | {"num_devices": 4})
+        choose(300, 300, **ZERO | {"warm": WARM, "backbone": "resnet18"})
+    copies = choose(64, 1, **ZERO)
+    assert (copies.batch_size, copies.most_epochs) == (16, 4000)
+    with pytest.raises(UserError, match="there are 3 photos, and 4 devices need 4 at least"):
+        choose(3, 3, **ZERO | {"num_devices": 4})
 
 
 def test_schedule_fits_the_time_and_derives_the_rest():

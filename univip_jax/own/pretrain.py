@@ -16,6 +16,7 @@ from univip_jax.common.errors import UserError
 from univip_jax.common.files import expand, held, write_whole
 from univip_jax.data.quality import photo_warnings
 from univip_jax.data.records import MANIFEST, read_manifest
+from univip_jax.evaluate.before_after import judge_before_after, open_few
 from univip_jax.evaluate.in_training import make_evaluator
 from univip_jax.own import budget, recipe
 from univip_jax.plan import make_plan
@@ -24,7 +25,7 @@ from univip_jax.run.folder import read_config
 from univip_jax.run.log import duration
 from univip_jax.run.pretraining import open_run, train
 from univip_jax.sharding import make_mesh
-from univip_jax.weights.encoder import load_encoder
+from univip_jax.weights.encoder import load_encoder, starting_encoder
 from univip_jax.weights.warm_start import open_warm_start
 
 PLAN, DATA, RUN = "pretrain.json", "data", "run"
@@ -83,6 +84,8 @@ def pretrain(
     )
     if not asked.hours > 0:
         raise UserError(f"hours={hours} must be above 0, as --hours=8")
+    if labelled:
+        open_few(labelled := expand(labelled))  # what is wrong with it is told before hours of training
     with held(out):
         plan = _read_plan(out, asked)
         if plan is None:
@@ -144,6 +147,7 @@ def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]
     num_photos = manifest["num_records"]
     distinct = manifest.get("photo_stats", {}).get("num_distinct", num_photos)
     chosen = recipe.choose(
+        num_photos,
         distinct,
         warm=warm,
         backbone=asked.backbone or None,
@@ -224,6 +228,8 @@ def _export(run: Path, out: Path) -> Path:
 def _report(run: Path, labelled: str | None) -> Path:
     from univip_jax.report.page import write_report
 
+    if labelled:
+        judge_before_after(run, labelled, before=starting_encoder(run), after=load_encoder(run))
     page, warnings = write_report(run, photos=_PAGE_PHOTOS)
     for line in warnings:
         print(f"warning   {line}")

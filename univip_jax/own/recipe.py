@@ -28,11 +28,19 @@ class Recipe(NamedTuple):
 
 
 def choose(
-    num_photos: int, *, warm: Fields | None, backbone: str | None, scene_size: int, platform: str, num_devices: int
+    num_photos: int,
+    distinct: int,
+    *,
+    warm: Fields | None,
+    backbone: str | None,
+    scene_size: int,
+    platform: str,
+    num_devices: int,
 ) -> Recipe:
-    """The recipe for so many distinct photos.
+    """The recipe for so many photos.
 
     Args:
+      distinct: how many are left of them without copies, by which it is chosen.
       warm: `model.*` fields of the weights that training starts from; None: from zero.
       backbone: asked for; None: chosen.
       scene_size: px; 0: chosen.
@@ -40,15 +48,16 @@ def choose(
 
     Raises UserError: there are too few photos for a batch on all devices, or `backbone` is not that of the weights.
     """
-    if num_photos < max(2, num_devices):
+    least = max(2, num_devices)  # a batch
+    if num_photos < least:
         raise UserError(
-            f"{num_photos} distinct photos are no batch for {num_devices} devices: give more photos by --images"
+            f"there are {num_photos} photos, and {num_devices} devices need {least} at least: give more by --images"
         )
     on_cpu, reasons = platform == "cpu", []
     if warm is None:
-        net = backbone or ("resnet18" if on_cpu or num_photos < _SMALL_NET else "resnet50")
+        net = backbone or ("resnet18" if on_cpu or distinct < _SMALL_NET else "resnet50")
         model = {"model.backbone": net}
-        chosen = "on a CPU" if on_cpu else f"for {'fewer' if num_photos < _SMALL_NET else 'more'} than {_SMALL_NET:,}"
+        chosen = "on a CPU" if on_cpu else f"for {'fewer' if distinct < _SMALL_NET else 'more'} than {_SMALL_NET:,}"
         reasons.append(f"{net} from zero" + (f", {chosen}" * (backbone is None)))
     else:
         if backbone and backbone != warm["model.backbone"]:
@@ -58,15 +67,15 @@ def choose(
     side = scene_size or (_CPU_SIDE if on_cpu else 224)
     instance = max(32, round(side * 96 / 224 / 32) * 32)
     reasons.append(f"scenes of {side} px, instances of {instance} px" + (", on a CPU" * (on_cpu and not scene_size)))
-    wanted = next((batch for below, batch in _BATCHES if num_photos < below), 512)
-    batch = min(wanted, max(num_devices, num_photos // 4)) // num_devices * num_devices
+    wanted = next((batch for below, batch in _BATCHES if distinct < below), 512)
+    batch = min(wanted, max(least, num_photos // 4)) // num_devices * num_devices
     fields = {
         **model,
         "model.dtype": "float32" if on_cpu else "bfloat16",
         "views.scene_size": side,
         "views.instance_size": instance,
     }
-    most = min(4000, max(200, round(800 * (COCO / num_photos) ** 0.5)))
+    most = min(4000, max(200, round(800 * (COCO / distinct) ** 0.5)))
     return Recipe(fields, batch, most if warm is None else most // 4, reasons)
 
 
