@@ -125,6 +125,5 @@ def test_time_steps_counts_whole_steps(data, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     opened = open_run(small_config(data), tmp_path / "run")
     seconds, compiling = budget.time_steps(opened)
-    # Calls: at the start, 0; after the second step, 10; after the seventh, 20 to compare and 30 for the result.
-    assert (seconds, compiling) == ((30 - 10) / 5, 10)
+    assert (seconds, compiling) == ((20 - 10) / 2, 10)  # 0 at the start, 10 after two steps, 20 after all four
     assert budget.step_memory(opened.plan, opened.mesh) > 0

@@ -53,13 +53,14 @@ def fit_batch(make: Callable[[int], Plan], batch_size: int, mesh: Mesh) -> tuple
 def time_steps(run: Pretraining) -> tuple[float, float]:
     """Seconds of a step from photo to update, and until the first was done: what compiling takes."""
     began = time.monotonic()
-    step, batches = compile_step(run.plan, run.mesh), run.batches(0)
+    step = compile_step(run.plan, run.mesh)
     state, done = jax.jit(run.init_state, out_shardings=replicated(run.mesh))(), 0
-    while True:
-        state, metrics = step(state, run.cut(put_batch(run.mesh, next(batches))))
+    for photos in run.batches(0):
+        state, metrics = step(state, run.cut(put_batch(run.mesh, photos)))
         jax.block_until_ready(metrics)
         done += 1
-        if done <= _WARM_UP:
+        if done == _WARM_UP:
             start = time.monotonic()
         elif done >= _WARM_UP + _LEAST_STEPS and time.monotonic() - start > _LEAST_SECONDS:
-            return (time.monotonic() - start) / (done - _WARM_UP), start - began
+            break
+    return (time.monotonic() - start) / (done - _WARM_UP), start - began

@@ -229,7 +229,10 @@ def _report(run: Path, labelled: str | None) -> Path:
     from univip_jax.report.page import write_report
 
     if labelled:
-        judge_before_after(run, labelled, before=starting_encoder(run), after=load_encoder(run))
+        try:
+            judge_before_after(run, labelled, before=starting_encoder(run), after=load_encoder(run))
+        except UserError as error:  # the page is worth having without it
+            print(f"warning   not judged by {labelled}: {error}")
     page, warnings = write_report(run, photos=_PAGE_PHOTOS)
     for line in warnings:
         print(f"warning   {line}")
