@@ -14,14 +14,13 @@ from data_prep.prepare import prepare
 from data_prep.record import Settings
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import expand, held, write_whole
-from univip_jax.data.quality import photo_warnings
 from univip_jax.data.records import MANIFEST, read_manifest
 from univip_jax.evaluate.before_after import judge_before_after, open_few
 from univip_jax.evaluate.in_training import make_evaluator
 from univip_jax.own import budget, recipe
 from univip_jax.plan import make_plan
 from univip_jax.run.compiled import cache_compiled
-from univip_jax.run.folder import read_config
+from univip_jax.run.folder import read_config, read_photo_warnings
 from univip_jax.run.log import duration
 from univip_jax.run.pretraining import open_run, train
 from univip_jax.sharding import make_mesh
@@ -157,8 +156,9 @@ def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]
     )
     fixed = chosen.fields | {"data.train": str(data), "num_epochs": float(chosen.most_epochs)}
     print(f"photos    {num_photos} in {data}, {distinct} distinct")
-    for line in _verdict(manifest, fixed, distinct, warm is not None):
-        print(f"warning   {line}")
+    if distinct < recipe.FEW:
+        way = "judge by --labelled=DIR whether it helps" if warm else "start from a public checkpoint by --init=FILE"
+        print(f"warning   {distinct} distinct photos are few: a network learns them by heart; add photos, or {way}")
     print(f"recipe    {'; '.join(chosen.reasons)}\ncompiling the train step ...", flush=True)
     make = lambda batch: make_plan(_config(fixed | {"batch_size": batch}), num_photos)  # noqa: E731
     plan, needed, limit = budget.fit_batch(make, chosen.batch_size, mesh)
@@ -183,15 +183,6 @@ def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]
     )
     measured = {"step_seconds": step_seconds, "predicted_seconds": spent + training + page}
     return {"asked": asked._asdict(), "fields": fields, "measured": measured}
-
-
-def _verdict(manifest: dict, fields: recipe.Fields, distinct: int, warm: bool) -> list[str]:
-    """What cannot teach, and what follows from so few photos."""
-    lines = photo_warnings(manifest, make_plan(_config(fields), manifest["num_records"]).views)
-    if distinct < recipe.FEW:
-        way = "judge by --labelled=DIR whether it helps" if warm else "start from a public checkpoint by --init=FILE"
-        lines.append(f"{distinct} distinct photos are few: a network learns them by heart; add photos, or {way}")
-    return lines
 
 
 def _config(fields: recipe.Fields) -> ConfigDict:
@@ -234,6 +225,6 @@ def _report(run: Path, labelled: str | None) -> Path:
         except UserError as error:  # the page is worth having without it
             print(f"warning   not judged by {labelled}: {error}")
     page, warnings = write_report(run, photos=_PAGE_PHOTOS)
-    for line in warnings:
+    for line in warnings[len(read_photo_warnings(run)) :]:  # those of the photos were told at the start
         print(f"warning   {line}")
     return page
