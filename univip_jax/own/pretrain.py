@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -210,8 +211,11 @@ def _export(run: Path, out: Path) -> Path:
     path = out / "backbone.safetensors"
     if path.exists():
         return path
+    # Of an interrupted export, whose file itself comes last.
     for leftover in (path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.parity.json")):
-        leftover.unlink(missing_ok=True)  # of an interrupted export: the file itself comes last
+        leftover.unlink(missing_ok=True)
+    for made in out.glob(f".{path.name}-*"):
+        shutil.rmtree(made)
     export(run, kind, path, step=None, results=[], licence=None)
     return path
 

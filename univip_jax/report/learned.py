@@ -37,7 +37,7 @@ shows the photo's name.</p>
 <p><b>What the rest can tell.</b> Without labels, you are the judge: whether photos that belong together for you lie
 together after training, and did not before. Features that collapsed, or that follow only colours or only the place,
 show here. It cannot tell whether the features are good for your task: two photos may be near each other for a reason
-that you do not need. A few labelled photos of each class can (k-NN or a linear probe).</p>
+that you do not need. A few labelled photos of each class can: <code>univip_jax.pretrain --labelled=DIR</code>.</p>
 <h3>Nearest neighbours of photos</h3>
 <p>The {neighbours} most similar of the other photos, with the cosine of their features; framed: the same photo before
 and after ({stayed:.0%} of them). Healthy: after training, neighbours show the same kind of scene or object in other
