@@ -98,12 +98,23 @@ def test_photos_are_prepared_by_the_command_that_is_printed(tmp_path, monkeypatc
     assert request.settings.described() == Settings("selective_search", 256, 64, 100, max_side=640).described()
 
 
-def test_mistakes_are_refused_before_anything_is_written(tmp_path):
+def test_mistakes_are_refused_before_photos_are_prepared(data, run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"hours=0 must be above 0"):
         univip_jax.pretrain(tmp_path, tmp_path / "out", hours=0)
     with pytest.raises(UserError, match=r"neither a folder nor a TFDS name"):
         univip_jax.pretrain(tmp_path, tmp_path / "out", labelled=str(tmp_path / "none"))
     assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(command, "prepare", None)
+    for options, message in (
+        ({"backbone": "resnet5"}, r"model\.backbone='resnet5' is unknown"),
+        ({"init": tmp_path / "no.pth"}, r"no\.pth is no run"),
+        ({"init": run, "backbone": "resnet50"}, "--backbone=resnet50, but --init holds a resnet10"),
+        ({"scene_size": 8}, "scene_size=8 must be at least 32 px"),
+    ):
+        with pytest.raises(UserError, match=message):
+            univip_jax.pretrain(tmp_path / "photos", tmp_path / "out", **options)
+    with pytest.raises(UserError, match="is prepared already: leave --annotations out"):
+        univip_jax.pretrain(data, tmp_path / "out", annotations="coco.json")
 
 
 def test_fit_batch_takes_what_the_compiled_step_says_fits(monkeypatch):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_prep.inputs import Request
@@ -84,12 +85,17 @@ def pretrain(
     )
     if not asked.hours > 0:
         raise UserError(f"hours={hours} must be above 0, as --hours=8")
+    if 0 < scene_size < 32:
+        raise UserError(f"scene_size={scene_size} must be at least 32 px, or 0 to have it chosen")
     if labelled:
         open_few(labelled := expand(labelled))  # what is wrong with it is told before hours of training
     with held(out):
         plan = _read_plan(out, asked)
         if plan is None:
-            plan = _choose(asked, out, _prepared(asked, out), began)
+            mesh, warm = make_mesh(), _weights(asked.init)
+            # What cannot be is told before hours of preparation, as for a million photos.
+            make_plan(_config(_recipe(asked, 10**6, 10**6, warm, mesh).fields | {"num_steps": 0}), 10**6)
+            plan = _choose(asked, out, _prepared(asked, out), warm, mesh, began)
             write_whole(out / PLAN, json.dumps(plan, indent=2) + "\n")
         else:
             print(f"plan      {out / PLAN} of an earlier start")
@@ -128,6 +134,8 @@ def _read_plan(out: Path, asked: Asked) -> dict[str, Any] | None:
 def _prepared(asked: Asked, out: Path) -> Path:
     """The folder of the data set, which is made unless it is one already."""
     if len(asked.images) == 1 and (Path(asked.images[0]) / MANIFEST).is_file():
+        if asked.annotations:
+            raise UserError(f"{asked.images[0]} is prepared already: leave --annotations out")
         return Path(asked.images[0])
     settings = Settings("selective_search", 256, _MIN_SIDE, _MAX_BOXES, max_side=_MAX_SIDE)
     flags = [f"--images={path}" for path in asked.images] + [f"--annotations={path}" for path in asked.annotations]
@@ -137,24 +145,34 @@ def _prepared(asked: Asked, out: Path) -> Path:
     return out / DATA
 
 
-def _choose(asked: Asked, out: Path, data: Path, began: float) -> dict[str, Any]:
-    """The plan, printed: what suits the photos, what fits the device, and what fits the hours."""
-    mesh, manifest = make_mesh(), read_manifest(data)
-    platform, warm = mesh.devices.flat[0].platform, None
-    if asked.init:
-        net = load_encoder(asked.init).backbone
-        warm = {"init": asked.init, "model.backbone": net.variant, "model.width": net.width, "model.stem": net.stem}
-    num_photos = manifest["num_records"]
-    distinct = manifest.get("photo_stats", {}).get("num_distinct", num_photos)
-    chosen = recipe.choose(
+def _weights(init: str) -> recipe.Fields | None:
+    """The fields that say what network `init` holds; None: training starts from zero."""
+    if not init:
+        return None
+    net = load_encoder(init).backbone
+    return {"init": init, "model.backbone": net.variant, "model.width": net.width, "model.stem": net.stem}
+
+
+def _recipe(asked: Asked, num_photos: int, distinct: int, warm: recipe.Fields | None, mesh: Mesh) -> recipe.Recipe:
+    return recipe.choose(
         num_photos,
         distinct,
         warm=warm,
         backbone=asked.backbone or None,
         scene_size=asked.scene_size,
-        platform=platform,
+        platform=mesh.devices.flat[0].platform,
         num_devices=mesh.size,
     )
+
+
+def _choose(
+    asked: Asked, out: Path, data: Path, warm: recipe.Fields | None, mesh: Mesh, began: float
+) -> dict[str, Any]:
+    """The plan, printed: what suits the photos, what fits the device, and what fits the hours."""
+    manifest = read_manifest(data)
+    num_photos = manifest["num_records"]
+    distinct = manifest.get("photo_stats", {}).get("num_distinct", num_photos)
+    chosen = _recipe(asked, num_photos, distinct, warm, mesh)
     fixed = chosen.fields | {"data.train": str(data), "num_epochs": float(chosen.most_epochs)}
     print(f"photos    {num_photos} in {data}, {distinct} distinct")
     if distinct < recipe.FEW:
