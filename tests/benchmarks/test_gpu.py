@@ -69,6 +69,7 @@ def test_figures_count_for_the_same_flags_and_device_alone(tmp_path, monkeypatch
 
 def test_pytorch_alone_where_it_cannot_be_timed_is_a_failure(monkeypatch):
     """Else part A3 would count as done without a figure, or have a CPU's."""
+    monkeypatch.setattr(step, "torch_is_installed", lambda: True)
     monkeypatch.setattr(step, "sees_accelerator", lambda framework: framework == "jax")
     with pytest.raises(UserError, match="--frameworks=torch: JAX sees an accelerator, PyTorch does not: install"):
         step.present(["torch"])
