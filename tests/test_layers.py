@@ -102,7 +102,8 @@ def test_data_prep_and_configs_know_little_of_the_rest():
 def test_the_accelerators_side_imports_without_tensorflow():
     code = (
         "import sys\n"
-        "for name in ('tensorflow', 'tensorflow_datasets', 'cv2'): sys.modules[name] = None\n"
+        "for name in ('tensorflow', 'tensorflow_datasets', 'cv2', 'ott'): sys.modules[name] = None\n"
+        "import univip_jax.weights.encoder; del sys.modules['ott']\n"  # in notebooks nothing heavy
         "import univip_jax.plan, univip_jax.run.checkpoint, univip_jax.sharding, univip_jax.evaluate.neighbours\n"
         "import univip_jax.detection.predict, univip_jax.detection.schedule\n"
         "import benchmarks.ablation.row, benchmarks.ablation.table, benchmarks.scenes.packed\n"

@@ -18,7 +18,7 @@ from univip_jax.report.page import write_report
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import read_config, read_photo_warnings, write_photo_warnings
 from univip_jax.run.pretraining import open_run, train
-from univip_jax.weights.encoder import starting_encoder
+from univip_jax.weights.warm_start import starting_encoder
 
 
 def test_a_run_leaves_config_metrics_checkpoints_and_a_picture(run):

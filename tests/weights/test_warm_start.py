@@ -14,11 +14,10 @@ from univip_jax.common.errors import UserError
 from univip_jax.export.card import describe
 from univip_jax.run.folder import read_config
 from univip_jax.run.pretraining import open_run, train
-from univip_jax.weights.encoder import starting_encoder
 from univip_jax.weights.imported import import_weights
 from univip_jax.weights.names import to_detectron2, to_flat, to_torch
 from univip_jax.weights.pickle_file import write_pkl
-from univip_jax.weights.warm_start import open_warm_start
+from univip_jax.weights.warm_start import open_warm_start, starting_encoder
 
 
 def warm_config(data, init, **model):

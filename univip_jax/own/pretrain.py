@@ -26,8 +26,8 @@ from univip_jax.run.folder import read_config, read_photo_warnings
 from univip_jax.run.log import duration
 from univip_jax.run.pretraining import open_run, train
 from univip_jax.sharding import make_mesh
-from univip_jax.weights.encoder import load_encoder, starting_encoder
-from univip_jax.weights.warm_start import open_warm_start
+from univip_jax.weights.encoder import load_encoder
+from univip_jax.weights.warm_start import open_warm_start, starting_encoder
 
 PLAN, DATA, RUN = "pretrain.json", "data", "run"
 _CONFIG = "configs/common.py"

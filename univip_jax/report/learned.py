@@ -25,7 +25,8 @@ from univip_jax.report.recognition import draw_recognition
 from univip_jax.report.sample import Sample, read_sample
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.views import ViewSpec
-from univip_jax.weights.encoder import Encoder, load_encoder, starting_encoder
+from univip_jax.weights.encoder import Encoder, load_encoder
+from univip_jax.weights.warm_start import starting_encoder
 
 _BATCH = 16  # images at once
 _NEAR_ONE = 0.8  # mean IoU of two scenes: those of views.area=(0.65, 1) have it

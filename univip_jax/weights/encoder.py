@@ -21,10 +21,8 @@ from univip_jax.common.files import expand
 from univip_jax.config import to_spec
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
-from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import STARTED_FROM, read_config
-from univip_jax.run.health import backbone_variables
 from univip_jax.sharding import of_first_process
 from univip_jax.weights.files import image_size_of, number_of, read_backbone
 from univip_jax.weights.names import shapes_of
@@ -112,28 +110,6 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     warm = config.get(STARTED_FROM, ConfigDict()).to_dict()
     size = config.views.scene_size
     return Encoder(backbone, variables, image_size=size, source=str(run), step=step, started_from=warm)
-
-
-def starting_encoder(run: Path) -> Encoder:
-    """The online backbone of a pre-training run before its first step: by its config and seed, or by what `init` named.
-
-    Raises UserError where that is gone, or holds other weights now.
-    """
-    config = read_config(run)
-    if warm := config.get(STARTED_FROM, ConfigDict()).to_dict():
-        try:
-            encoder = load_encoder(warm["source"], None if "file_sha256" in warm else warm["step"])
-        except UserError as error:
-            raise UserError(f"{run} began from weights that are gone: {error}") from error
-        if encoder.sha256() != warm["weights"]:
-            raise UserError(
-                f"{run} began from other weights than {warm['source']} holds now: put the earlier ones back"
-            )
-        return encoder
-    # The number of photos shapes schedules alone; a run of part of an epoch must keep a step.
-    plan = make_plan(config, config.batch_size * (1 if config.num_steps else 1000))
-    variables = jax.jit(lambda: backbone_variables(plan.init_state()))()
-    return Encoder(float32_backbone(plan.model), variables, image_size=plan.views.scene_size, source=str(run), step=0)
 
 
 def open_encoder(config: ConfigDict) -> Encoder:

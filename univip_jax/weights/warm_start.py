@@ -12,9 +12,11 @@ from univip_jax.common.files import sha256_of
 from univip_jax.config import to_spec
 from univip_jax.models.univip import Encoder as Network
 from univip_jax.models.univip import ModelSpec
+from univip_jax.plan import make_plan
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.folder import STARTED_FROM, read_config
-from univip_jax.weights.encoder import Encoder, load_encoder
+from univip_jax.run.health import backbone_variables
+from univip_jax.weights.encoder import Encoder, float32_backbone, load_encoder
 from univip_jax.weights.files import read_tensors
 from univip_jax.weights.imported import TASK
 
@@ -57,6 +59,28 @@ def open_warm_start(source: str, model: ModelSpec) -> WarmStart:
                 projector = _read_projector(path, encoder.step, model)
                 variables = {kind: tree | {"projector": projector[kind]} for kind, tree in variables.items()}
     return WarmStart(variables, facts | {"parts": " and ".join(sorted(variables["params"]))}, note)
+
+
+def starting_encoder(run: Path) -> Encoder:
+    """The online backbone of a pre-training run before its first step: by its config and seed, or by what `init` named.
+
+    Raises UserError where that is gone, or holds other weights now.
+    """
+    config = read_config(run)
+    if warm := config.get(STARTED_FROM, ConfigDict()).to_dict():
+        try:
+            encoder = load_encoder(warm["source"], None if "file_sha256" in warm else warm["step"])
+        except UserError as error:
+            raise UserError(f"{run} began from weights that are gone: {error}") from error
+        if encoder.sha256() != warm["weights"]:
+            raise UserError(
+                f"{run} began from other weights than {warm['source']} holds now: put the earlier ones back"
+            )
+        return encoder
+    # The number of photos shapes schedules alone; a run of part of an epoch must keep a step.
+    plan = make_plan(config, config.batch_size * (1 if config.num_steps else 1000))
+    variables = jax.jit(lambda: backbone_variables(plan.init_state()))()
+    return Encoder(float32_backbone(plan.model), variables, image_size=plan.views.scene_size, source=str(run), step=0)
 
 
 def licence_of(config: ConfigDict) -> str:
