@@ -46,15 +46,15 @@ def test_choose_takes_what_is_asked_for_and_what_the_weights_are():
 def test_schedule_fits_the_time_and_derives_the_rest():
     """10,000 photos in batches of 128 are 78 steps an epoch."""
     recipe = Recipe({}, 128, 100, [])
-    found = schedule(recipe, 10_000, 128, seconds=1560.0, step_seconds=1.0)
+    found = schedule(recipe, 10_000, 128, seconds=1560.0, step_seconds=1.0, hours=8)
     assert found["num_steps"] == 1560  # 20 epochs
     assert found["optimizer.lr"] == 0.2 and found["optimizer.warmup_epochs"] == 2.0
     assert found["ema.base"] == round(1 - 128 / (0.05 * 1560 * 128), 4)  # 78 steps: 5 % of the run
     assert found["log_every_steps"] == 39 and found["checkpoint_every_steps"] == 195
-    long = schedule(recipe, 10_000, 128, seconds=1e6, step_seconds=1.0)
+    long = schedule(recipe, 10_000, 128, seconds=1e6, step_seconds=1.0, hours=8)
     assert long["num_steps"] == 7800 and long["optimizer.warmup_epochs"] == 4.0
     assert long["ema.base"] == round(1 - 128 / 49_920, 4)  # 5 % of its images are fewer than 51,200
-    assert schedule(recipe, 20_000, 128, 1e6, 1.0)["ema.base"] == 0.9975  # ORL's 51,200
-    assert schedule(Recipe({"init": "x"}, 128, 100, []), 10_000, 128, 1e6, 1.0)["optimizer.lr"] == 0.05
-    with pytest.raises(UserError, match=r"1\.0 min, enough for 30 steps of 2 s, and 50 are the least: give more"):
-        schedule(recipe, 10_000, 128, seconds=60.0, step_seconds=2.0)
+    assert schedule(recipe, 20_000, 128, 1e6, 1.0, 8)["ema.base"] == 0.9975  # ORL's 51,200
+    assert schedule(Recipe({"init": "x"}, 128, 100, []), 10_000, 128, 1e6, 1.0, 8)["optimizer.lr"] == 0.05
+    with pytest.raises(UserError, match=r"1\.0 min are left .* 30 steps of 2 s, .* give --hours=0\.12,"):
+        schedule(recipe, 10_000, 128, seconds=60.0, step_seconds=2.0, hours=0.1)

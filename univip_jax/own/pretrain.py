@@ -190,7 +190,7 @@ def _choose(
     page = _ENDING + _A_PHOTO * min(_PAGE_PHOTOS, num_photos) * step_seconds / plan.batch_size
     left = 3600 * asked.hours - spent - page - compile_seconds
     fields = fixed | {"batch_size": plan.batch_size}
-    fields |= recipe.schedule(chosen, num_photos, plan.batch_size, left, step_seconds)
+    fields |= recipe.schedule(chosen, num_photos, plan.batch_size, left, step_seconds, asked.hours)
     del fields["num_epochs"]
     steps, training = fields["num_steps"], fields["num_steps"] * step_seconds + compile_seconds
     print(

@@ -3,6 +3,7 @@
 docs/own-photos.md has the same as a table. The numbers are ours: ORL's recipe for COCO, scaled; measured where it says.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from univip_jax.common.errors import UserError
@@ -79,23 +80,27 @@ def choose(
     return Recipe(fields, batch, most if warm is None else most // 4, reasons)
 
 
-def schedule(recipe: Recipe, num_photos: int, batch_size: int, seconds: float, step_seconds: float) -> Fields:
+def schedule(
+    recipe: Recipe, num_photos: int, batch_size: int, seconds: float, step_seconds: float, hours: float
+) -> Fields:
     """The length, and what follows from it: steps, rate, warm-up, EMA base, cadence.
 
     Args:
       num_photos: of the data set, copies among them.
       seconds: that training may take.
       step_seconds: measured.
+      hours: that were asked for, of which `seconds` are left.
 
     Raises UserError: the time is enough for no training.
     """
     steps_per_epoch = max(1, num_photos // batch_size)
     possible = int(seconds / step_seconds)
     if possible < _LEAST_STEPS:
+        enough = hours + 1.2 * (_LEAST_STEPS * step_seconds - seconds) / 3600
         raise UserError(
-            f"the time left for training is {seconds / 60:.1f} min, enough for {max(0, possible)} steps of "
-            f"{step_seconds:.2g} s, and {_LEAST_STEPS} are the least: give more --hours, a smaller --backbone=resnet10 "
-            "or --scene_size=64"
+            f"{max(0.0, seconds) / 60:.1f} min are left for training, enough for {max(0, possible)} steps of "
+            f"{step_seconds:.2g} s, and {_LEAST_STEPS} are the least: give --hours={math.ceil(100 * enough) / 100:g}, "
+            "or smaller views as --scene_size=64"
         )
     steps = min(possible, recipe.most_epochs * steps_per_epoch)
     epochs, images = steps / steps_per_epoch, steps * batch_size
