@@ -35,7 +35,6 @@ _MAX_SIDE, _MIN_SIDE, _MAX_BOXES = 640, 64, 100  # px, px: data_prep's own, but 
 _PAGE_PHOTOS = 200
 _ENDING = 30.0  # s of export and of drawing the page
 _A_PHOTO = 5  # that the page shows: its pictures, before and after, take as long as so many images of a step
-_NONE = "none"
 
 
 class Asked(NamedTuple):
@@ -79,7 +78,7 @@ def pretrain(
         _paths(images),
         _paths(annotations),
         float(hours),
-        "" if init in (None, _NONE) else expand(str(init)),
+        "" if init in (None, "none") else expand(str(init)),
         backbone or "",
         scene_size,
     )
