@@ -6,12 +6,15 @@ import hashlib
 import os
 import re
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from univip_jax.common import buckets
 from univip_jax.common.errors import Misuse, TransientError, UserError
+from univip_jax.common.lease import leased
 
 NO_HOME = "/nonexistent"  # the home folder of a user who has none
 LOCK = "lock"  # in a folder that a process holds: its host and process id
@@ -26,12 +29,10 @@ def expand(path: str, *, any_bytes: bool = False) -> str:
     Args:
         any_bytes: the path need not be UTF-8. TensorFlow and TensorStore open no other.
 
-    Raises Misuse: a variable has no value, there is no such home folder, or it is the address of a bucket.
+    Raises Misuse: a variable has no value, there is no such home folder, or a bucket that `buckets.checked` refuses.
     """
     if not any_bytes and not path.isascii() and (readable := path.encode(errors="replace").decode()) != path:
         raise Misuse(f"{readable} is not UTF-8: rename it")
-    if "://" in path:
-        raise Misuse(f"{path} is no folder or file of this machine: mount the bucket, or copy it to a disk")
 
     def value(match: re.Match) -> str:
         if found := os.environ.get(name := match[1].strip("{}")):
@@ -43,6 +44,8 @@ def expand(path: str, *, any_bytes: bool = False) -> str:
         raise Misuse(f"{path}: the variable {name} has no value: export {name}=..., or write the path out")
 
     plain = _VARIABLE.sub(value, path)
+    if "://" in plain:
+        return buckets.checked(plain)
     expanded = os.path.expanduser(plain)
     if plain.startswith("~") and expanded.startswith(("~", NO_HOME)) and not os.path.lexists(expanded):
         home = plain.partition("/")[0]
@@ -51,15 +54,38 @@ def expand(path: str, *, any_bytes: bool = False) -> str:
     return expanded
 
 
+def at(path: str | Path) -> Path:
+    """The path of a folder or file; for the address of a bucket one with the same methods, which `open()` refuses."""
+    if buckets.is_bucket(path):
+        return buckets.open_address(path)
+    return Path(path)
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """The file on a disk, for libraries that open no other: itself, or a copy of a bucket's for as long as the block.
+
+    Raises FileNotFoundError; UserError and TransientError for a bucket.
+    """
+    if not buckets.is_bucket(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="univip_jax-") as folder:
+        copy = Path(folder) / path.name
+        path.fs.get_file(str(path), str(copy))
+        yield copy
+
+
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """An empty file with a name of its own next to `path`; removed at the end.
+    """An empty file with a name of its own next to `path`; removed at the end. For a bucket it lies on this machine.
 
     Its writer holds a lock (flock) on it for as long as the process lives: without a lock it is a left-over.
 
     Raises UserError: it cannot be written (disk full, no permission), or the block raised an OSError.
     """
-    tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    name = f"{path.name}.{uuid.uuid4().hex}.tmp"
+    tmp = Path(tempfile.gettempdir()) / name if buckets.is_bucket(path) else path.with_name(name)
     try:
         with open(tmp, "xb") as file:
             lock(file.fileno(), fcntl.LOCK_EX)
@@ -79,7 +105,10 @@ def appearing(path: Path) -> Iterator[Path]:
     """
     with temporary(path) as tmp:
         yield tmp
-        os.replace(tmp, path)
+        if buckets.is_bucket(path):
+            buckets.put(path, tmp)
+        else:
+            os.replace(tmp, path)
 
 
 def write_whole(path: Path, contents: str | bytes, *, sync: bool = False) -> None:
@@ -90,8 +119,12 @@ def write_whole(path: Path, contents: str | bytes, *, sync: bool = False) -> Non
 
     Raises UserError: it cannot be written.
     """
+    contents = contents.encode() if isinstance(contents, str) else contents
+    if buckets.is_bucket(path):
+        buckets.put(path, contents)
+        return
     with appearing(path) as tmp, open(tmp, "wb") as file:
-        file.write(contents.encode() if isinstance(contents, str) else contents)
+        file.write(contents)
         if sync:
             file.flush()
             os.fsync(file.fileno())
@@ -99,7 +132,7 @@ def write_whole(path: Path, contents: str | bytes, *, sync: bool = False) -> Non
 
 def sha256_of(path: Path | str) -> str:
     """Sha256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
+    with at(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -124,13 +157,17 @@ def held(folder: Path) -> Iterator[None]:
 
     The lock (flock) is on the file `lock` in it. It dies with its holder, however that ends. On a file system without
     locks, or where the file cannot be opened, the block runs without one. A folder that was made here and stays empty
-    is removed.
+    is removed. In a bucket the lock is a lease, see `leased`.
 
     Raises:
         TransientError: at once, where another process holds the folder. One that crashed on another host may seem to
             hold it until the file server has noticed.
         UserError: the folder cannot be made.
     """
+    if buckets.is_bucket(folder):
+        with leased(folder, LOCK):
+            yield
+        return
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     descriptor = _take(folder)
     try:

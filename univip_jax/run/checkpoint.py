@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from univip_jax.common.errors import DamagedCheckpoint, TransientError, UserError
+from univip_jax.common.files import at
 from univip_jax.run.integrity import describe, description_sha256, differing, digests
 
 FOLDER = "checkpoints"
@@ -44,13 +45,13 @@ class Checkpoints:
 
     def __init__(self, run: Path, keep: Retention | None = None):
         """None opens the folder for reading."""
-        self.folder = Path(run).resolve() / FOLDER
+        self.folder = at(run).resolve() / FOLDER
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, read_only=keep is None, create=keep is not None
         )
         if keep is None and not self.folder.is_dir():
             raise UserError(f"{run} has no {FOLDER}: it is no run, or ended before its first checkpoint")
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(str(self.folder), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -1,0 +1,242 @@
+"""Buckets as folders: the address gs://... or s3://... is a path with pathlib's methods.
+
+fsspec's clients (gcsfs, s3fs) do the requests and try again what may pass; universal_pathlib gives the methods. What
+they raise becomes one line here, so that no reader takes a network that is gone for a damaged file.
+"""
+
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from univip_jax.common.errors import Misuse, TransientError, UserError
+
+SCHEMES = {"gs": "Google Cloud Storage", "s3": "S3"}
+_INSTALL = "pip install -r requirements-cloud.txt"
+_ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs makes 6, about 35 s
+_BUCKET = re.compile(r".*/b/([^/]+)/o.*")  # of an upload's URL
+_RIGHTS = {
+    "gs": "run gcloud auth application-default login, or give the service account the role Storage Object User",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give their owner s3:GetObject, PutObject, DeleteObject "
+    "and ListBucket",
+}
+
+
+def is_bucket(path: object) -> bool:
+    """Whether a path is an address in a bucket."""
+    return str(path).partition("://")[0] in SCHEMES and "://" in str(path)
+
+
+def checked(address: str) -> str:
+    """The address without a slash at its end.
+
+    Raises Misuse: no bucket is named, no client for such an address is installed, or none exists.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme not in SCHEMES:
+        raise Misuse(f"{address} is no folder or file of this machine: buckets are gs://NAME/... or s3://NAME/...")
+    if not rest.strip("/"):
+        raise Misuse(f"{address} names no bucket: give {scheme}://NAME/...")
+    _client(scheme)
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
+def open_address(address: object) -> Any:
+    """The address as a path; equal addresses give equal paths, which pickle."""
+    from upath import UPath
+
+    scheme = str(address).partition("://")[0]
+    return UPath(str(address), **_client(scheme))
+
+
+@functools.cache
+def _client(scheme: str) -> dict[str, Any]:
+    """Makes fsspec, and epath with it, use our classes for a kind of bucket; their options. Raises Misuse."""
+    # Orbax's paths would ask TensorFlow, which reads no s3://, and no gs:// of another server.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # 60 s of waiting for gRPC at the first request
+    try:
+        import fsspec
+        import upath  # noqa: F401
+
+        kind = _gcs() if scheme == "gs" else _s3()
+    except ImportError as error:
+        raise Misuse(f"{scheme}:// needs the clients of {SCHEMES[scheme]} ({error.name}): {_INSTALL}") from error
+    for name in ("gs", "gcs") if scheme == "gs" else ("s3",):
+        fsspec.register_implementation(name, kind, clobber=True)
+    # Others write to the same bucket: a listing is never remembered.
+    options = {"use_listings_cache": False}
+    if scheme == "s3":
+        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _ATTEMPTS}}
+    return options
+
+
+class _Looks:
+    """fsspec's own answer for no is also its answer for a server that fails."""
+
+    async def _type(self, path: str) -> str | None:
+        try:
+            return (await self._info(path))["type"]
+        except FileNotFoundError:
+            return None
+
+    async def _exists(self, path: str, **_: Any) -> bool:
+        return await self._type(path) is not None
+
+    async def _isfile(self, path: str) -> bool:
+        return await self._type(path) == "file"
+
+    async def _isdir(self, path: str) -> bool:
+        return await self._type(path) == "directory"
+
+
+def _gcs() -> type:
+    from gcsfs.core import GCSFileSystem
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+
+    class Gcs(_Looks, GCSFileSystem):
+        """gcsfs, with errors of one line."""
+
+        async def _call(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
+            with explained("gs", "/".join(map(str, args)) or _BUCKET.sub(r"\1", path)):
+                return await super()._call(method, path, *args, **kwargs)
+
+        async def _get_file_request(self, rpath: str, *args: Any, **kwargs: Any) -> Any:
+            with explained("gs", rpath):
+                return await super()._get_file_request(rpath, *args, **kwargs)
+
+    return Gcs
+
+
+def _s3() -> type:
+    from s3fs import S3FileSystem
+
+    class S3(_Looks, S3FileSystem):
+        """s3fs, with errors of one line."""
+
+        async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+            with explained("s3", "/".join(kwargs[name] for name in ("Bucket", "Key") if name in kwargs)):
+                return await super()._call_s3(method, *args, **kwargs)
+
+        async def _cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
+            with explained("s3", path):
+                return await super()._cat_file(path, *args, **kwargs)
+
+        async def _get_file(self, rpath: str, *args: Any, **kwargs: Any) -> Any:
+            with explained("s3", rpath):
+                return await super()._get_file(rpath, *args, **kwargs)
+
+    return S3
+
+
+@contextmanager
+def explained(scheme: str, place: str) -> Iterator[None]:
+    """Makes a client's exception a line: what others can handle (not found, exists already) stays as it is.
+
+    Args:
+        place: the bucket, or the object in it.
+
+    Raises:
+        UserError: no such bucket, no credentials, or no right.
+        TransientError: the server could not be reached, or was not able to answer, in all attempts.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "/" not in place or "bucket does not exist" in str(error):
+            raise UserError(f"{scheme}://{place}: there is no such bucket: check its name, or create it") from error
+        raise
+    except (UserError, FileExistsError):
+        raise
+    except Exception as error:
+        if kind := _kind(error):
+            why = " ".join(str(error).split())[:160] or type(error).__name__
+            place = place if is_bucket(place) else f"{scheme}://{place.split('?')[0]}"
+            if kind is TransientError:
+                raise TransientError(f"{place} cannot be reached ({why}): run the same command again") from error
+            raise UserError(f"{place} is closed to you ({why}): {_RIGHTS[scheme]}") from error
+        raise
+
+
+def _kind(error: BaseException) -> type[UserError] | None:
+    """UserError for what asks for rights, TransientError for a network or a server that fails; None: unknown."""
+    response = getattr(error, "response", None)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    status = status or getattr(error, "code", None) or getattr(error, "status", None)
+    name = type(error).__module__.partition(".")[0] + "." + type(error).__name__
+    text = str(error)
+    if isinstance(error, PermissionError) or status in (401, 403) or text.startswith("Forbidden"):
+        return UserError
+    if any(word in text for word in ("PERMISSION_DENIED", "UNAUTHENTICATED", "HTTP response code: 403")):
+        return UserError
+    if "Credential" in name or name.startswith("google.") or "Credential" in text:
+        return UserError
+    if isinstance(status, int) and (status >= 500 or status in (408, 429)):
+        return TransientError
+    if isinstance(error, ConnectionError | TimeoutError) or name.partition(".")[0] in ("aiohttp", "requests"):
+        return TransientError
+    if name in ("botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.HTTPClientError"):
+        return TransientError
+    if name.startswith(("botocore.Connect", "botocore.Read", "botocore.ResponseStream", "botocore.IncompleteRead")):
+        return TransientError
+    if any(word in text for word in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED")):
+        return TransientError  # TensorStore's
+    if isinstance(error, OSError) and error.errno == 5:  # s3fs's for what the server could not do
+        return TransientError
+    return None
+
+
+def put(path: Any, contents: bytes | Path) -> None:
+    """Writes an object by one put: it is seen whole or as it was. A Path is a file of this machine.
+
+    Raises UserError: there is no such bucket, or no right; TransientError: it cannot be reached.
+    """
+    try:
+        if isinstance(contents, Path):
+            path.fs.put_file(str(contents), str(path))
+        else:
+            path.fs.pipe_file(str(path), contents)
+    except FileNotFoundError as error:  # no other thing can be missing
+        raise UserError(f"{path}: there is no such bucket: check its name, or create it") from error
+
+
+def near(path: object) -> Path:
+    """The folder of this machine that stands for a bucket's folder: for what is only worth a restart's time."""
+    import hashlib
+
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "univip_jax" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
+
+
+def store(folder: object, concurrency: int = 32) -> Any:
+    """TensorStore's key-value store of a bucket's folder: for ranges of bytes, and writes under a condition."""
+    import tensorstore
+
+    scheme, _, rest = str(folder).partition("://")
+    bucket, _, prefix = rest.partition("/")
+    kind = "gcs" if scheme == "gs" else "s3"
+    retries = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}
+    spec = {
+        "driver": kind,
+        "bucket": bucket,
+        "path": f"{prefix}/" if prefix else "",
+        "context": {f"{kind}_request_concurrency": {"limit": concurrency}, f"{kind}_request_retries": retries},
+    }
+    if scheme == "s3":
+        spec["aws_region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+            spec["endpoint"] = endpoint
+    with explained(scheme, rest):
+        return tensorstore.KvStore.open(spec).result()
+
+
+def of_store(folder: object, ask: Callable[[], Any]) -> Any:
+    """What a request to `store(folder)` gives, with errors as `explained` raises them."""
+    scheme, _, rest = str(folder).partition("://")
+    with explained(scheme, rest):
+        return ask()
