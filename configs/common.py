@@ -47,6 +47,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = ConfigDict()
     config.data.train = "data/coco"  # a folder made by `python -m data_prep --out`
     config.data.num_threads = 0  # that decode on this host; 0: one per core
+    config.data.cache = ""  # a folder of this machine for shards of a data set in a bucket; empty: none
+    config.data.cache_gb = 100.0  # GB that it may hold
 
     config.knn = ConfigDict()  # on a labelled set, during training
     config.knn.every_steps = 0  # 0: never, unless every_epochs is above 0

@@ -71,6 +71,8 @@ def _shared(protocol: str) -> ConfigDict:
     config.data.train = ""  # a folder made by `python -m data_prep --annotations`
     config.data.test = ""  # likewise; empty: train only
     config.data.num_threads = 0  # that decode and resize on this host; 0: one per core
+    config.data.cache = ""  # a folder of this machine for shards of a data set in a bucket; empty: none
+    config.data.cache_gb = 100.0  # GB that it may hold
 
     config.test = ConfigDict()
     config.test.num_photos = 0  # the first of data.test; 0: all

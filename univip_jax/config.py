@@ -12,7 +12,7 @@ from univip_jax.common.files import expand
 
 Spec = TypeVar("Spec")
 # Fields of any config.
-PATHS = ("init", "pretrained", "data.train", "data.test", "data.subset", "knn.train", "knn.test")
+PATHS = ("init", "pretrained", "data.train", "data.test", "data.subset", "data.cache", "knn.train", "knn.test")
 # The least that a number of a training may be. Sections and evaluations have specs, which check themselves.
 _LEAST = {
     **dict.fromkeys(
@@ -22,6 +22,7 @@ _LEAST = {
             "num_steps",
             "keep_every_steps",
             "data.num_threads",
+            "data.cache_gb",
             "precise_bn",
             "test.num_photos",
             "stall_seconds",

@@ -95,8 +95,10 @@ class Servers:
         gs_port, behind = free_port(), free_port()
         self._folder = tempfile.TemporaryDirectory()
         self._gcs = subprocess.Popen(
-            [str(binary()), "-scheme=http", f"-host={HOST}", f"-port={behind}", "-backend=memory", "-log-level=error"]
-            + [f"-external-url=http://{HOST}:{gs_port}"],
+            [
+                *(str(binary()), "-scheme=http", f"-host={HOST}", f"-port={behind}", "-backend=memory"),
+                *(f"-external-url=http://{HOST}:{gs_port}", "-log-level=error"),
+            ],
             stdout=subprocess.DEVNULL,
             cwd=self._folder.name,
         )

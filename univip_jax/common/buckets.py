@@ -18,6 +18,7 @@ from univip_jax.common.errors import Misuse, TransientError, UserError
 SCHEMES = {"gs": "Google Cloud Storage", "s3": "S3"}
 _INSTALL = "pip install -r requirements-cloud.txt"
 _ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs makes 6, about 35 s
+STORE_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # TensorStore's: about 45 s
 _BUCKET = re.compile(r".*/b/([^/]+)/o.*")  # of an upload's URL
 _RIGHTS = {
     "gs": "run gcloud auth application-default login, or give the service account the role Storage Object User",
@@ -220,12 +221,11 @@ def store(folder: object, concurrency: int = 32) -> Any:
     scheme, _, rest = str(folder).partition("://")
     bucket, _, prefix = rest.partition("/")
     kind = "gcs" if scheme == "gs" else "s3"
-    retries = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}
     spec = {
         "driver": kind,
         "bucket": bucket,
         "path": f"{prefix}/" if prefix else "",
-        "context": {f"{kind}_request_concurrency": {"limit": concurrency}, f"{kind}_request_retries": retries},
+        "context": {f"{kind}_request_concurrency": {"limit": concurrency}, f"{kind}_request_retries": STORE_RETRIES},
     }
     if scheme == "s3":
         spec["aws_region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"

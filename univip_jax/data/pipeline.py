@@ -13,6 +13,7 @@ from univip_jax.cut import compile_cut, shapes_of
 from univip_jax.data.fit import decode_within, extents, onto
 from univip_jax.data.host import keep_memory, tf
 from univip_jax.data.index import Index, locate
+from univip_jax.data.ranges import source
 from univip_jax.data.records import Dataset, decode_image, parse, read_record
 from univip_jax.sharding import make_mesh
 from univip_jax.types import Batch, Geometry, Photos
@@ -129,7 +130,6 @@ def stream(
       rows, num_threads: see `make_batches`, which also says what is raised.
     """
     keep_memory()
-    place = locate(dataset)
     first = columns(start)
     rows = np.arange(len(first[0])) if rows is None else rows
 
@@ -137,22 +137,15 @@ def stream(
         for step in itertools.count(start):
             if step == stop:
                 return
-            values = tuple(column[rows] for column in columns(step))
-            yield place.shards[values[0]], place.offsets[values[0]], *values
+            yield tuple(column[rows] for column in columns(step))
 
-    paths = tf.constant([str(shard.path) for shard in dataset.shards])
-    shapes = [(), (), *(column.shape[1:] for column in first)]
+    photos = source(dataset, steps, [column.shape[1:] for column in first])
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = num_threads
     batches = (
-        tf.data.Dataset.from_generator(
-            steps, output_signature=tuple(tf.TensorSpec([len(rows), *shape], tf.int64) for shape in shapes)
-        )
-        .unbatch()
-        .map(
-            lambda shard, offset, *row: load(read_record(paths[shard], offset), *row),
-            num_parallel_calls=num_threads or tf.data.AUTOTUNE,
+        photos.rows.map(
+            lambda place, *row: load(photos.read(place), *row), num_parallel_calls=num_threads or tf.data.AUTOTUNE
         )
         .batch(len(rows), drop_remainder=True)
         .prefetch(2)
@@ -162,10 +155,13 @@ def stream(
     for step in itertools.count(start):
         try:
             yield next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            raise _name_damage(dataset, columns(step)[0][rows], step, error) from error
+        except (StopIteration, tf.errors.OpError) as end:
+            error = photos.cause(end)
+            if isinstance(error, StopIteration):
+                return
+            if isinstance(error, tf.errors.OpError):
+                raise _name_damage(dataset, columns(step)[0][rows], step, error) from error
+            raise error from None
 
 
 def _name_damage(dataset: Dataset, records: Int[np.ndarray, " b"], step: int, error: tf.errors.OpError) -> UserError:

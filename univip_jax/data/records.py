@@ -9,19 +9,22 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import at, on_disk
 from univip_jax.data import MANIFEST
 from univip_jax.data.annotated import IN_JSON, POLYGONS, InJson, Polygons
 from univip_jax.data.annotated import read_annotations as read_annotations
 from univip_jax.data.annotated import read_polygons as read_polygons
+from univip_jax.data.bucket import FRAME_BYTES as FRAME_BYTES
+from univip_jax.data.bucket import fetch_record, list_with_contents
 from univip_jax.data.host import tf
 
 FORMAT_VERSION = 1
-FRAME_BYTES = 16  # of TFRecord: length (8) and its checksum (4) before the payload, the payload's checksum (4) after it
 
 _AGAIN = "run the python -m data_prep command of this data set again, it redoes only what is missing"
 
@@ -71,6 +74,7 @@ class Dataset(NamedTuple):
     num_records: int
     shards: tuple[Shard, ...]
     manifest: dict
+    cache: Any = None  # `cache.ShardCache` of a data set in a bucket
 
 
 def serialize(record: Record) -> bytes:
@@ -141,15 +145,23 @@ def read_shard(shard: Shard) -> Iterator[bytes]:
     """Serialized records of a shard, in order, checksums verified; raises UserError at the first damaged record."""
     index = 0
     try:
-        for index, serialized in enumerate(tf.data.TFRecordDataset(str(shard.path))):
-            yield serialized.numpy()
-            index += 1
+        with on_disk(shard.path) as path:
+            for index, serialized in enumerate(tf.data.TFRecordDataset(str(path))):
+                yield serialized.numpy()
+                index += 1
     except tf.errors.OpError as error:
         raise UserError(f"{shard.path}: record {index} does not read: {error.message}") from error
 
 
 def read_record(path: str | tf.Tensor, offset: int | tf.Tensor) -> tf.Tensor:
-    """The serialized record (string scalar) at a byte offset of a TFRecord file, in graph too."""
+    """The serialized record (string scalar) at a byte offset of a TFRecord file; on a disk in graph too.
+
+    `ranges` reads many records of a bucket at once.
+
+    Raises tf.errors.DataLossError: it is damaged.
+    """
+    if isinstance(path, str) and is_bucket(path):
+        return tf.constant(fetch_record(path, int(offset)))
     kind = {"output_types": [tf.string], "output_shapes": [[]]}
     records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type="", buffer_size=0, byte_offsets=[offset])
     one = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
@@ -166,10 +178,10 @@ def read_manifest(root: Path | str) -> dict:
 
     Raises UserError: no such folder, no manifest (unfinished, or no data set), another version, damaged.
     """
-    path = Path(root) / MANIFEST
-    if not path.parent.is_dir():
-        raise UserError(f"data set {root}: no such folder; make it by python -m data_prep --out={root}")
+    path = at(root) / MANIFEST
     if not path.is_file():
+        if not path.parent.is_dir():
+            raise UserError(f"data set {root}: no such folder; make it by python -m data_prep --out={root}")
         raise UserError(f"data set {root} has no {MANIFEST}, it is unfinished or no data set: {_AGAIN} (--out={root})")
     manifest = _read_json(path)
     try:
@@ -188,12 +200,16 @@ def read_sidecar(root: Path | str, entry: dict) -> Shard:
 
     Raises UserError: shard or sidecar missing, damaged, or of another size than the manifest says.
     """
-    path = Path(root) / entry["name"]
-    size = path.stat().st_size if path.is_file() else None
+    path = at(root) / entry["name"]
+    return _shard(path, entry, path.stat().st_size if path.is_file() else None)
+
+
+def _shard(path: Path, entry: dict, size: int | None, sidecar: bytes | None = None) -> Shard:
+    """`read_sidecar` of a shard of `size` bytes (None: there is none); `sidecar`: its file's contents, where known."""
     if size != entry["bytes"]:
         what = "is missing" if size is None else f"has {size} bytes, should have {entry['bytes']}"
         raise UserError(f"shard {path} {what}: {_AGAIN}")
-    sidecar = _read_json(path.with_suffix(".json"))
+    sidecar = _read_json(path.with_suffix(".json"), sidecar)
     try:
         offsets = np.array([*sidecar["offsets"], size], np.int64)
         good = offsets.shape == (entry["num_records"] + 1,) and offsets[0] == 0 and (np.diff(offsets) > 0).all()
@@ -212,15 +228,26 @@ def open_dataset(root: Path | str) -> Dataset:
 
     Raises UserError: missing, unfinished, of another format version, or damaged.
     """
-    manifest = read_manifest(root)
-    shards = tuple(read_sidecar(root, entry) for entry in manifest["shards"])
-    return Dataset(Path(root), manifest["fingerprint"], manifest["num_records"], shards, manifest)
+    manifest, root = read_manifest(root), at(root)
+    if is_bucket(root):
+        shards = _shards_of_bucket(root, manifest["shards"])
+    else:
+        shards = tuple(read_sidecar(root, entry) for entry in manifest["shards"])
+    return Dataset(root, manifest["fingerprint"], manifest["num_records"], shards, manifest)
 
 
-def _read_json(path: Path) -> dict:
-    """A JSON object of this format version; UserError otherwise."""
+def _shards_of_bucket(root: Path, entries: list[dict]) -> tuple[Shard, ...]:
+    """The shards by one listing and requests at the same time."""
+    names = [entry["name"] for entry in entries]
+    sizes, sidecars = list_with_contents(root, [Path(name).with_suffix(".json").name for name in names])
+    shards = zip(names, entries, sidecars, strict=True)
+    return tuple(_shard(root / name, entry, sizes.get(name), sidecar) for name, entry, sidecar in shards)
+
+
+def _read_json(path: Path, contents: bytes | None = None) -> dict:
+    """A JSON object of this format version, in the file or in its contents; UserError otherwise."""
     try:
-        contents = json.loads(path.read_bytes())
+        contents = json.loads(path.read_bytes() if contents is None else contents)
         version = contents["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}): delete it, then {_AGAIN}") from error

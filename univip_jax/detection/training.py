@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import write_whole
 from univip_jax.config import to_spec
+from univip_jax.data.cache import with_cache
 from univip_jax.data.detection.canvas import InputSpec, Size, canvas_of, canvases
 from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.pipeline import make_batches
@@ -185,6 +186,7 @@ def open_run(config: ConfigDict, folder: Path, test: DetectionSet | None = None)
     if not config.data.train:
         raise UserError("data.train is not set: --config.data.train=DIR names a set made by python -m data_prep")
     photos, mesh = open_set(config.data.train), make_mesh()
+    photos = photos._replace(dataset=with_cache(photos.dataset, config.data))
     detector_spec, input_spec = to_spec(DetectorSpec, config, "detector"), to_spec(InputSpec, config, "input")
     schedule = to_spec(ScheduleSpec, config, "schedule")
     if test:

@@ -24,6 +24,8 @@ FREE_FIELDS = (
     "stall_seconds",
     "allow_changes",
     "data.num_threads",
+    "data.cache",
+    "data.cache_gb",
     "data.train",
     "data.test",
 )

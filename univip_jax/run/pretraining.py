@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
 from univip_jax.cut import compile_cut, photo_shapes
+from univip_jax.data.cache import with_cache
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import Canvas, Preview, canvas_of, make_batches, photo_ids, preview
 from univip_jax.data.preview import draw_batch
@@ -132,7 +133,7 @@ def open_run(
     open_weights: OpenWeights | None = None,
 ) -> Pretraining:
     """Opens the data set and resolves the plan; raises UserError for what cannot be, before anything is written."""
-    dataset, mesh = open_dataset(config.data.train), make_mesh()
+    dataset, mesh = with_cache(open_dataset(config.data.train), config.data), make_mesh()
     rows = local_rows(mesh, config.batch_size)
     index = Index(dataset, config.seed, config.batch_size)
     plan = make_plan(config, dataset.num_records)

@@ -10,8 +10,8 @@ from jaxtyping import Int
 from univip_jax.common.errors import UserError
 from univip_jax.data.detection.sets import DetectionSet
 from univip_jax.data.host import tf
-from univip_jax.data.index import locate
-from univip_jax.data.records import parse, read_annotations, read_polygons, read_record
+from univip_jax.data.ranges import source
+from univip_jax.data.records import parse, read_annotations, read_polygons
 
 _DIGITS = 3  # of pixels: float32 fractions give back a json's hundredths
 
@@ -62,19 +62,19 @@ def image_ids(json_ids: Sequence[bytes]) -> list[int | str]:
 
 def _records(test: DetectionSet, photos: Int[np.ndarray, " n"]) -> Any:
     """What is annotated of each photo, as arrays."""
-    place = locate(test.dataset)
-    paths = tf.constant([str(shard.path) for shard in test.dataset.shards])
+    found = source(test.dataset, lambda: iter([(photos,)]), [()])
 
-    def load(shard: tf.Tensor, offset: tf.Tensor) -> dict[str, tf.Tensor]:
-        serialized = read_record(paths[shard], offset)
+    def load(place: Any, _: tf.Tensor) -> dict[str, tf.Tensor]:
+        serialized = found.read(place)
         record = {name: value for name, value in parse(serialized).items() if name not in ("encoded", "proposals")}
         return record | read_annotations(serialized)._asdict() | read_polygons(serialized)._asdict() | {
             "boxes": record["objects"], "owners": read_polygons(serialized).objects,
         }  # fmt: skip
 
-    rows = tf.data.Dataset.from_tensor_slices((place.shards[photos], place.offsets[photos]))
     try:
-        yield from rows.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
+        yield from found.rows.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
+        if found.failed:
+            raise found.failed[0]
     except tf.errors.OpError as error:
         raise UserError(
             f"{test.dataset.root}: a record does not read ({error.message.splitlines()[0]}): "
