@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-export test-beam soak lint
+.PHONY: demo test test-fast test-export test-cloud test-beam soak lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -19,6 +19,9 @@ test-fast: $(VENV)/installed-test
 
 test-export: $(VENV)/installed-export
 	$(BIN)/python $(PYTEST) tests/export
+
+test-cloud: $(VENV)/installed-cloud
+	$(BIN)/python $(PYTEST) tests/cloud
 
 test-beam: $(VENV)-beam/installed
 	$(VENV)-beam/bin/python -m pytest tests/beam
@@ -48,6 +51,10 @@ $(VENV)/installed: requirements.txt $(BIN)/python
 $(VENV)/installed-test: requirements-test.txt requirements.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
 	touch $@ $(VENV)/installed
+
+$(VENV)/installed-cloud: requirements-cloud-test.txt requirements-cloud.txt $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet -r requirements-cloud-test.txt
+	touch $@
 
 # torchvision, which tests compare with, fits one PyTorch only. In a folder of its own, because where PyTorch is the CPU
 # build its operators do not load, and transformers would fail with it.

@@ -36,6 +36,7 @@ _HOOK = install_import_hook([f"univip_jax.{module}" for module in _CHECKED], "te
 SLOW = (
     "tests/beam/",
     "tests/benchmarks/",
+    "tests/cloud/",
     "tests/data/test_pipeline.py::test_batches_of_several_hosts_equal_one_hosts",
     "tests/data_prep/test_data_prep_command.py",
     "tests/data_prep/test_kills.py",

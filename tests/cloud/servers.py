@@ -31,6 +31,7 @@ class Faults:
     latency: float = 0.0  # s before each answer
     failing: float = 0.0  # share of the requests that are answered by 503
     gone_until: float = 0.0  # of time.monotonic: connections are cut until then
+    forbidden: bool = False  # every request is answered by 403
     num_requests: int = 0
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -43,6 +44,10 @@ class Proxy:
         self.url, self._started = f"http://{HOST}:{port}", threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
         assert self._started.wait(10)
+
+    def reset(self) -> None:
+        """No faults from now on."""
+        self.faults = Faults()
 
     async def _serve(self) -> None:
         connector = TCPConnector(limit=0)
@@ -64,6 +69,8 @@ class Proxy:
         if time.monotonic() < faults.gone_until:
             request.transport.abort()
             return web.Response(status=500)
+        if faults.forbidden:
+            return web.Response(status=403, text="no right")
         if faults.draw.random() < faults.failing:
             return web.Response(status=503, text="Slow down")
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
