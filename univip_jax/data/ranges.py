@@ -50,7 +50,7 @@ def source(dataset: Dataset, columns: Callable[[], Iterator[Columns]], shapes: I
 
         def fetched() -> Iterator[tuple]:
             try:
-                yield from read_ahead(dataset, columns())
+                yield from read_ahead(dataset, columns(), WINDOW)
             except Exception as error:
                 failed.append(error)
 
@@ -71,9 +71,7 @@ def _given(serialized: tf.Tensor) -> tf.Tensor:
     return serialized
 
 
-def read_ahead(
-    dataset: Dataset, columns: Iterable[Columns], window: int = WINDOW
-) -> Iterator[tuple[list[bytes], *Columns]]:
+def read_ahead(dataset: Dataset, columns: Iterable[Columns], window: int) -> Iterator[tuple[list[bytes], *Columns]]:
     """Rows with the serialized records of a data set in a bucket, in order, few at a time.
 
     Raises:
