@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from univip_jax.common import files
+from univip_jax.common import buckets, files
 from univip_jax.common.errors import TransientError, UserError, shorten
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,8 @@ def test_expand_gives_what_a_shell_would(typed, meant, tmp_path, monkeypatch):
         "a/${NO_SUCH}": "the variable NO_SUCH has no value",
         "$EMPTY/x": "the variable EMPTY has no value",  # else it is /x
         "W\udcff/x": "W?/x is not UTF-8: rename it",
-        "gs://bucket/runs": "gs://bucket/runs is no folder or file of this machine",
+        "http://a/runs": "http://a/runs is no folder or file of this machine: buckets are gs://NAME/... or s3://NAME/",
+        "gs://": "gs:// names no bucket: give gs://NAME/...",
         "~nobody_of_this_name/x": "nobody_of_this_name is no user of this machine",
     }.items(),
 )
@@ -105,6 +106,16 @@ def test_expand_refuses_what_has_no_value(typed, words, monkeypatch):
     with pytest.raises(UserError) as refused:
         files.expand(typed)
     assert words in str(refused.value) and refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("scheme", "service"), {"gs": "Google Cloud Storage", "s3": "S3"}.items())
+def test_expand_refuses_a_bucket_without_its_packages(scheme, service, monkeypatch):
+    monkeypatch.setitem(sys.modules, "upath", None)
+    buckets._client.cache_clear()
+    with pytest.raises(UserError) as refused:
+        files.expand(f"{scheme}://bucket/runs")
+    line = f"{scheme}:// needs the clients of {service} (upath): pip install -r requirements-cloud.txt"
+    assert str(refused.value) == line and refused.value.exit_code == 2
 
 
 def test_expand_leaves_any_bytes_where_they_can_be_opened():

@@ -95,7 +95,7 @@ def test_no_memory_and_ctrl_c_are_one_line(tmp_path, capsys, monkeypatch, error,
         (["--images=a", "--check=b"], "--check=DIR is given alone"),
         (["a"], "unexpected argument 'a'"),
         (["--images=a", "--out=b", "--task_index=4", "--num_tasks=4"], "--task_index=4 must be below --num_tasks=4"),
-        (["--images=a", "--out=gs://b/c"], "gs://b/c is no folder or file of this machine"),
+        (["--images=a", "--out=http://b/c"], "http://b/c is no folder or file of this machine"),
         (["--images=a", "--out=b", "--runner=beam", "--num_tasks=2"], "shares the work by itself"),
     ],
 )
