@@ -4,6 +4,7 @@ fsspec's clients (gcsfs, s3fs) do the requests and try again what may pass; univ
 they raise becomes one line here, so that no reader takes a network that is gone for a damaged file.
 """
 
+import copyreg
 import functools
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from univip_jax.common.errors import Misuse, TransientError, UserError
 
@@ -19,7 +21,7 @@ SCHEMES = {"gs": "Google Cloud Storage", "s3": "S3"}
 _INSTALL = "pip install -r requirements-cloud.txt"
 _ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs makes 6, about 35 s
 STORE_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # TensorStore's: about 45 s
-_BUCKET = re.compile(r".*/b/([^/]+)/o.*")  # of an upload's URL
+_URL = re.compile(r".*/b/([^/]+)/o(/?)([^?]*).*")  # of an upload, which names the bucket, and of a download
 _RIGHTS = {
     "gs": "run gcloud auth application-default login, or give the service account the role Storage Object User",
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give their owner s3:GetObject, PutObject, DeleteObject "
@@ -51,7 +53,9 @@ def open_address(address: object) -> Any:
     from upath import UPath
 
     scheme = str(address).partition("://")[0]
-    return UPath(str(address), **_client(scheme))
+    path = UPath(str(address), **_client(scheme))
+    copyreg.pickle(type(path), lambda path: (open_address, (str(path),)))  # another process needs our classes too
+    return path
 
 
 @functools.cache
@@ -104,7 +108,7 @@ def _gcs() -> type:
         """gcsfs, with errors of one line."""
 
         async def _call(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
-            with explained("gs", "/".join(map(str, args)) or _BUCKET.sub(r"\1", path)):
+            with explained("gs", "/".join(map(str, args)) or unquote(_URL.sub(r"\1\2\3", path))):
                 return await super()._call(method, path, *args, **kwargs)
 
         async def _get_file_request(self, rpath: str, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from univip_jax.common import buckets
+from univip_jax.common import buckets, objects
 from univip_jax.common.errors import Misuse, TransientError, UserError
 from univip_jax.common.lease import leased
 
@@ -59,6 +59,20 @@ def at(path: str | Path) -> Path:
     if buckets.is_bucket(path):
         return buckets.open_address(path)
     return Path(path)
+
+
+def read_bytes(path: str | Path, start: int = 0, end: int | None = None) -> bytes:
+    """A file's bytes from `start` up to `end`; those of a bucket by one request.
+
+    Raises OSError; UserError and TransientError for a bucket.
+    """
+    if buckets.is_bucket(path):
+        return objects.read(at(path), start or None, end)
+    if end is None:
+        return Path(path).read_bytes()[start:]
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(end - start)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from univip_jax.common.buckets import is_bucket
+from univip_jax.common.files import at
+from univip_jax.common.objects import entries
 from univip_jax.data.annotated import InJson, Polygons
 from univip_jax.data.photos import SUFFIXES
 
@@ -23,7 +26,7 @@ class PhotoFile(NamedTuple):
     """One photo of a source, not yet opened."""
 
     image_id: str  # path relative to the source with forward slashes; with several sources, after the source's name
-    path: str  # the file, the archive that holds it, or TFDS_NAME:VERSION@SPLIT; `refused`: why
+    path: str  # the file or object, the archive that holds it, or TFDS_NAME:VERSION@SPLIT; `refused`: why
     num_bytes: int  # -1 where the file cannot be examined (a broken link), 0 where it is unknown until it is read
     kind: str = "file"  # file | zip | tar | tfds | refused
     position: int = 0  # zip: number of the member; tar: byte offset of its data; tfds: number in the split
@@ -79,12 +82,24 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def of_bucket(folder: str, sizes: dict[str, int]) -> Listing:
+    """The photos among objects of a bucket's folder, given by their sizes and paths within it, as `list_folder`."""
+    passed_over: Counter[str] = Counter()
+    names = [name for name in sizes if is_photo(name, passed_over)]
+    return Listing([PhotoFile(name, f"{folder}/{name}", sizes[name]) for name in names], passed_over)
+
+
 def list_folder(folder: Path | str) -> Listing:
     """Photos of a folder and all folders below it, by suffix, unsorted; hidden files and folders are left out.
 
     Links are followed, but each real folder is listed once, under the first way to it by name. A folder that cannot be
     listed, and a name of a photo that is no file (a pipe, a socket), are `refused`.
+
+    Raises UserError: a bucket without rights; TransientError: one that cannot be reached.
     """
+    if is_bucket(folder):
+        sizes = {name: entry.size for name, entry in entries(at(folder), below=True).items()}
+        return of_bucket(str(folder), sizes)
     photos, passed_over = [], Counter()
     visited: set[tuple[int, int]] = set()
 

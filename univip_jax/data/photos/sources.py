@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError, shorten
+from univip_jax.common.files import at, read_bytes
 from univip_jax.data.photos import SUFFIXES, archives, tfds
 from univip_jax.data.photos.decode import Rejected
 from univip_jax.data.photos.listing import Listing, Opened, PhotoFile, as_text, list_folder
@@ -37,10 +39,10 @@ def list_sources(sources: Sequence[Path | str]) -> Listing:
 
 
 def _list_source(source: Path | str) -> Listing:
-    if os.path.isdir(source):
+    if at(source).is_dir():
         listing = list_folder(source)
-    elif os.path.isfile(source):
-        listing = archives.list_archive(Path(source))
+    elif at(source).is_file():
+        listing = archives.list_archive(at(source))
     else:
         raise UserError(f"--images={source}: no such folder or file; give a folder with photos, a zip or a tar file")
     if not listing.photos:
@@ -68,11 +70,11 @@ def prefixes(sources: Sequence[Path | str]) -> list[str]:
     if len(sources) == 1:
         return [""]
     names: list[str] = []
-    real = [os.path.realpath(source) for source in sources]
-    for path, source in zip(map(Path, real), sources, strict=True):
+    real = [str(at(source)) if is_bucket(source) else os.path.realpath(source) for source in sources]
+    for path, source in zip(map(at, real), sources, strict=True):
         if real.count(str(path)) > 1:
             raise UserError(f"--images={source} is given twice: give each source once")
-        name = as_text(path.name if path.is_dir() else path.stem)
+        name = as_text((path.name if path.is_dir() else path.stem) or str(path).rpartition("/")[2])
         numbered = (f"{name}-{number}" for number in range(2, len(real) + 2))
         names.append(next(one for one in (name, *numbered) if one not in names))
     return [f"{name}/" for name in names]
@@ -83,7 +85,8 @@ def open_photo(photo: PhotoFile) -> Opened:
 
     Raises:
         Rejected: the photo cannot be read, or is larger than any photo.
-        UserError: the archive or the TFDS data set that holds it cannot be read.
+        UserError: the archive, the bucket or the TFDS data set that holds it cannot be read; TransientError: nor
+            the bucket be reached.
     """
     if photo.kind == "refused":
         raise Rejected(photo.path)
@@ -94,10 +97,10 @@ def open_photo(photo: PhotoFile) -> Opened:
     if photo.kind in ("zip", "tar"):
         return Opened(archives.read_member(photo))
     try:
-        return Opened(Path(photo.path).read_bytes())
+        return Opened(read_bytes(photo.path))
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # not the photo's fault
-            raise
+        if error.errno in (errno.EMFILE, errno.ENFILE) or (is_bucket(photo.path) and error.errno != errno.ENOENT):
+            raise  # not the photo's fault
         raise Rejected(f"unreadable file: {error.strerror}") from error
 
 
