@@ -23,6 +23,7 @@ from data_prep.prepare import prepare
 from data_prep.record import Settings
 from univip_jax.common import cli
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import at
 from univip_jax.data.host import available_cores
 
 
@@ -85,11 +86,11 @@ def _run(beam_options: Sequence[str]) -> int:
     given = flags.FLAGS.flag_values_dict()
     try:
         if given["check"] is not None:
-            return _check(Path(given["check"]), given["num_workers"] or available_cores())
+            return _check(at(given["check"]), given["num_workers"] or available_cores())
         settings = Settings(**{name: given[name] for name in Settings._fields})
         named = {name: given[name] for name in Request._fields if name in given}
         beam = beam_options if given["runner"] == "beam" else None
-        print(prepare(Request(**named | {"out": Path(given["out"]), "settings": settings, "beam_options": beam})))
+        print(prepare(Request(**named | {"out": at(given["out"]), "settings": settings, "beam_options": beam})))
     except MemoryError as error:
         raise UserError("out of memory: run again with a smaller --num_workers") from error
     return 0

@@ -12,8 +12,8 @@ from data_prep import manifest as manifests
 from data_prep import photo_stats, proposal_stats, runners
 from data_prep.masks import read_mask
 from data_prep.shards import LOOKS, PHOTOS, columns, sizes_of
-from univip_jax.common.errors import UserError
-from univip_jax.common.files import sha256_of
+from univip_jax.common.errors import TransientError, UserError
+from univip_jax.common.files import on_disk, read_bytes, sha256_of
 from univip_jax.data import boxes, records
 from univip_jax.data.annotated import InJson, read_annotations, read_polygons
 
@@ -64,13 +64,27 @@ def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tupl
     Returns:
         One line per problem, and the statistics of the shard's proposals and photos.
     """
-    problems, counts, looks, sizes = [], [], [], []
+    problems, stats = [], (proposal_stats.of_shard([]), photo_stats.of_shard([]))
     try:
         shard = records.read_sidecar(root, entry)
-        if sha256_of(shard.path) != entry["sha256"]:
-            problems.append(f"{shard.path}: its sha256 is not the manifest's, bytes have changed")
-        position = 0
-        for index, serialized in enumerate(records.read_shard(shard)):
+        with on_disk(shard.path) as copy:
+            if sha256_of(copy) != entry["sha256"]:
+                problems.append(f"{shard.path}: its sha256 is not the manifest's, bytes have changed")
+            stats = _check_records(shard, copy, problems, on_photo)
+    except TransientError:
+        raise
+    except UserError as error:
+        problems.append(str(error))
+    return problems, stats
+
+
+def _check_records(
+    shard: records.Shard, copy: Path, problems: list[str], on_photo: Callable[[], object]
+) -> tuple[dict, dict]:
+    """Checks the records of a shard, which lies at `copy` on a disk; adds to the problems, returns the statistics."""
+    counts, looks, sizes, position = [], [], [], 0
+    try:
+        for index, serialized in enumerate(records.read_shard(shard._replace(path=copy))):
             where = f"{shard.path}: record {index}"
             if index < shard.num_records and shard.offsets[index] != position:
                 problems.append(f"{where} is at byte {position}, the sidecar says {shard.offsets[index]}")
@@ -85,14 +99,15 @@ def check_shard(root: Path, entry: dict, on_photo: Callable[[], object]) -> tupl
                 sizes.append(sizes_of(parsed["height"], parsed["width"], parsed["is_crowd"], owners, rle))
             position += len(serialized) + records.FRAME_BYTES
             on_photo()
-        if len(counts) != shard.num_records and not problems:
-            problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
-        told = json.loads(shard.path.with_suffix(".json").read_bytes()).get(PHOTOS)
-        if told not in (None, columns(sizes)) and not problems:
-            problems.append(f"{shard.path.with_suffix('.json')}: {PHOTOS} are not those of the records")
     except UserError as error:
-        problems.append(str(error))
-    return problems, (proposal_stats.of_shard(counts), photo_stats.of_shard(looks))
+        problems.append(str(error).replace(str(copy), str(shard.path)))
+        return proposal_stats.of_shard(counts), photo_stats.of_shard(looks)
+    if len(counts) != shard.num_records and not problems:
+        problems.append(f"{shard.path}: has {len(counts)} records, the manifest says {shard.num_records}")
+    told = json.loads(read_bytes(shard.path.with_suffix(".json"))).get(PHOTOS)
+    if told not in (None, columns(sizes)) and not problems:
+        problems.append(f"{shard.path.with_suffix('.json')}: {PHOTOS} are not those of the records")
+    return proposal_stats.of_shard(counts), photo_stats.of_shard(looks)
 
 
 def record_problems(serialized: bytes) -> tuple[list[str], dict]:

@@ -3,6 +3,7 @@
 One odd entry never refuses the json: what can be used is used, the rest is counted with its first id.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from data_prep.categories import read_categories
 from data_prep.findings import Findings, label
 from data_prep.values import key, number
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import read_bytes
 
 _NAMES = ("file_name", "filename", "path", "coco_url", "url", "image_url", "flickr_url")
 SHARED = -1  # instead of a position: several images have this id
@@ -72,6 +74,7 @@ class Coco(NamedTuple):
     categories: dict[int, str]  # names by id
     ids: dict[str, int]  # of the categories by name
     findings: Findings
+    sha256: str  # of the file
 
     def find(self, image_id: Any) -> int | None:
         """The position of the image with this id; -1 where several have it, None where none has it."""
@@ -88,7 +91,8 @@ def read(path: Path | str) -> Coco:
     Raises UserError: the file is missing, no json, or lacks the list of images.
     """
     try:
-        contents = json.loads(Path(path).read_bytes())
+        encoded = read_bytes(path)
+        contents = json.loads(encoded)
         listed, annotations = contents["images"], contents.get("annotations") or []
         if not isinstance(listed, list) or not isinstance(annotations, list):
             raise TypeError("images and annotations must be lists")
@@ -101,7 +105,14 @@ def read(path: Path | str) -> Coco:
     images = [_image(raw, position, findings) for position, raw in enumerate(listed)]
     positions = _positions(listed, images, findings)
     categories = read_categories(contents.get("categories"), annotations, findings)
-    coco = Coco(images, positions, categories, {name: known for known, name in categories.items()}, findings)
+    coco = Coco(
+        images,
+        positions,
+        categories,
+        {name: known for known, name in categories.items()},
+        findings,
+        hashlib.sha256(encoded).hexdigest(),
+    )
     _assign(annotations, coco)
     return coco
 

@@ -91,7 +91,7 @@ def load(request: Request) -> Loaded:
         without.add("photos_cut", *(one for one, count in counts.items() if count > most))
         findings["annotated"] = without.report()
         lines += without.lines()
-    facts = {"source": "images", "annotations_sha256": [sha256_of(path) for path in request.annotations]}
+    facts = {"source": "images", "annotations_sha256": [json.sha256 for json in jsons]}
     return Loaded(photos, passed_over, annotations, candidates, facts, listed, report, findings, lines)
 
 

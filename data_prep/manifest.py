@@ -1,6 +1,7 @@
 """The data set as a whole: what the output folder holds already, `manifest.json` and `rejected.jsonl`."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from data_prep.inputs import Loaded
 from data_prep.record import CANDIDATES, OBJECTS
 from data_prep.selective_search import search_parameters
 from data_prep.shards import LOOKS, SHARD_NAME, STATS, Settings, ShardSpec, library_versions
-from univip_jax.common.errors import UserError
+from univip_jax.common.buckets import is_bucket
+from univip_jax.common.errors import TransientError, UserError
 from univip_jax.common.files import write_whole
+from univip_jax.common.objects import entries, read_all
 from univip_jax.data import boxes, records
 from univip_jax.data.photos.sources import photos_digest
 from univip_jax.data.quality import photo_warnings
@@ -58,6 +61,8 @@ def finished(out: Path, description: dict) -> dict | None:
         return None
     try:
         return records.open_dataset(out).manifest
+    except TransientError:
+        raise
     except UserError:
         return None  # the same request with a shard missing or cut short: the run mends it
 
@@ -73,13 +78,13 @@ def not_for_detection(out: Path, manifest: dict, loaded: Loaded) -> list[str]:
 
 
 def ensure_folder(out: Path, plan: list[ShardSpec]) -> None:
-    """Creates `out` where there is none.
+    """Creates `out` where there is none; a bucket needs no folders.
 
     Raises UserError: it cannot be created, or holds shards of another set of photos.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in out.iterdir())
+        names = sorted(entries(out) if is_bucket(out) else os.listdir(out))
     except OSError as error:
         raise UserError(f"--out={out} cannot be used ({error.strerror}): give a folder that can be written") from error
     planned = {spec.path.with_suffix(suffix).name for spec in plan for suffix in (".tfrecord", ".json")}
@@ -125,17 +130,28 @@ def unfinished(root: Path) -> tuple[dict, str] | None:
     """
     if (root / records.MANIFEST).exists():
         return None
-    paths = sorted(path for path in root.glob("*.json") if SHARD_NAME.fullmatch(path.name))
-    sidecars = [json.loads(path.read_bytes()) for path in paths]
+    times, sidecars = _sidecars(root)
     if not any(sidecar["num_records"] for sidecar in sidecars):
         return None
-    num_shards = int(paths[0].stem.split("-")[-1])
+    num_shards = int(min(times).removesuffix(".json").split("-")[-1])
     progress = f"unfinished: {len(sidecars)} of {num_shards} shards are done"
-    times = sorted(path.stat().st_mtime for path in paths)[-_PACE_SHARDS:]
+    times = sorted(times.values())[-_PACE_SHARDS:]
     if len(times) > 1 and times[-1] > times[0]:
         seconds = (num_shards - len(sidecars)) * (times[-1] - times[0]) / (len(times) - 1)
         progress += f", about {seconds / 3600:.1f} h are left at the pace of the newest {len(times)}"
     return of_shards(sidecars), progress
+
+
+def _sidecars(root: Path) -> tuple[dict[str, float], list[dict]]:
+    """The finished shards' sidecars in order: when each was written, by its name; and what they hold."""
+    if is_bucket(root):
+        written = {name: entry.modified for name, entry in entries(root).items()}
+    else:
+        written = {path.name: path.stat().st_mtime for path in root.glob("*.json")}
+    names = sorted(name for name in written if SHARD_NAME.fullmatch(name) and name.endswith(".json"))
+    paths = [root / name for name in names]
+    contents = read_all(paths) if is_bucket(root) else [path.read_bytes() for path in paths]
+    return {name: written[name] for name in names}, [json.loads(one) for one in contents if one is not None]
 
 
 def of_shards(sidecars: list[dict]) -> dict:

@@ -48,7 +48,8 @@ def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | N
         The sidecar of each shard, None where another task has not done its own yet; and the pace in words.
     """
     started, num_workers = time.monotonic(), request.num_workers or available_cores()
-    sidecars = {spec.path: shards.finished(spec) for spec in plan}
+    paths = [spec.path for spec in plan]
+    sidecars = dict(zip(paths, shards.all_finished(plan), strict=True))
     mine = [spec for spec in plan[request.task_index :: request.num_tasks] if sidecars[spec.path] is None]
     if num_done := len(plan) - list(sidecars.values()).count(None):
         print(f"{num_done} of {len(plan)} shards are done already", flush=True)
@@ -60,7 +61,8 @@ def _fill(request: Request, plan: list[shards.ShardSpec]) -> tuple[list[dict | N
     elif mine:
         runners.run(shards.process_shard, mine, num_photos, num_workers)
     # Read again: the disk shows which shards are done, by this task or another.
-    sidecars |= {spec.path: shards.finished(spec) for spec in plan if sidecars[spec.path] is None}
+    if not_yet := [spec for spec in plan if sidecars[spec.path] is None]:
+        sidecars |= zip((spec.path for spec in not_yet), shards.all_finished(not_yet), strict=True)
     if lost := [spec.path for spec in mine if sidecars[spec.path] is None]:
         raise UserError(f"{lost[0]} is not there after the run: --out must be one folder that all workers see")
     seconds = time.monotonic() - started

@@ -15,7 +15,9 @@ from data_prep import photo_stats, proposal_stats
 from data_prep.annotations import Annotations, fingerprint
 from data_prep.record import Settings, make_record
 from data_prep.selective_search import search_parameters
-from univip_jax.common.files import appearing, sha256_of, write_whole
+from univip_jax.common.buckets import is_bucket
+from univip_jax.common.files import appearing, read_bytes, sha256_of, write_whole
+from univip_jax.common.objects import entries, read_all
 from univip_jax.data import records
 from univip_jax.data.photos import decode as photos
 from univip_jax.data.photos.listing import PhotoFile
@@ -88,10 +90,29 @@ def library_versions() -> dict[str, str]:
 def finished(spec: ShardSpec) -> dict | None:
     """The sidecar of a shard that an earlier run finished from an equal spec; None where there is none."""
     try:
-        sidecar = json.loads(spec.path.with_suffix(".json").read_bytes())
-        good = sidecar["spec_hash"] == spec_hash(spec) and sidecar["bytes"] == spec.path.stat().st_size
+        return _fitting(spec, read_bytes(spec.path.with_suffix(".json")), spec.path.stat().st_size)
+    except OSError:
+        return None
+
+
+def all_finished(plan: Sequence[ShardSpec]) -> list[dict | None]:
+    """`finished` for the shards of one folder; in a bucket by one listing, and requests at the same time."""
+    if not is_bucket(plan[0].path):
+        return [finished(spec) for spec in plan]
+    there = entries(plan[0].path.parent)
+    specs = [spec for spec in plan if {spec.path.name, spec.path.with_suffix(".json").name} <= there.keys()]
+    sidecars = zip(specs, read_all([spec.path.with_suffix(".json") for spec in specs]), strict=True)
+    found = {spec.path: _fitting(spec, sidecar or b"", there[spec.path.name].size) for spec, sidecar in sidecars}
+    return [found.get(spec.path) for spec in plan]
+
+
+def _fitting(spec: ShardSpec, contents: bytes, size: int) -> dict | None:
+    """The sidecar, where it is one of an equal spec and of a shard of this size."""
+    try:
+        sidecar = json.loads(contents)
+        good = sidecar["spec_hash"] == spec_hash(spec) and sidecar["bytes"] == size
         good &= sidecar.keys() >= {"sha256", "num_records", "offsets", STATS, "rejected"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return sidecar if good else None
 
@@ -109,7 +130,8 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
         rejected ([{id, reason}]), spec_hash; where boxes lie outside their photos, `record.OBJECTS` or CANDIDATES
         ([{id, count}]).
 
-    Raises UserError: the shard cannot be written.
+    Raises UserError: the shard cannot be written, or a photo's bucket not be read; TransientError: a bucket cannot be
+    reached.
     """
     if (sidecar := finished(spec)) is not None:
         return sidecar

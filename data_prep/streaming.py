@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from univip_jax.common.files import at, read_bytes
+
 _CHUNK = 1 << 22  # characters
 _LONGEST = 1 << 26  # characters of one value; a damaged file must not fill the memory
 
@@ -17,9 +19,8 @@ class Reader:
     """
 
     def __init__(self, path: Path | str):
-        with open(path, "rb") as file:
-            encoding = json.detect_encoding(file.read(4))
-        self._file = open(path, encoding=encoding)  # noqa: SIM115 (closed by `__exit__`)
+        encoding = json.detect_encoding(read_bytes(path, 0, 4))
+        self._file = at(path).open(encoding=encoding)
         self._decoder = json.JSONDecoder()
         self._text, self._start = "", 0
 
