@@ -16,8 +16,9 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from univip_jax.common import cli
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import expand, held
+from univip_jax.common.files import at, expand, held
 from univip_jax.config import check_least, expand_paths
 from univip_jax.run.cluster import Place, check_place, held_by_first, join
 
@@ -107,8 +108,10 @@ def _work(config: ConfigDict, workdir: Path) -> int:
 def _check_outside(workdir: Path, config: ConfigDict) -> None:
     """Raises UserError: the workdir lies in a folder of labelled photos, where it would be one more class."""
     for name in ("train", "test"):
-        folder = Path(config.data.get(name) or "")
-        if str(folder) != "." and folder.is_dir() and workdir.resolve().is_relative_to(folder.resolve()):
+        folder = at(config.data.get(name) or "")
+        if str(folder) == "." or is_bucket(folder) != is_bucket(workdir):
+            continue
+        if workdir.resolve().is_relative_to(folder.resolve()) and folder.is_dir():
             raise UserError(f"--workdir={workdir} lies in data.{name}={folder}: choose a folder outside of it")
 
 
@@ -122,7 +125,7 @@ def main(_: list[str]) -> None:
 
     Otherwise JAX waits minutes for other processes, and Orbax for threads of a save that failed.
     """
-    workdir = Path(_WORKDIR.value)
+    workdir = at(_WORKDIR.value)
     try:
         work = partial(_work, _CONFIG.value, workdir)
         cli.call("error", work, interrupted="run the same command again to resume", folder=workdir)

@@ -17,6 +17,9 @@ from urllib.parse import unquote
 
 from univip_jax.common.errors import Misuse, TransientError, UserError
 
+# Orbax's paths would ask TensorFlow, which reads no s3://, and no gs:// of another server. They choose at their first
+# use, be it of a disk.
+os.environ.setdefault("EPATH_USE_TF", "false")
 SCHEMES = {"gs": "Google Cloud Storage", "s3": "S3"}
 _INSTALL = "pip install -r requirements-cloud.txt"
 _ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs makes 6, about 35 s
@@ -61,8 +64,6 @@ def open_address(address: object) -> Any:
 @functools.cache
 def _client(scheme: str) -> dict[str, Any]:
     """Makes fsspec, and epath with it, use our classes for a kind of bucket; their options. Raises Misuse."""
-    # Orbax's paths would ask TensorFlow, which reads no s3://, and no gs:// of another server.
-    os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # 60 s of waiting for gRPC at the first request
     try:
         import fsspec
@@ -175,6 +176,8 @@ def _kind(error: BaseException) -> type[UserError] | None:
     status = status or getattr(error, "code", None) or getattr(error, "status", None)
     name = type(error).__module__.partition(".")[0] + "." + type(error).__name__
     text = str(error)
+    if name.startswith(("jax.", "jaxlib.")):  # a device's, in the same words
+        return None
     if isinstance(error, PermissionError) or status in (401, 403) or text.startswith("Forbidden"):
         return UserError
     if any(word in text for word in ("PERMISSION_DENIED", "UNAUTHENTICATED", "HTTP response code: 403")):

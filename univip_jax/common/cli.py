@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from univip_jax.common import machine
+from univip_jax.common import buckets, machine
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import expand
 
@@ -158,7 +158,7 @@ def _handles(error: Exception) -> str | None:
 
 
 def _is_below(folder: Path | None, filename: object) -> bool:
-    if folder is None or not isinstance(filename, str | os.PathLike):
+    if folder is None or buckets.is_bucket(folder) or not isinstance(filename, str | os.PathLike):
         return False
     return Path(filename).absolute().is_relative_to(folder.absolute())
 

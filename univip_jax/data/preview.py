@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
+from univip_jax.common.files import appearing
 from univip_jax.data import boxes
 from univip_jax.data.pipeline import Preview
 from univip_jax.types import Batch
@@ -54,4 +55,5 @@ def draw_batch(photos: list[Preview], augmented: Batch, path: Path) -> None:
             for column, view in enumerate([*scenes, *instances], start=1):
                 place = (_GAP + column * (_SIDE + _GAP), top + line * (_SIDE + _GAP))
                 sheet.paste(boxes.draw(Image.fromarray(np.asarray(view)), _SIDE, ()), place)
-    sheet.save(path)
+    with appearing(path) as tmp:
+        sheet.save(tmp, "PNG")

@@ -6,8 +6,7 @@ silently.
 
 import sys
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,61 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from univip_jax.common import buckets
 from univip_jax.common.errors import DamagedCheckpoint, TransientError, UserError
 from univip_jax.common.files import at
 from univip_jax.run.integrity import describe, description_sha256, differing, digests
+from univip_jax.run.staged import Retention, Staged, clean, committed, limited, move
 
 FOLDER = "checkpoints"
 _REASON = 160  # characters of an error of the readers
-
-
-@dataclass
-class Retention:
-    """Which checkpoints stay: the newest ones, each whose step is a multiple of `every`, and `best`. Orbax's policy."""
-
-    newest: int
-    every: int = 0  # steps; 0: none
-    best: int | None = None  # a step, set by evaluations
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """For each checkpoint, oldest first."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        stay = {*steps[-self.newest :], self.best}
-        return [step in stay or bool(self.every and step % self.every == 0) for step in steps]
 
 
 class Checkpoints:
     """The checkpoints of a run's folder. Saves are asynchronous; close it, or leave its `with`, to wait for them."""
 
     def __init__(self, run: Path, keep: Retention | None = None):
-        """None opens the folder for reading."""
+        """None opens the folder for reading.
+
+        Raises UserError: there is no such folder to read, or several processes would write to S3.
+        """
         self.folder = at(run).resolve() / FOLDER
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, read_only=keep is None, create=keep is not None
-        )
         if keep is None and not self.folder.is_dir():
             raise UserError(f"{run} has no {FOLDER}: it is no run, or ended before its first checkpoint")
-        self._manager = ocp.CheckpointManager(str(self.folder), options=options)
+        self._staged = None
+        if str(self.folder).startswith("s3://"):  # Orbax has no client of S3
+            if keep and jax.process_count() > 1:
+                raise UserError(f"{run}: several processes save to gs:// or to a shared disk: choose another --workdir")
+            self._staged = Staged(self.folder, keep)
+        if keep and buckets.is_bucket(self.folder) and jax.process_index() == 0:
+            clean(self.folder)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=Retention(1) if keep and self._staged else keep,
+            read_only=keep is None,
+            create=keep is not None,
+        )
+        place = self._staged.local if self._staged else self.folder
+        self._manager = ocp.CheckpointManager(str(place), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._manager.close()
+    def __exit__(self, failure: type[BaseException] | None, *_: Any) -> None:
+        if failure and buckets.is_bucket(self.folder):
+            limited(self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            if self._staged:
+                self._staged.close()
+        finally:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps that can be restored, oldest first."""
-        return sorted(self._manager.all_steps())
+        return committed(self.folder) if self._staged else sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Begins to save the state after `step` steps; `meta` is JSON, which restoring returns.
@@ -72,15 +81,22 @@ class Checkpoints:
         """
         meta = describe(state, meta)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._writing(lambda: self._manager.save(step, args=args, force=True))
+        self._writing(lambda: self._save(step, args))
+
+    def _save(self, step: int, args: Any) -> None:
+        if self._staged:
+            self._staged.wait()
+        self._manager.save(step, args=args, force=True)
+        if self._staged:
+            self._staged.put(step, self._manager.wait_until_finished)
 
     def check(self) -> None:
         """Raises UserError where the newest save has failed by now."""
-        self._writing(self._manager.check_for_errors)
+        self._writing(self._staged.check if self._staged else self._manager.check_for_errors)
 
     def wait(self) -> None:
-        """Returns when the newest save is on disk; raises UserError where it failed."""
-        self._writing(self._manager.wait_until_finished)
+        """Returns when the newest save is on disk, or in the bucket; raises UserError where it failed."""
+        self._writing(self._staged.wait if self._staged else self._manager.wait_until_finished)
 
     def restore_newest(self, like: Any, sharding: NamedSharding) -> tuple[int, Any, dict]:
         """(step, state, meta) of the newest checkpoint that is whole on every host; damaged ones are quarantined.
@@ -174,14 +190,20 @@ class Checkpoints:
             number += 1
             place = self.folder / f"damaged-{step}-{number}"
         if jax.process_index() == 0:
-            (self.folder / str(step)).rename(place)
+            move(self.folder / str(step), place)
         multihost_utils.sync_global_devices(f"quarantine {step}")
+        if self._staged:
+            self._staged.forget(step)
         self._manager.reload()
         return place
 
-    def _writing(self, work: Any) -> None:
+    def _ask(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns; a bucket that fails, or is closed to us, is no damage."""
+        return buckets.of_store(self.folder, work) if buckets.is_bucket(self.folder) else work()
+
+    def _writing(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            self._ask(work)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"a checkpoint cannot be written to {self.folder}: {' '.join(str(error).split())}; free space or "
@@ -198,9 +220,9 @@ class Checkpoints:
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise  # of the device, not of the file
+            return self._ask(lambda: self._read_items(step, items))
+        except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # of the bucket or the device, not of the file
         except OSError as error:
             if not isinstance(error, FileNotFoundError):  # a disk that does not answer is no damage yet
                 raise TransientError(f"checkpoint {self.folder / str(step)} cannot be read: {error}") from error
@@ -209,6 +231,12 @@ class Checkpoints:
             # TensorStore's message goes on with its whole specification.
             reason = textwrap.shorten(str(error) or repr(error), _REASON, placeholder=" ...")
             raise self._damaged(step, reason) from error
+
+    def _read_items(self, step: int, items: dict[str, Any]) -> Any:
+        if self._staged:
+            self._staged.fetch(step)
+            self._manager.reload()
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         others = [other for other in self.steps() if other != step]

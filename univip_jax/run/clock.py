@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from univip_jax.common import buckets
 from univip_jax.common.files import write_whole
 
 STARTED = time.time()
@@ -25,6 +26,7 @@ KINDS = ("train", "start", "compile", "restore", "data", "save", "evaluate", "lo
 _STEPPING = ("train", "data")
 
 _PATIENCE = 10  # a step may take so many times the median step, and anything else so many times `stall_seconds`
+_PAUSE = 10.0  # s between two writes of a file that grows, in a bucket
 _REMEMBERED = 100  # steps of which the median is taken
 
 
@@ -57,6 +59,23 @@ class Alarm:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+class Puts:
+    """When a file that grows is written whole again: in a bucket every 10 s at most, on a disk each time.
+
+    Google takes one write a second of the same object.
+    """
+
+    def __init__(self, path: object):
+        self._pause, self._next = _PAUSE if buckets.is_bucket(path) else 0.0, 0.0
+
+    def due(self, now: bool) -> bool:
+        """Whether to write it; `now`: whenever the last time was."""
+        if not now and time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._pause
+        return True
+
+
 class Clock:
     """The ledger of a run, kept in its folder: each second since the first attempt began is in one of `KINDS`.
 
@@ -66,7 +85,7 @@ class Clock:
 
     def __init__(self, folder: Path | None, stall_seconds: float = 0.0):
         """Continues the ledger in `folder`. None keeps none, as all processes but the first do."""
-        self._path = folder / LEDGER if folder else None
+        self._path, self._puts = folder / LEDGER if folder else None, Puts(folder)
         self._seconds, self.attempts, updated = dict.fromkeys(KINDS, 0.0), 1, STARTED
         if self._path and self._path.exists():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a full disk: begins anew
@@ -116,10 +135,14 @@ class Clock:
         self._count()
         return sum(self._seconds[kind] for kind in _STEPPING)
 
-    def write(self) -> dict[str, float]:
-        """Brings the file up to date; returns the seconds of each kind and the share of training, as metrics."""
+    def write(self, *, now: bool = True) -> dict[str, float]:
+        """Brings the file up to date; returns the seconds of each kind and the share of training, as metrics.
+
+        Args:
+          now: False leaves it to a later call where it is in a bucket and was written less than 10 s ago.
+        """
         self._count()
-        if self._path:
+        if self._path and self._puts.due(now):
             ledger = {"updated": self._mark, "attempts": self.attempts, "seconds": self._seconds}
             write_whole(self._path, json.dumps(ledger) + "\n")
         seconds = {f"goodput/{kind}_seconds": value for kind, value in self._seconds.items()}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from univip_jax.common.errors import Misuse, TransientError
+from univip_jax.common.errors import Misuse, TransientError, UserError
 from univip_jax.common.files import held
 
 _PATIENCE = 300.0  # s for all to come: hosts of one job boot minutes apart
@@ -105,14 +105,14 @@ def held_by_first(folder: Path) -> Iterator[None]:
 
     from univip_jax.sharding import of_first_process
 
-    refused: TransientError | None = None
+    refused: UserError | None = None
     with contextlib.ExitStack() as lock:
         if jax.process_index() == 0:
             try:
                 lock.enter_context(held(folder))
-            except TransientError as error:
+            except UserError as error:
                 refused = error
         (is_held,) = of_first_process([refused is None])
         if not is_held:
-            raise refused or TransientError(f"{folder} is in use, as process 0 says")
+            raise refused or TransientError(f"{folder} cannot be held, or is in use, as process 0 says")
         yield

@@ -17,6 +17,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from univip_jax.common import buckets
+
 FOLDER = "compiled"
 _ENTRIES = "*-cache"  # JAX's suffix
 CHOICES = "xla_gpu_per_fusion_autotune_cache_dir"  # XLA's flag, JAX's name of the cache, and of its folder
@@ -25,17 +27,21 @@ CHOICES = "xla_gpu_per_fusion_autotune_cache_dir"  # XLA's flag, JAX's name of t
 def cache_compiled(run: Path) -> None:
     """Programs compiled from now on are cached in `run/compiled`. JAX_COMPILATION_CACHE_DIR, where set, stays.
 
+    For a run in a bucket the cache is a folder of this machine.
+
     On GPUs in a folder of this jaxlib's version: XLA does not check that a stored choice is of its own version. A place
     for choices that XLA_FLAGS names stays.
     """
     if jax.config.jax_compilation_cache_dir:
         return
     on_gpus = jax.default_backend() == "gpu"
-    folder = run / FOLDER / jaxlib.__version__ if on_gpus else run / FOLDER
-    if jax.process_index() == 0:
+    in_bucket = buckets.is_bucket(run)
+    folder = (buckets.near(run) if in_bucket else run) / FOLDER
+    folder = folder / jaxlib.__version__ if on_gpus else folder
+    if in_bucket or jax.process_index() == 0:
         for path in folder.glob(_ENTRIES):
             if not _is_whole(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
     # XLA's other caches would be unverified. JAX 0.10 has their path in each key: a run that is moved compiles anew.
     stores = on_gpus and CHOICES not in os.environ.get("XLA_FLAGS", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import write_whole
+from univip_jax.common.files import at, write_whole
 from univip_jax.config import flatten
 
 CONFIG = "config.json"
@@ -104,7 +104,7 @@ def write_config(run: Path, config: ConfigDict) -> None:
 
 def read_config(run: Path) -> ConfigDict:
     """The resolved config of a run's folder, with `BEFORE` for what it lacks; UserError where the folder is no run."""
-    path = Path(run) / CONFIG
+    path = at(run) / CONFIG
     if not path.is_file():
         raise UserError(f"{run} is no run: it has no {CONFIG}; name the --workdir of a finished or running training")
     try:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from univip_jax.common import buckets
 from univip_jax.common.files import write_whole
-from univip_jax.run.clock import Clock
+from univip_jax.run.clock import Clock, Puts
 from univip_jax.run.health import is_finite
 from univip_jax.run.setup import Run
 
@@ -49,7 +51,7 @@ class RunLog:
         values, rate = _summarize(window), self._progress.rate(step)
         if self._writer:
             pace = {"train/epoch": step / self._run.steps_per_epoch, "train/images_per_second": rate}
-            self._writer.write(step, {**values, **spread, **pace, **self._clock.write()})
+            self._writer.write(step, {**values, **spread, **pace, **self._clock.write(now=False)})
             self._progress.print(step, values, rate)
             if spread:
                 print(f"step {step}: {_named(spread)}", flush=True)
@@ -66,7 +68,13 @@ class RunLog:
         self._top1[step] = metrics[TOP1]
         if self._writer:
             self._writer.write(step, metrics)
+            self._writer.flush()
         print(f"step {step}: {_named(metrics)}; the best checkpoint is of step {self.best()}", flush=True)
+
+    def flush(self) -> None:
+        """What was reported is in the folder from now on; on a disk it was at once."""
+        if self._writer:
+            self._writer.flush()
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the log holds an evaluation after `step` steps."""
@@ -83,15 +91,24 @@ class RunLog:
 
 
 class MetricsWriter:
-    """Appends to the files of a run's folder. Lines of steps after `start`, where the run resumes, are dropped."""
+    """Appends to the files of a run's folder. Lines of steps after `start`, where the run resumes, are dropped.
+
+    Objects of a bucket cannot grow: there the files lie on this machine, and are put whole now and then.
+    """
 
     def __init__(self, folder: Path, start: int):
-        self._path = folder / METRICS
-        if self._path.exists():
-            lines = [line for line in read_metrics(folder) if line["step"] <= start]
-            write_whole(self._path, "".join(f"{json.dumps(line)}\n" for line in lines))
-        self._file = self._path.open("a")
-        self._folder, self._purge_step = folder, start + 1 if start else None
+        self._folder, self._in_bucket, self._puts = folder, buckets.is_bucket(folder), Puts(folder)
+        lines = [line for line in read_metrics(folder) if line["step"] <= start]
+        self._local = folder
+        if self._in_bucket:
+            self._local = buckets.near(folder) / "log"
+            shutil.rmtree(self._local, ignore_errors=True)  # of a process that was killed
+            self._local.mkdir(parents=True)
+        path = self._local / METRICS
+        if self._in_bucket or path.exists():
+            write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        self._file = path.open("a")
+        self._purge_step = start + 1 if start else None
         self._events: SummaryWriter | None = None  # it writes a file at once: not before there is a point
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -100,12 +117,23 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         if self._events is None:
-            self._events = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+            self._events = SummaryWriter(str(self._local), purge_step=self._purge_step)
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        if self._puts.due(False):
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts the files into the bucket, if that is where the folder is."""
+        if self._in_bucket and self._puts.due(True):
+            if self._events is not None:
+                self._events.flush()
+            for path in self._local.iterdir():
+                buckets.put(self._folder / path.name, path)
 
     def close(self) -> None:
         """Flushes and closes both."""
+        self.flush()
         self._file.close()
         if self._events is not None:
             self._events.close()

@@ -99,10 +99,12 @@ def kept_steps(steps: Sequence[int], total_steps: int) -> list[int]:
 def read_plans(folder: Path) -> TransportPlans | None:
     """The contents of `plans.npz`; None where the run has none. UserError: it is damaged."""
     path = folder / PLANS
-    if not path.exists():
+    try:
+        contents = path.read_bytes()
+    except FileNotFoundError:
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(contents), allow_pickle=False) as file:
             found = TransportPlans(**{name: file[name] for name in TransportPlans._fields})
         photos, count = found.crops.shape[:2]
         shape = (len(found.steps), photos, count, count)

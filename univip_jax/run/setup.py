@@ -17,6 +17,7 @@ from univip_jax.models.univip import ModelSpec
 from univip_jax.run.cadence import Cadence
 from univip_jax.run.checkpoint import FOLDER, Checkpoints
 from univip_jax.run.folder import STARTED_FROM, allowed_changes, read_config
+from univip_jax.run.staged import committed
 from univip_jax.sharding import replicated
 
 Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]  # (state, batch) to (state, metrics)
@@ -97,7 +98,7 @@ def started_from(
     if not config.init:
         return config, None
     config, weights = config.copy_and_resolve_references(), None
-    if any((folder / FOLDER).glob("[0-9]*")):
+    if committed(folder / FOLDER):
         facts = read_config(folder).get(STARTED_FROM, {})
     else:
         weights = open_weights(config.init, model)

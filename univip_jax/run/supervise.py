@@ -8,6 +8,7 @@ the command starts again.
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from typing import NamedTuple
 
 from absl import app, flags
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.cli import parse_flags
-from univip_jax.common.errors import Misuse
-from univip_jax.common.files import expand
+from univip_jax.common.errors import Misuse, UserError
+from univip_jax.common.files import at, expand
 
 MISTAKES = (1, 2)  # exit codes of a `UserError` and of misused flags
 LONGEST_PAUSE = 300.0  # s
@@ -71,12 +73,14 @@ def supervise(command: Sequence[str], folder: Path, policy: Policy) -> int:
     signals: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda signum, _: signals.append(signum))
-    restarts = 0
+    restarts, before = 0, saved_work(folder)
     while True:
-        before, start = saved_work(folder), time.monotonic()
+        start = time.monotonic()
         code = _run(command, signals, policy.grace)
         if code and not signals:
-            restarts, pause, reason = verdict(code, restarts, bool(saved_work(folder) - before), policy)
+            after = saved_work(folder)
+            restarts, pause, reason = verdict(code, restarts, bool(after - before), policy)
+            before |= after
             end = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
             _say(f"{end} after {timedelta(seconds=round(time.monotonic() - start))}; {reason}")
             resume_at = time.monotonic() + pause
@@ -91,7 +95,8 @@ def supervise(command: Sequence[str], folder: Path, policy: Policy) -> int:
 def _run(command: Sequence[str], signals: list[int], grace: float) -> int:
     """Runs the command once, and ends its children with it; returns its exit code, or minus the signal's number."""
     # A group of its own: Ctrl-C reaches it through us alone, and SIGKILL reaches its children. On Linux it asks the
-    # kernel, before exec, to be killed when we are (PR_SET_PDEATHSIG); with no threads in here, a preexec_fn is safe.
+    # kernel, before exec, to be killed when we are (PR_SET_PDEATHSIG); with no threads in here, but a bucket's client
+    # that waits in the kernel, a preexec_fn is safe.
     ask = partial(ctypes.CDLL(None).prctl, 1, int(signal.SIGKILL)) if sys.platform == "linux" else None
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=ask)
     kill_at = inf
@@ -110,11 +115,13 @@ def _run(command: Sequence[str], signals: list[int], grace: float) -> int:
     return process.returncode
 
 
-def saved_work(folder: Path) -> set[tuple[Path, int]]:
+def saved_work(folder: Path) -> set[tuple[Path | str, int | str]]:
     """Checkpoints, each with its time; cached features and results, each with its size: what a restart builds on.
 
     Those of evaluations lie up to three folders further down: a sweep has one per step, and a grid its own.
     """
+    if is_bucket(folder):
+        return _saved_in_bucket(folder)
     found = set()
     for depth in ("", "*/", "*/*/", "*/*/*/"):
         for name in ("checkpoints/*", "features/*.rows", "results.json"):
@@ -127,6 +134,21 @@ def saved_work(folder: Path) -> set[tuple[Path, int]]:
     return found
 
 
+def _saved_in_bucket(folder: Path) -> set[tuple[str, int | str]]:
+    """`saved_work` by one listing; none where the bucket fails: it is no progress that cannot be seen."""
+    try:
+        objects = folder.fs.find(str(folder), detail=True)
+    except UserError as error:
+        _say(f"progress cannot be seen: {error}")
+        return set()
+    vouches = re.compile(r".*/(checkpoints/\d+/commit_success\.txt|features/[^/]*\.rows|results\.json)")
+    found = {path: facts for path, facts in objects.items() if vouches.fullmatch(path)}
+    return {
+        (path, str(facts.get("updated") or facts.get("LastModified")) if "/checkpoints/" in path else facts["size"])
+        for path, facts in found.items()
+    }
+
+
 def _say(message: str) -> None:
     print(f"supervise: {message}", file=sys.stderr, flush=True)
 
@@ -134,7 +156,7 @@ def _say(message: str) -> None:
 def workdir(command: Sequence[str]) -> Path | None:
     """The value of the last --workdir=X of the command."""
     values = [flag.partition("=")[2] for flag in command if flag.startswith(("--workdir=", "-workdir="))]
-    return Path(expand(values[-1])) if values and values[-1] else None
+    return at(expand(values[-1])) if values and values[-1] else None
 
 
 def parse(argv: list[str]) -> list[str]:

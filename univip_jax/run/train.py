@@ -92,6 +92,7 @@ def _steps(
             log.stepped(step, metrics)
         if due.save:
             with clock.spend("save"):
+                log.flush()
                 checkpoints.save(step, state, {"fingerprint": run.dataset.fingerprint})
         if due.evaluate:
             evaluate(step, state)
