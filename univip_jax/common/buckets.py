@@ -4,7 +4,6 @@ fsspec's clients (gcsfs, s3fs) do the requests and try again what may pass; univ
 they raise becomes one line here, so that no reader takes a network that is gone for a damaged file.
 """
 
-import copyreg
 import functools
 import logging
 import os
@@ -55,15 +54,15 @@ def open_address(address: object) -> Any:
     """The address as a path; equal addresses give equal paths, which pickle."""
     from upath import UPath
 
-    scheme = str(address).partition("://")[0]
-    path = UPath(str(address), **_client(scheme))
-    copyreg.pickle(type(path), lambda path: (open_address, (str(path),)))  # another process needs our classes too
-    return path
+    _client(str(address).partition("://")[0])
+    return UPath(str(address))
 
 
 @functools.cache
-def _client(scheme: str) -> dict[str, Any]:
-    """Makes fsspec, and epath with it, use our classes for a kind of bucket; their options. Raises Misuse."""
+def _client(scheme: str) -> None:
+    """Makes fsspec, and epath with it, use our classes for a kind of bucket. Raises Misuse: a package is missing."""
+    # Orbax's paths would ask TensorFlow, which reads no s3://, and no gs:// of another server.
+    os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # 60 s of waiting for gRPC at the first request
     try:
         import fsspec
@@ -74,15 +73,16 @@ def _client(scheme: str) -> dict[str, Any]:
         raise Misuse(f"{scheme}:// needs the clients of {SCHEMES[scheme]} ({error.name}): {_INSTALL}") from error
     for name in ("gs", "gcs") if scheme == "gs" else ("s3",):
         fsspec.register_implementation(name, kind, clobber=True)
-    # Others write to the same bucket: a listing is never remembered.
-    options = {"use_listings_cache": False}
-    if scheme == "s3":
-        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _ATTEMPTS}}
-    return options
 
 
-class _Looks:
-    """fsspec's own answer for no is also its answer for a server that fails."""
+class _Exact:
+    """Listings are never remembered, since others write too; and a server that fails does not say that there is none.
+
+    fsspec's `exists` is False for any error.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **self._defaults() | {"use_listings_cache": False} | kwargs)
 
     async def _type(self, path: str) -> str | None:
         try:
@@ -101,12 +101,18 @@ class _Looks:
 
 
 def _gcs() -> type:
+    from aiohttp import ClientTimeout
     from gcsfs.core import GCSFileSystem
 
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
 
-    class Gcs(_Looks, GCSFileSystem):
+    class Gcs(_Exact, GCSFileSystem):
         """gcsfs, with errors of one line."""
+
+        @staticmethod
+        def _defaults() -> dict[str, Any]:
+            # Without one, a network that swallows packets is waited for without end. 50 MB are sent at once.
+            return {"requests_timeout": ClientTimeout(total=None, sock_connect=30, sock_read=180)}
 
         async def _call(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
             with explained("gs", "/".join(map(str, args)) or unquote(_URL.sub(r"\1\2\3", path))):
@@ -122,8 +128,12 @@ def _gcs() -> type:
 def _s3() -> type:
     from s3fs import S3FileSystem
 
-    class S3(_Looks, S3FileSystem):
+    class S3(_Exact, S3FileSystem):
         """s3fs, with errors of one line."""
+
+        @staticmethod
+        def _defaults() -> dict[str, Any]:
+            return {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": _ATTEMPTS}}}
 
         async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
             with explained("s3", "/".join(kwargs[name] for name in ("Bucket", "Key") if name in kwargs)):
@@ -182,6 +192,8 @@ def _kind(error: BaseException) -> type[UserError] | None:
         return UserError
     if any(word in text for word in ("PERMISSION_DENIED", "UNAUTHENTICATED", "HTTP response code: 403")):
         return UserError
+    if name == "google.TransportError":
+        return TransientError
     if "Credential" in name or name.startswith("google.") or "Credential" in text:
         return UserError
     if isinstance(status, int) and (status >= 500 or status in (408, 429)):

@@ -60,7 +60,7 @@ def leased(folder: Any, name: str) -> Iterator[None]:
         TransientError: a process that lives holds it, or the bucket cannot be reached.
         UserError: there is no such bucket, or no right.
     """
-    leases = _Leases(folder, name, {"host": _host(), "pid": os.getpid(), "token": uuid.uuid4().hex})
+    leases = _Leases(folder, name, {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())})
     number, done = _take(leases), threading.Event()
 
     def renew() -> None:
@@ -108,7 +108,7 @@ def _wait_for_end(leases: _Leases, number: int) -> None:
     """Returns when the holder of a lease is gone; raises TransientError where it lives."""
     first = leases.read(number)
     if first.get("host") == leases.owner["host"]:
-        if _lives(first.get("pid")):
+        if _lives(first):
             raise _in_use(leases, first)
         return
     if first:
@@ -133,14 +133,25 @@ def _host() -> str:
         return f"{socket.gethostname()} {uuid.getnode()}"
 
 
-def _lives(pid: object) -> bool:
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether a holder on this machine is still that process, and not another one of its number."""
     try:
-        os.kill(int(str(pid)), 0)
-    except (ValueError, ProcessLookupError):
+        pid = int(holder["pid"])
+        os.kill(pid, 0)
+    except (KeyError, ValueError, TypeError, ProcessLookupError):
         return False
     except PermissionError:
         pass
-    return True
+    return _started(pid) == holder.get("started")
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the boot; empty where the system does not say it so."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _named(holder: dict[str, Any]) -> str:
