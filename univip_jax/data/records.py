@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from univip_jax.common import objects
 from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import at, on_disk
@@ -21,7 +22,7 @@ from univip_jax.data.annotated import IN_JSON, POLYGONS, InJson, Polygons
 from univip_jax.data.annotated import read_annotations as read_annotations
 from univip_jax.data.annotated import read_polygons as read_polygons
 from univip_jax.data.bucket import FRAME_BYTES as FRAME_BYTES
-from univip_jax.data.bucket import fetch_record, list_with_contents
+from univip_jax.data.bucket import fetch_record
 from univip_jax.data.host import tf
 
 FORMAT_VERSION = 1
@@ -238,10 +239,10 @@ def open_dataset(root: Path | str) -> Dataset:
 
 def _shards_of_bucket(root: Path, entries: list[dict]) -> tuple[Shard, ...]:
     """The shards by one listing and requests at the same time."""
-    names = [entry["name"] for entry in entries]
-    sizes, sidecars = list_with_contents(root, [Path(name).with_suffix(".json").name for name in names])
-    shards = zip(names, entries, sidecars, strict=True)
-    return tuple(_shard(root / name, entry, sizes.get(name), sidecar) for name, entry, sidecar in shards)
+    paths, there = [root / entry["name"] for entry in entries], objects.entries(root)
+    sizes = [there[path.name].size if path.name in there else None for path in paths]
+    sidecars = objects.read_all([path.with_suffix(".json") for path in paths])
+    return tuple(map(_shard, paths, entries, sizes, sidecars))
 
 
 def _read_json(path: Path, contents: bytes | None = None) -> dict:
