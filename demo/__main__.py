@@ -9,10 +9,10 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from absl import flags
 
 from configs import demo as config
 from demo.scenes import write_photos
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import LOCK, held
+from univip_jax.common.files import LOCK, at, held, on_this_machine, remove_tree, write_whole
 
 _SCENES = 3000
 _CONFIG = config.get_config()
@@ -85,21 +86,24 @@ def _evaluate(name: str, pretrained: str, root: Path, seed: int) -> tuple[Path, 
 
 
 def _work() -> None:
-    root = Path(flags.FLAGS.workdir)
+    root = at(flags.FLAGS.workdir)
     if root.exists() and not (root / _MARK).exists():
         raise UserError(f"--workdir={root} was not made by a demo and is not replaced: choose another --workdir")
     with held(root):
-        for old in set(root.iterdir()) - {root / LOCK}:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for old in list(root.iterdir()):
+            if not old.name.startswith(LOCK):
+                remove_tree(old) if old.is_dir() else old.unlink()
         _run_all(root, flags.FLAGS.seed)
 
 
 def _run_all(root: Path, first: int) -> None:
     began = time.monotonic()
-    (root / _MARK).touch()
-    log, data, seeds = root / "side_by_side.log", root / "data", (first, first + 1)
+    write_whole(root / _MARK, "")
+    here = on_this_machine(root)
+    here.mkdir(parents=True, exist_ok=True)
+    log, data, seeds = here / "side_by_side.log", root / "data", (first, first + 1)
     print(f"writing {_SCENES} scenes of handwritten digits to {root / 'photos'}")
-    write_photos(root / "photos", _SCENES, first)
+    _write_photos(root / "photos", first)
     _together(log, ["-m", "data_prep", f"--images={root / 'photos/scenes'}", f"--out={data}", *_PROPOSALS])
     probes = {}
     for seed in seeds:
@@ -132,6 +136,15 @@ def _run_all(root: Path, first: int) -> None:
         "your own photos        python -m univip_jax.pretrain --images=DIR --out=DIR (docs/own-photos.md)\n"
         f"done in {time.monotonic() - began:.0f} s"
     )
+
+
+def _write_photos(folder: Path, seed: int) -> None:
+    if not is_bucket(folder):
+        write_photos(folder, _SCENES, seed)
+        return
+    with tempfile.TemporaryDirectory() as here:
+        write_photos(Path(here), _SCENES, seed)
+        folder.fs.put(f"{here}/", f"{folder}/", recursive=True)
 
 
 def _print_table(seeds: tuple[int, int], top1: dict[str, float]) -> None:

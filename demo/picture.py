@@ -26,6 +26,7 @@ from configs import coco
 from data_prep import filters
 from data_prep.selective_search import photo_generator, selective_search
 from univip_jax.common.cli import define_path, run
+from univip_jax.common.files import appearing, at
 from univip_jax.config import to_spec
 from univip_jax.data.pipeline import Preview, show
 from univip_jax.plan import make_plan
@@ -130,7 +131,8 @@ def draw(preview: Preview, plan: Float[np.ndarray, "K K"], path: Path, dpi: int)
     for place, (image, color) in enumerate(zip(images, frames, strict=True)):
         _show(cells.flat[place], image, color, str(place - 1) if place > 1 else "")
     _draw_plan(transport, preview.views.instances, plan)
-    figure.savefig(path, dpi=dpi)
+    with appearing(path) as tmp:
+        figure.savefig(tmp, dpi=dpi, format=path.suffix[1:] or "png")
 
 
 def _define_flags() -> None:
@@ -140,8 +142,8 @@ def _define_flags() -> None:
 
 def _work() -> None:
     preview = draw_views(_SEED)
-    plan = plan_of(Path(flags.FLAGS.run), preview.views)
-    draw(preview, plan, Path(flags.FLAGS.out), dpi=150)
+    plan = plan_of(at(flags.FLAGS.run), preview.views)
+    draw(preview, plan, at(flags.FLAGS.out), dpi=150)
     print(f"{flags.FLAGS.out}; the plan:\n{plan.round(3)}")
 
 

@@ -71,8 +71,17 @@ def _client(scheme: str) -> None:
         kind = _gcs() if scheme == "gs" else _s3()
     except ImportError as error:
         raise Misuse(f"{scheme}:// needs the clients of {SCHEMES[scheme]} ({error.name}): {_INSTALL}") from error
+    _forget_tensorflow()
     for name in ("gs", "gcs") if scheme == "gs" else ("s3",):
         fsspec.register_implementation(name, kind, clobber=True)
+
+
+def _forget_tensorflow() -> None:
+    """epath remembers whether it uses TensorFlow from the first path of Orbax, which may have been of a disk."""
+    from etils.epath import gpath
+
+    if asked := getattr(gpath, "_is_tf_installed", None):
+        asked.cache_clear()
 
 
 class _Exact:

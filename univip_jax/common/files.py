@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
 import tempfile
 import uuid
@@ -90,6 +91,11 @@ def on_disk(path: Path) -> Iterator[Path]:
         yield copy
 
 
+def on_this_machine(folder: Path) -> Path:
+    """The folder, or the one that stands for a bucket's folder here, see `buckets.near`."""
+    return buckets.near(folder) if buckets.is_bucket(folder) else folder
+
+
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
     """An empty file with a name of its own next to `path`; removed at the end. For a bucket it lies on this machine.
@@ -123,6 +129,15 @@ def appearing(path: Path) -> Iterator[Path]:
             buckets.put(path, tmp)
         else:
             os.replace(tmp, path)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder with all that is in it, where there is one."""
+    if buckets.is_bucket(folder):
+        with contextlib.suppress(FileNotFoundError):
+            folder.fs.rm(str(folder), recursive=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_whole(path: Path, contents: str | bytes, *, sync: bool = False) -> None:

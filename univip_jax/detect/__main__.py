@@ -21,9 +21,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 from absl import flags
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.cli import define_path, run
 from univip_jax.common.errors import UserError, shorten
-from univip_jax.common.files import temporary, write_whole
+from univip_jax.common.files import at, temporary, write_whole
 from univip_jax.data.detection.canvas import InputSpec, Size
 from univip_jax.data.detection.sets import Category
 from univip_jax.data.host import available_cores
@@ -110,7 +111,7 @@ def categories_of(file: DetectorFile, path: Path, given: str | None) -> tuple[Ca
             "was trained on or another with the same categories"
         )
     try:
-        rows = json.loads(Path(given).read_bytes())["categories"]
+        rows = json.loads(at(given).read_bytes())["categories"]
         found = tuple(sorted(Category(int(row["id"]), str(row["name"])) for row in rows))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--categories={given} is no COCO json with categories ({error}): give another") from error
@@ -138,6 +139,11 @@ def _check_writable(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={out}: {error.filename}: {error.strerror}: choose another --out") from error
+    if is_bucket(out):
+        probe = out.with_name(f"{out.name}.tmp")
+        write_whole(probe, b"")
+        probe.unlink()
+        return
     with temporary(out):
         pass
 
@@ -181,7 +187,7 @@ def _define_flags() -> None:
 
 def _work() -> None:
     values = {field: flags.FLAGS[field].value for field in Request._fields}
-    places = {name: Path(values[name]) for name in ("out", "draw") if values[name]}
+    places = {name: at(values[name]) for name in ("out", "draw") if values[name]}
     print(detect_folder(Request(**values | places)))
 
 

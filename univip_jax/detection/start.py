@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import sha256_of
+from univip_jax.common.files import at, sha256_of
 from univip_jax.config import as_tuples, to_spec
 from univip_jax.data.detection.canvas import InputSpec
 from univip_jax.data.detection.sets import Category, DetectionSet, require_equal_categories
@@ -112,7 +112,7 @@ def find_detector(pretrained: str) -> Path | None:
 
     Raises UserError: the run has not ended.
     """
-    path = Path(pretrained)
+    path = at(pretrained)
     if pretrained and path.is_dir():
         if (path / DETECTOR).is_file():
             return path / DETECTOR

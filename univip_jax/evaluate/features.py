@@ -1,7 +1,8 @@
 """Features of labelled photos: computed in one pass, and cached in the folder of an evaluation.
 
 Rows are appended as they are computed, so an interrupted pass resumes. A cache's name is a digest of what the features
-are made from (photos, weights, view, size); it is used only if its bytes are those that were written.
+are made from (photos, weights, view, size); it is used only if its bytes are those that were written. It is appended to
+and mapped: that of a bucket's folder lies on this machine (`buckets.near`), and another one computes it again.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Shaped, UInt8
 from tqdm import tqdm
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import sha256_of
+from univip_jax.common.files import on_this_machine, sha256_of
 from univip_jax.data.labelled.sets import Labelled, view_batches
 from univip_jax.data.labelled.views import View, centre_crop, squash
 from univip_jax.evaluate.task import Task
@@ -119,7 +120,8 @@ def cached_features(task: Task, labelled: Labelled, readout: Readout) -> Feature
     row = np.dtype([("features", np.float32, (width,)), ("label", label.dtype.as_numpy_dtype, tuple(label.shape))])
     made_from = [labelled.fingerprint, readout.name, task.image_size, encoder.backbone, digests(encoder.variables)]
     primary = jax.process_index() == 0
-    cache = FeatureCache(task.workdir / "features", made_from, row, labelled.num_images) if primary else None
+    folder = on_this_machine(task.workdir) / "features"
+    cache = FeatureCache(folder, made_from, row, labelled.num_images) if primary else None
     (num_done,) = of_first_process([cache.num_done if cache else 0])
     if num_done < labelled.num_images:
         rows = _gathered_rows(task, labelled, readout, num_done, row)

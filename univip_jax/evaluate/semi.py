@@ -5,7 +5,6 @@ of the labelled subset and judged on the rest of it; the chosen one is trained o
 """
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import write_whole
+from univip_jax.common.files import at, remove_tree, write_whole
 from univip_jax.data.labelled.sets import Labelled, hold_out, open_pair
 from univip_jax.data.labelled.subset import drawn_subset, named_subset
 from univip_jax.evaluate.finetune import Finetuning, Point, SemiSpec
@@ -40,7 +39,7 @@ def open_sets(config: ConfigDict, spec: SemiSpec) -> tuple[Labelled, Labelled]:
     if config.data.subset == "drawn":
         train = drawn_subset(train, config.labels, config.seed)
     elif config.data.subset != "all":
-        train = named_subset(train, Path(config.data.subset))
+        train = named_subset(train, at(config.data.subset))
     steps_per_epoch(split(train, spec)[0], spec.batch_size)
     return train, test
 
@@ -85,7 +84,7 @@ def judge(task: Task, spec: SemiSpec) -> dict:
             scores = fine_tune(tuning, rest, part, point, folder, str(point))
             held_out[index] = scores and scores[0]
             if primary:
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # its score is all that is needed
+                remove_tree(folder / CHECKPOINTS)  # its score is all that is needed
         chosen = choose_best([point._asdict() for point in points], held_out)
     best = points[chosen]
     scores = fine_tune(tuning, task.train, task.test, best, task.workdir / FIT_FINAL, f"{best} on the whole subset")

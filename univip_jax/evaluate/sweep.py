@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import at
 from univip_jax.evaluate.results import read_results, write_results
 from univip_jax.run.checkpoint import Checkpoints
 from univip_jax.run.cluster import held_by_first
@@ -61,11 +62,11 @@ def _numbers(flag: str, words: Sequence[str]) -> list[int]:
 def _find_steps(config: ConfigDict, asked: Sequence[str]) -> list[int]:
     """The steps asked for, oldest first; 0 for what has no checkpoints: a file of weights or `random`."""
     run = config.pretrained
-    if run == RANDOM or Path(run).is_file():
+    if run == RANDOM or at(run).is_file():
         if asked:
             raise UserError(f"pretrained={run} has no checkpoints: name a run's folder, or leave out --steps")
         return [0]
-    with Checkpoints(Path(run)) as checkpoints:
+    with Checkpoints(at(run)) as checkpoints:
         there = of_first_process(checkpoints.steps())
     if list(asked) == ["all"]:
         wanted = there

@@ -12,7 +12,6 @@ if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.spl
     os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"
 
 import json
-import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -20,10 +19,11 @@ from absl import flags
 from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import expand
+from univip_jax.common.files import at, expand
+from univip_jax.export.beside import made_beside
 from univip_jax.export.card import describe, write_card
 from univip_jax.export.detectors import DETECTORS, export_detector
-from univip_jax.export.detectron2.configs import write_configs
+from univip_jax.export.detectron2.configs import named_in_config, write_configs
 from univip_jax.export.formats import FORMATS, check_format
 from univip_jax.export.parity import prove, summary
 from univip_jax.weights.detector_file import DETECTOR
@@ -47,23 +47,15 @@ def export(run: Path, kind: str, out: Path, *, step: int | None, results: list[s
     encoder = load_encoder(run, step)
     check_format(kind, encoder, out)
     metadata = describe(encoder, run, results, licence)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Everything is made and proven beside OUT, then moved; the file itself comes last.
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as made:
-            path = Path(made) / out.name
-            FORMATS[kind].write(encoder, path, metadata)
-            report = prove(encoder, kind, path)
-            card = path / "README.md" if path.is_dir() else path.with_name(f"{out.name}.md")
-            write_card(card, encoder, kind, out, metadata, report)
-            text = json.dumps(report, indent=2, allow_nan=False)
-            path.with_name(f"{out.name}.parity.json").write_text(text + "\n")
-            if kind == "detectron2":
-                write_configs(path.with_name(configs.name), str(out.resolve()), encoder.backbone)
-            for file in sorted(Path(made).iterdir(), key=lambda file: file == path):
-                file.rename(out.parent / file.name)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+    with made_beside(out) as path:
+        FORMATS[kind].write(encoder, path, metadata)
+        report = prove(encoder, kind, path)
+        card = path / "README.md" if path.is_dir() else path.with_name(f"{out.name}.md")
+        write_card(card, encoder, kind, out, metadata, report)
+        text = json.dumps(report, indent=2, allow_nan=False)
+        path.with_name(f"{out.name}.parity.json").write_text(text + "\n")
+        if kind == "detectron2":
+            write_configs(path.with_name(configs.name), named_in_config(out), encoder.backbone)
     return report
 
 
@@ -80,10 +72,10 @@ def _define_flags() -> None:
 
 def _work() -> None:
     given = flags.FLAGS
-    out = Path(given.out)
+    out = at(given.out)
     results = [expand(folder) for folder in given.results]
     write = export_detector if given.format in DETECTORS else export
-    report = write(Path(given.run), given.format, out, step=given.step, results=results, licence=given.licence)
+    report = write(at(given.run), given.format, out, step=given.step, results=results, licence=given.licence)
     print(f"{out}: {summary(report)}")
 
 

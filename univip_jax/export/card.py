@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import sha256_of
+from univip_jax.common.files import at, sha256_of
 from univip_jax.evaluate.results import RESULTS, read_results
 from univip_jax.export.formats import Metadata, has_class
 from univip_jax.export.parity import summary
@@ -58,7 +59,8 @@ def _origin(run: Path, step: int) -> Metadata:
 def _results(folder: Path, encoder: Encoder, run: Path) -> dict:
     found = read_results(folder)
     source, step = (found.get(name) for name in ("pretrained", "step")) if isinstance(found, dict) else (None, None)
-    if Path(source or "").resolve() != run.resolve() or step != encoder.step:
+    place = source if is_bucket(run) else Path(source or "").resolve()
+    if str(place) != str(run.resolve()) or step != encoder.step:
         raise UserError(
             f"--results={folder} is no finished evaluation of {run} after {encoder.step} steps: its {RESULTS} names "
             f"{source} after {step}"
@@ -83,7 +85,7 @@ def describe(encoder: Encoder, run: Path, results: list[str], licence: str | Non
     if licence:
         metadata["licence"] = licence
     if results:
-        metadata["results"] = json.dumps([_results(Path(folder), encoder, run) for folder in results])
+        metadata["results"] = json.dumps([_results(at(folder), encoder, run) for folder in results])
     return metadata
 
 

@@ -1,7 +1,6 @@
 """Exports a whole detector for Detectron2 or torchvision, and proves that the file holds the same network."""
 
 import json
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
@@ -16,8 +15,9 @@ from safetensors.numpy import load_file, save
 
 from univip_jax.augment import IMAGENET_MEAN, IMAGENET_STD
 from univip_jax.common.errors import Misuse, UserError
+from univip_jax.export.beside import made_beside
 from univip_jax.export.detector_card import write_detector_card
-from univip_jax.export.detectron2.configs import resnet_keys, write_detector_config
+from univip_jax.export.detectron2.configs import named_in_config, resnet_keys, write_detector_config
 from univip_jax.export.parity import largest_difference, photos, relative_difference
 from univip_jax.export.torch_detector import DETECTRON2, TORCHVISION, DetectorOutputs, Layers, torch_detector_outputs
 from univip_jax.weights.detector_file import DETECTOR, DetectorFile, read_detector
@@ -75,21 +75,14 @@ def export_detector(
     file = read_detector(path)
     _check(kind, file, path)
     told = {"licence": licence or "other", "facts": json.dumps(file.facts)}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as made:
-            new = Path(made) / out.name
-            DETECTORS[kind].write(new, DETECTORS[kind].state(file.variables), told)
-            report = prove_detector(file, kind, new, str(path))
-            write_detector_card(new.with_name(f"{out.name}.md"), file, kind, out, path, told["licence"], report)
-            text = json.dumps(report, indent=2, allow_nan=False)
-            new.with_name(f"{out.name}.parity.json").write_text(text + "\n")
-            if kind == "detectron2_detector":
-                write_detector_config(new.with_suffix(".yaml"), str(out.resolve()), file.net, file.facts)
-            for one in sorted(Path(made).iterdir(), key=lambda one: one == new):
-                one.rename(out.parent / one.name)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+    with made_beside(out) as new:
+        DETECTORS[kind].write(new, DETECTORS[kind].state(file.variables), told)
+        report = prove_detector(file, kind, new, str(path))
+        write_detector_card(new.with_name(f"{out.name}.md"), file, kind, out, path, told["licence"], report)
+        text = json.dumps(report, indent=2, allow_nan=False)
+        new.with_name(f"{out.name}.parity.json").write_text(text + "\n")
+        if kind == "detectron2_detector":
+            write_detector_config(new.with_suffix(".yaml"), named_in_config(out), file.net, file.facts)
     return report
 
 

@@ -4,7 +4,7 @@ python -m univip_jax.extract --run=RUN --images=DIR --out=features.parquet [--st
 
 One row per photo, in the order of the paths: `path` (relative to the folder) and `features` (float32, of fixed length:
 the mean over the map of a stage). The schema's metadata say what they are. After an interruption, run the same command
-again: it resumes.
+again: it resumes; with --out in a bucket, on the same machine.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from absl import flags
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from univip_jax.common.cli import define_path, run
-from univip_jax.common.files import held
+from univip_jax.common.files import at, held, on_this_machine
 from univip_jax.data.labelled.views import centre_crop
 from univip_jax.data.photos.decode import Rejected
 from univip_jax.data.photos.listing import PhotoFile
@@ -84,12 +84,13 @@ def extract_folder(request: Request) -> str:
     TransientError where another process writes it.
     """
     folder = request.out.with_name(f"{request.out.name}.cache")
+    cache = on_this_machine(folder)
     try:
         with held(folder):
-            return _extract(request, folder)
+            return _extract(request, cache)
     finally:
         with contextlib.suppress(OSError):  # something is left in it
-            folder.rmdir()
+            cache.rmdir()
 
 
 def _extract(request: Request, folder: Path) -> str:
@@ -141,7 +142,7 @@ def _define_flags() -> None:
 
 def _work() -> None:
     values = {field: flags.FLAGS[field].value for field in Request._fields}
-    print(extract_folder(Request(**values | {"out": Path(values["out"])})))
+    print(extract_folder(Request(**values | {"out": at(values["out"])})))
 
 
 if __name__ == "__main__":

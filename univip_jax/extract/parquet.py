@@ -23,7 +23,8 @@ def is_finished(out: Path, settings: dict[str, str]) -> bool:
     if not out.exists():
         return False
     try:
-        there = {key.decode(): value.decode() for key, value in (pq.read_schema(out).metadata or {}).items()}
+        with out.open("rb") as file:
+            there = {key.decode(): value.decode() for key, value in (pq.read_schema(file).metadata or {}).items()}
     except (OSError, ValueError):  # no parquet file, or one with other metadata
         there = {}
     if "weights_sha256" not in there:

@@ -15,7 +15,7 @@ from data_prep.inputs import Request
 from data_prep.prepare import prepare
 from data_prep.record import Settings
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import expand, held, write_whole
+from univip_jax.common.files import at, expand, held, write_whole
 from univip_jax.data.records import MANIFEST, read_manifest
 from univip_jax.evaluate.before_after import judge_before_after, open_few
 from univip_jax.evaluate.in_training import make_evaluator
@@ -73,7 +73,7 @@ def pretrain(
 
     Raises UserError for what a user can put right; TransientError where another process works in `out`.
     """
-    began, out = time.monotonic(), Path(expand(str(out)))
+    began, out = time.monotonic(), at(expand(str(out)))
     asked = Asked(
         _paths(images),
         _paths(annotations),
@@ -132,10 +132,10 @@ def _read_plan(out: Path, asked: Asked) -> dict[str, Any] | None:
 
 def _prepared(asked: Asked, out: Path) -> Path:
     """The folder of the data set, which is made unless it is one already."""
-    if len(asked.images) == 1 and (Path(asked.images[0]) / MANIFEST).is_file():
+    if len(asked.images) == 1 and (at(asked.images[0]) / MANIFEST).is_file():
         if asked.annotations:
             raise UserError(f"{asked.images[0]} is prepared already: leave --annotations out")
-        return Path(asked.images[0])
+        return at(asked.images[0])
     settings = Settings("selective_search", 256, _MIN_SIDE, _MAX_BOXES, max_side=_MAX_SIDE)
     flags = [f"--images={path}" for path in asked.images] + [f"--annotations={path}" for path in asked.annotations]
     line = shlex.join(["python", "-m", "data_prep", *flags, f"--out={out / DATA}", f"--max_side={_MAX_SIDE}"])

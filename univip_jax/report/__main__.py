@@ -8,11 +8,10 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator's memory belongs to the run, which may still be training
 
-from pathlib import Path
-
 from absl import flags
 
 from univip_jax.common.cli import define_path, run
+from univip_jax.common.files import at
 
 
 def _define_flags() -> None:
@@ -36,9 +35,9 @@ def _work() -> None:
     from univip_jax.report.compare import write_comparison
     from univip_jax.report.page import write_report
 
-    runs = [Path(run) for run in flags.FLAGS.run]
+    runs = [at(run) for run in flags.FLAGS.run]
     if len(runs) > 1:
-        print(write_comparison(runs, Path(flags.FLAGS.out)))
+        print(write_comparison(runs, at(flags.FLAGS.out)))
         return
     page, warnings = write_report(runs[0], photos=flags.FLAGS.photos)
     for line in warnings:

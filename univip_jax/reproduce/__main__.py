@@ -4,12 +4,11 @@ Reads every `results.json` below --runs and the `config.json` of the run it eval
 Prints Markdown: the paper's number, ours, how our settings differ, and the commands for what is missing.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from univip_jax.common.cli import define_path, run
 from univip_jax.common.errors import UserError
+from univip_jax.common.files import at
 from univip_jax.reproduce.rows import TABLES
 from univip_jax.reproduce.table import compare
 
@@ -20,7 +19,7 @@ def _define_flags() -> None:
 
 
 def _work() -> None:
-    root = Path(flags.FLAGS.runs)
+    root = at(flags.FLAGS.runs)
     if not root.is_dir():
         raise UserError(f"--runs={root} is not a folder; name the folder that holds your runs and evaluations")
     print(compare(TABLES[int(flags.FLAGS.table)], root))

@@ -3,10 +3,12 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from univip_jax.common.errors import UserError
+from univip_jax.common.buckets import is_bucket
+from univip_jax.common.errors import TransientError, UserError
+from univip_jax.common.files import at
 from univip_jax.config import flatten
 from univip_jax.data import MANIFEST
 from univip_jax.evaluate.results import RESULTS
@@ -46,20 +48,24 @@ def find_runs(root: Path) -> dict[Path, Settings]:
     for path in sorted(root.rglob(CONFIG)):
         try:
             settings = flatten(read_config(path.parent))
+        except TransientError:
+            raise
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr)
             continue
         if "loss.scene" in settings:  # an evaluation has none
-            runs[path.parent] = settings | {"photos": _photos(Path(settings["data.train"]))}
+            runs[path.parent] = settings | {"photos": _photos(settings["data.train"])}
     return runs
 
 
-def _photos(data: Path) -> int | str:
-    """Photos of a prepared data set; if it is not on this machine, by its name, or else its path."""
+def _photos(data: str) -> int | str:
+    """Photos of a prepared data set; if it is not on this machine, or closed, by its name, or else its path."""
     try:
-        return int(json.loads((data / MANIFEST).read_text())["num_records"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return PHOTOS.get(data.name, str(data))
+        return int(json.loads((at(data) / MANIFEST).read_text())["num_records"])
+    except TransientError:
+        raise
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        return PHOTOS.get(PurePosixPath(data).name, data if is_bucket(data) else str(Path(data)))
 
 
 def read_results(root: Path, runs: dict[Path, Settings]) -> list[Result]:
@@ -82,7 +88,7 @@ def _parse(path: Path, values: dict[str, Any], root: Path, runs: dict[Path, Sett
         network = {name: values.get("settings", {}).get(name) for name in ("model.backbone", "model.width")}
         settings = {"row": RANDOM} | network
     else:  # the run whose path ends alike: `run` may be a path of another machine
-        parts = Path(run).parts
+        parts = PurePosixPath(run).parts
         folders = (root.joinpath(*parts[start:]) for start in range(len(parts)))
         settings = next((runs[folder] for folder in folders if folder in runs), None)
     return Result(path=path, settings=settings, **fields)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from univip_jax.augment import normalize_pixels
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import expand
+from univip_jax.common.files import at, expand
 from univip_jax.config import to_spec
 from univip_jax.models.resnet import ResNet, stage_maps
 from univip_jax.models.univip import ModelSpec, make_backbone
@@ -86,20 +86,20 @@ def load_encoder(run: str | Path, step: int | None = None) -> Encoder:
     Raises UserError where `run` is no run, has no such checkpoint, or is a file without a plain ResNet.
     """
     run = expand(str(run))
-    if Path(run).is_file():
+    if at(run).is_file():
         if step is not None:
             raise UserError(f"{run} is a weights file, and a file has no steps, such as step={step}: leave it out")
-        backbone, variables, metadata, note = read_backbone(Path(run))
+        backbone, variables, metadata, note = read_backbone(at(run))
         if note:
             print(f"{run}: {note}", file=sys.stderr)
         size, step = image_size_of(metadata, backbone), number_of(metadata, "step", 0, 10**15)
         return Encoder(backbone, variables, image_size=size, source=str(run), step=step)
-    config = read_config(Path(run))
+    config = read_config(at(run))
     if "model" not in config or "views" not in config:
         kind = "a detector" if config.get("task") == "detection" else "an evaluation"
         raise UserError(f"{run} is the folder of {kind}, not of a pre-training run; name the --workdir of one")
     backbone = float32_backbone(to_spec(ModelSpec, config, "model"))
-    with Checkpoints(Path(run)) as checkpoints:
+    with Checkpoints(at(run)) as checkpoints:
         steps = of_first_process(checkpoints.steps())  # a running training may save one meanwhile
         if not steps or (step is not None and step not in steps):
             raise UserError(f"{run} has no checkpoint{'' if step is None else f' of step {step}'}; it has {steps}")

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import sha256_of
+from univip_jax.common.files import at, sha256_of
 from univip_jax.config import to_spec
 from univip_jax.models.univip import Encoder as Network
 from univip_jax.models.univip import ModelSpec
@@ -47,7 +47,7 @@ def open_warm_start(source: str, model: ModelSpec) -> WarmStart:
     _require_equal(encoder, model)
     variables = {kind: {"backbone": tree} for kind, tree in encoder.variables.items()}
     facts = {"source": encoder.source, "step": encoder.step, "weights": encoder.sha256(), "licence": ""}
-    path, note = Path(encoder.source), ""
+    path, note = at(encoder.source), ""
     if path.is_file():
         facts |= {"file_sha256": sha256_of(path), "licence": read_tensors(path)[1].get("licence", "")}
     else:

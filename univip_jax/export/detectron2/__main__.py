@@ -6,13 +6,12 @@ python -m univip_jax.export.detectron2 --check=CONFIG.yaml [--weights=FILE.pkl]
 The check names what Detectron2 would accept silently although it costs points. Neither needs Detectron2.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from univip_jax.common.cli import define_path, run
+from univip_jax.common.files import at
 from univip_jax.export.detectron2.check import check_config
-from univip_jax.export.detectron2.configs import read_exported, write_configs
+from univip_jax.export.detectron2.configs import named_in_config, read_exported, write_configs
 
 
 def _define_flags() -> None:
@@ -29,11 +28,11 @@ def _check_flags() -> None:
 
 def _work() -> int:
     given = flags.FLAGS
-    weights = Path(given.weights) if given.weights else None
+    weights = at(given.weights) if given.weights else None
     if given.write:
-        print(*write_configs(Path(given.write), str(weights.resolve()), read_exported(weights)), sep="\n")
+        print(*write_configs(at(given.write), named_in_config(weights), read_exported(weights)), sep="\n")
         return 0
-    findings = check_config(Path(given.check), weights)
+    findings = check_config(at(given.check), weights)
     print(*findings or ["nothing found that would cost points"], sep="\n")
     return int(any(finding.severity == "error" for finding in findings))
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
 from univip_jax.export.detectron2.configs import read_exported, resnet_keys
 from univip_jax.models.resnet import ResNet
@@ -73,6 +74,8 @@ def _read(path: Path) -> tuple[list[dict], list[Finding]]:
             bases = [bases] if isinstance(bases, str) else bases
             if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
                 raise ValueError("it holds no keys and values, or its _BASE_ is no name of a file")
+        except UserError:  # of a bucket
+            raise
         except Exception as error:  # PyYAML raises whatever the parsing of a value raises
             reason = " ".join(str(error).split())
             raise UserError(
@@ -82,6 +85,7 @@ def _read(path: Path) -> tuple[list[dict], list[Finding]]:
         documents.append(document)
         for base in bases:
             target = path.parent / os.path.expanduser(base)
+            target = target.resolve() if is_bucket(target) else target  # a bucket knows no ..
             if "://" in base or not target.is_file():
                 reason = "not on this disk: Detectron2's defaults stand in for its values here"
                 missing.append(Finding("_BASE_", base, "a file beside the config", reason, "warning", False))

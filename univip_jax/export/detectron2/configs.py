@@ -1,12 +1,15 @@
 """Mask R-CNN on COCO by the paper's protocol: copies of this folder's YAML files for one exported backbone."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
 from univip_jax.models.mask_rcnn import MaskRCNN
 from univip_jax.models.resnet import DEPTHS, ResNet
@@ -52,12 +55,28 @@ def write_configs(folder: Path, weights: str, net: ResNet) -> list[Path]:
             text = Path(__file__).with_name(name).read_text(encoding="utf-8")
             for key, value in values.items():
                 text = re.sub(rf"(?m)^( +{key}: ).*$", lambda found, value=value: f"{found[1]}{value}", text)
-            with open(folder / name, "x", encoding="utf-8") as file:
-                file.write(text)
+            _write_new(folder / name, text)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}"
         raise UserError(f"cannot write {reason}; remove it, or choose another folder") from None
     return [folder / name for name in FILES]
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Raises FileExistsError where it exists."""
+    if not is_bucket(path):
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+        return
+    try:
+        path.fs.pipe_file(str(path), text.encode(), mode="create")
+    except FileExistsError as error:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+
+
+def named_in_config(weights: Path) -> str:
+    """The file as MODEL.WEIGHTS: its path; of a bucket its name, for a copy where Detectron2 runs, which reads none."""
+    return weights.name if is_bucket(weights) else str(weights.resolve())
 
 
 def write_detector_config(path: Path, weights: str, net: MaskRCNN, facts: dict[str, Any]) -> None:
