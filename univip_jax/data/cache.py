@@ -3,16 +3,18 @@
 import os
 import sys
 import threading
-import uuid
+import time
 from pathlib import Path
 from typing import Any
 
 from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
-from univip_jax.common.files import at, sha256_of
+from univip_jax.common.files import appearing, sha256_of
 from univip_jax.data.bucket import unframed
 from univip_jax.data.host import tf
 from univip_jax.data.records import Dataset
+
+_LEFT = 3600.0  # s without a write, after which a temporary file is nobody's
 
 
 class ShardCache:
@@ -30,6 +32,9 @@ class ShardCache:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"data.cache={folder} cannot be made ({error.strerror}): choose another") from error
+        for left in self._folder.glob("*.tmp"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > _LEFT:
+                left.unlink(missing_ok=True)
         self._there = [self._is_whole(entry) for entry in self._entries]
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -52,9 +57,11 @@ class ShardCache:
             with open(path, "rb") as file:
                 return unframed(os.pread(file.fileno(), size, start), str(path))
         except (OSError, tf.errors.DataLossError) as error:
+            if self._there[shard]:
+                print(f"data.cache: {error}; the bucket's is read from now on", file=sys.stderr)
             self._there[shard] = False
-            path.unlink(missing_ok=True)
-            print(f"data.cache: {path} is damaged and was removed ({error}); the bucket's is read", file=sys.stderr)
+            if isinstance(error, tf.errors.DataLossError):
+                path.unlink(missing_ok=True)
             return None
 
     def _path(self, entry: dict) -> Path:
@@ -86,15 +93,11 @@ class ShardCache:
             print(f"data.cache: {error}; the shards that are not in it are read from the bucket", file=sys.stderr)
 
     def _fetch(self, entry: dict) -> None:
-        path, source = self._path(entry), at(self._root) / entry["name"]
-        tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        source = self._root / entry["name"]
+        with appearing(self._path(entry)) as tmp:
             source.fs.get_file(str(source), str(tmp))
             if sha256_of(tmp) != entry["sha256"]:
                 raise UserError(f"{source} is not what the manifest says: python -m data_prep --check={self._root}")
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> bool:
         """Removes files of other data sets until `needed` bytes fit; False: they do not."""

@@ -106,10 +106,9 @@ class _Ranges:
     def __init__(self, dataset: Dataset, window: int):
         self._root, self._place = dataset.root, locate(dataset)
         self._names = [entry["name"] for entry in dataset.manifest["shards"]]
-        ends = [
-            np.append(s.offsets, e["bytes"]) for s, e in zip(dataset.shards, dataset.manifest["shards"], strict=True)
-        ]
-        self.sizes = np.concatenate([np.diff(offsets) for offsets in ends])  # bytes on the disk
+        ends = [entry["bytes"] for entry in dataset.manifest["shards"]]
+        offsets = [np.append(shard.offsets, end) for shard, end in zip(dataset.shards, ends, strict=True)]
+        self.sizes = np.concatenate(list(map(np.diff, offsets)))  # bytes, with their frames
         self._store = store(dataset.root, window)
         self._cache = dataset.cache
         self._pool = ThreadPoolExecutor(_THREADS) if self._cache else None
@@ -140,6 +139,8 @@ class _Ranges:
                 found = of_store(self._root, lambda: future.result())
             except ValueError as error:  # TensorStore's for a range beyond the object's end
                 raise tf.errors.DataLossError(None, None, f"{where} does not read: {str(error)[:160]}") from error
+            if found.state == "missing":
+                raise tf.errors.DataLossError(None, None, f"{where} is gone with its shard")
             return unframed(found.value, where)
 
         return wait
