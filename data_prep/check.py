@@ -16,6 +16,7 @@ from univip_jax.common.errors import TransientError, UserError
 from univip_jax.common.files import on_disk, read_bytes, sha256_of
 from univip_jax.data import boxes, records
 from univip_jax.data.annotated import InJson, read_annotations, read_polygons
+from univip_jax.data.tfrecord import FRAME_BYTES
 
 
 class Checked(NamedTuple):
@@ -97,7 +98,7 @@ def _check_records(
                 owners = read_polygons(serialized).objects.numpy()
                 rle = read_annotations(serialized).rle.numpy()
                 sizes.append(sizes_of(parsed["height"], parsed["width"], parsed["is_crowd"], owners, rle))
-            position += len(serialized) + records.FRAME_BYTES
+            position += len(serialized) + FRAME_BYTES
             on_photo()
     except UserError as error:
         problems.append(str(error).replace(str(copy), str(shard.path)))

@@ -18,7 +18,7 @@ from data_prep.selective_search import search_parameters
 from univip_jax.common.buckets import is_bucket
 from univip_jax.common.files import appearing, read_bytes, sha256_of, write_whole
 from univip_jax.common.objects import entries, read_all
-from univip_jax.data import records
+from univip_jax.data import records, tfrecord
 from univip_jax.data.photos import decode as photos
 from univip_jax.data.photos.listing import PhotoFile
 
@@ -142,7 +142,7 @@ def process_shard(spec: ShardSpec, on_photo: Callable[[], object]) -> dict:
     sizes: list[Sizes] = []
     outside: dict[str, list[dict]] = {}
     with appearing(spec.path) as tmp:
-        offsets = records.write_shard(tmp, _serialized(spec, on_photo, rejected, counts, looks, sizes, outside))
+        offsets = tfrecord.write_shard(tmp, _serialized(spec, on_photo, rejected, counts, looks, sizes, outside))
         sidecar = {
             "version": records.FORMAT_VERSION,
             "shard": spec.path.name,

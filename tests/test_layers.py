@@ -30,7 +30,7 @@ HOMES = {
     "yaml": ("univip_jax/export/detectron2/",),
     "matplotlib": ("univip_jax/report/", "data_prep/page.py", "demo/picture.py"),
     **dict.fromkeys(("fsspec", "gcsfs", "s3fs", "upath", "tensorstore"), ("univip_jax/common/buckets.py",)),
-    "google_crc32c": ("univip_jax/data/bucket.py",),
+    "google_crc32c": ("univip_jax/data/tfrecord.py",),
     "dm_pix": ("univip_jax/augment.py", "univip_jax/colors.py"),
 }
 FILES = [p for room in ("univip_jax", "data_prep", "configs", "demo") for p in sorted((ROOT / room).rglob("*.py"))]

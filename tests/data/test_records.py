@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from univip_jax.common.errors import UserError
-from univip_jax.data import records
+from univip_jax.data import records, tfrecord
 from univip_jax.data.annotated import InJson
 from univip_jax.data.records import Polygons, read_annotations, read_polygons
 
@@ -44,7 +44,7 @@ def write_dataset(root, counts=(2, 0, 3)):
     for index, count in enumerate(counts):
         path = root / f"photos-{index:05d}-of-{len(counts):05d}.tfrecord"
         made = (make_record(f"{index}/{number}.png", number) for number in range(count))
-        offsets = records.write_shard(path, map(records.serialize, made))
+        offsets = tfrecord.write_shard(path, map(records.serialize, made))
         entry = {"num_records": count, "bytes": path.stat().st_size, "sha256": f"{index:064x}"}
         path.with_suffix(".json").write_text(json.dumps({"version": 1, "offsets": offsets, **entry}))
         entries.append({"name": path.name, **entry})
@@ -140,7 +140,7 @@ def test_decode_image_knows_its_channels_in_graph():
 
 def test_write_shard_returns_the_offsets_of_records(tmp_path):
     payloads = [b"a" * 10, b"", b"ccc"]
-    offsets = records.write_shard(tmp_path / "x.tfrecord", payloads)
+    offsets = tfrecord.write_shard(tmp_path / "x.tfrecord", payloads)
     contents = (tmp_path / "x.tfrecord").read_bytes()
     for offset, payload in zip(offsets, payloads, strict=True):
         (length,) = struct.unpack_from("<Q", contents, offset)  # TFRecord: length, its checksum, payload, checksum
@@ -210,4 +210,4 @@ def test_open_dataset_names_a_missing_folder(tmp_path):
 
 def test_write_shard_names_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
-        records.write_shard(tmp_path / "nowhere" / "x.tfrecord", [b"a"])
+        tfrecord.write_shard(tmp_path / "nowhere" / "x.tfrecord", [b"a"])

@@ -13,7 +13,7 @@ from data_prep.inputs import Request
 from data_prep.prepare import prepare
 from tests.data_prep.painted import paint
 from univip_jax.common.errors import UserError
-from univip_jax.data import records
+from univip_jax.data import records, tfrecord
 from univip_jax.data.photos import sources
 
 SETTINGS = shards.Settings("selective_search", 400, 16, 20)
@@ -59,14 +59,14 @@ def test_second_process_on_the_same_output_is_refused(photo_folder, tmp_path):
 
 
 def test_full_disk_is_one_line_and_leaves_the_finished_shards(photo_folder, prepared, tmp_path, monkeypatch):
-    write_shard = records.write_shard
+    write_shard = tfrecord.write_shard
 
     def full(path, serialized):
         if "00002" in path.name:
             raise UserError(f"{path} cannot be written (No space left on device): free space or rights, then run again")
         return write_shard(path, serialized)
 
-    monkeypatch.setattr(records, "write_shard", full)
+    monkeypatch.setattr(tfrecord, "write_shard", full)
     with pytest.raises(UserError, match=r"No space left on device.*free space"):
         prepare(request_for(photo_folder, tmp_path))
     done = contents(tmp_path)

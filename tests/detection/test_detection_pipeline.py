@@ -13,7 +13,8 @@ from univip_jax.data.annotated import InJson, Polygons
 from univip_jax.data.detection.canvas import InputSpec, canvas_of, canvases
 from univip_jax.data.detection.index import CanvasIndex
 from univip_jax.data.detection.pipeline import make_batches
-from univip_jax.data.records import Record, fingerprint, open_dataset, serialize, write_shard
+from univip_jax.data.records import Record, fingerprint, open_dataset, serialize
+from univip_jax.data.tfrecord import write_shard
 
 SPEC = InputSpec(
     short_sides=(32, 48), test_short_side=48, max_side=96, canvases=((48, 72), (48, 96)), max_objects=3, mask_cells=16

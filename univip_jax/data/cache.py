@@ -10,9 +10,9 @@ from typing import Any
 from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import appearing, sha256_of
-from univip_jax.data.bucket import unframed
 from univip_jax.data.host import tf
 from univip_jax.data.records import Dataset
+from univip_jax.data.tfrecord import unframed
 
 _LEFT = 3600.0  # s without a write, after which a temporary file is nobody's
 

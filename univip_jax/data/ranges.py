@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from univip_jax.common.buckets import is_bucket, of_store, store
-from univip_jax.data.bucket import unframed
 from univip_jax.data.host import tf
 from univip_jax.data.index import locate
 from univip_jax.data.records import Dataset, read_record
+from univip_jax.data.tfrecord import unframed
 
 WINDOW = 256  # records that are asked for ahead: 50 ms of latency let 5,000 a second through
 WINDOW_BYTES = 256 << 20  # of them together, at most: large photos are fewer

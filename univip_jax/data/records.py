@@ -6,7 +6,6 @@ A data set is a folder: `photos-00000-of-00016.tfrecord` shards, a sidecar `.jso
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +20,8 @@ from univip_jax.data import MANIFEST
 from univip_jax.data.annotated import IN_JSON, POLYGONS, InJson, Polygons
 from univip_jax.data.annotated import read_annotations as read_annotations
 from univip_jax.data.annotated import read_polygons as read_polygons
-from univip_jax.data.bucket import FRAME_BYTES as FRAME_BYTES
-from univip_jax.data.bucket import fetch_record
 from univip_jax.data.host import tf
+from univip_jax.data.tfrecord import fetch_record
 
 FORMAT_VERSION = 1
 
@@ -117,29 +115,6 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
     return image
-
-
-def write_shard(path: Path, serialized: Iterable[bytes]) -> list[int]:
-    """Writes records to a TFRecord file (zero records: an empty file), through to the disk.
-
-    Returns:
-        The byte offset of each record.
-
-    Raises UserError: the file cannot be written (disk full, no permission).
-    """
-    offsets, position = [], 0
-    try:
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for payload in serialized:
-                writer.write(payload)
-                offsets.append(position)
-                position += len(payload) + FRAME_BYTES
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-    except (tf.errors.OpError, OSError) as error:
-        reason = error.message if isinstance(error, tf.errors.OpError) else error
-        raise UserError(f"{path} cannot be written ({reason}): free space or rights, then run again") from error
-    return offsets
 
 
 def read_shard(shard: Shard) -> Iterator[bytes]:
