@@ -41,7 +41,7 @@ def rows(folder, count: int) -> np.ndarray:
 def test_svm_full_equals_scikit_learn_grid_search(result, voc):
     _, folder, found = result
     train, test = rows(folder, 12), rows(folder, 10)
-    (_, labels, classes), (_, test_labels, _) = read_voc(voc, "trainval"), read_voc(voc, "test")
+    (_, labels, classes, _), (_, test_labels, _, _) = read_voc(voc, "trainval"), read_voc(voc, "test")
     for index, name in enumerate(classes):
         svc = LinearSVC(class_weight={1: 2, -1: 1}, dual=True, max_iter=2000, random_state=0)
         grid = {"C": [1.0, 10.0, 100.0]}

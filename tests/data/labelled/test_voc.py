@@ -25,7 +25,7 @@ def copy(voc, tmp_path):
 
 def test_read_voc_labels_by_hand(voc):
     """A class is difficult where each object of it is; a part of an object, as a head, is none."""
-    paths, labels, classes = read_voc(voc, "test")
+    paths, labels, classes, _ = read_voc(voc, "test")
     assert classes == ("cat", "dog")
     assert [path.removeprefix(str(voc)) for path in paths[:2]] == ["/JPEGImages/000013.jpg", "/JPEGImages/000014.jpg"]
     np.testing.assert_array_equal(

@@ -23,7 +23,7 @@ def read_contents(labelled: Labelled) -> Contents:
     """Reads the bytes of all photos. Raises UserError that names those that cannot be read."""
 
     def load(example: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return ("", example, label) if labelled.is_encoded else (example, tf.io.read_file(example), label)
+        return "" if labelled.is_encoded else example, labelled.read(example), label
 
     photos = labelled.examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     names, digests, labels = [], [], []

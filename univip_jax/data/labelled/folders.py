@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError, shorten
+from univip_jax.common.objects import entries
 from univip_jax.data.photos import SUFFIXES
 from univip_jax.data.photos.decode import Rejected
-from univip_jax.data.photos.listing import as_text, is_hidden, is_photo, list_folder
+from univip_jax.data.photos.listing import Listing, as_text, is_hidden, is_photo, list_folder, of_bucket
 from univip_jax.data.photos.sources import open_photo, passed_over_line
 
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -24,11 +26,42 @@ class FolderSplit(NamedTuple):
     paths: list[str]
     labels: np.ndarray  # int64 [N]
     classes: tuple[str, ...]  # sorted
+    sizes: list[int]  # bytes
+
+
+class _Listed(NamedTuple):
+    """A folder of class folders."""
+
+    folders: list[Path]  # of the classes, sorted by name
+    listings: list[Listing]  # of each
+    beside: list[str]  # files in no class folder
+    broken: list[str]  # links
 
 
 def _class(folder: Path) -> str:
     """The class's name, equal for both Unicode forms of one name: macOS writes another than all others."""
     return unicodedata.normalize("NFC", as_text(folder.name))
+
+
+def _list(root: Path) -> _Listed:
+    shown = [path for path in root.iterdir() if not is_hidden(path.name)]
+    folders = sorted((path for path in shown if path.is_dir()), key=_class)
+    broken = [as_text(path.name) for path in sorted(shown) if path.is_symlink() and not path.exists()]
+    beside = [path.name for path in shown if path.is_file()]
+    return _Listed(folders, [list_folder(folder) for folder in folders], beside, broken)
+
+
+def _list_bucket(root: Path) -> _Listed:
+    """By one listing of all objects."""
+    below: dict[str, dict[str, int]] = {}
+    sizes = {name: entry.size for name, entry in entries(root, below=True).items()}
+    for name, size in sizes.items():
+        folder, slash, rest = name.partition("/")
+        if slash and not is_hidden(folder):
+            below.setdefault(folder, {})[rest] = size
+    folders = sorted((root / name for name in below), key=_class)
+    listings = [of_bucket(str(folder), below[folder.name]) for folder in folders]
+    return _Listed(folders, listings, [name for name in sizes if "/" not in name], [])
 
 
 def read_folders(root: Path) -> FolderSplit:
@@ -39,15 +72,11 @@ def read_folders(root: Path) -> FolderSplit:
     Raises UserError: a class folder holds no photo, or a photo or a folder in it cannot be read, or links put
     one real folder into two classes.
     """
-    shown = [path for path in root.iterdir() if not is_hidden(path.name)]
-    folders = sorted((path for path in shown if path.is_dir()), key=_class)
-    paths, labels, empty, bad, passed_over = [], [], [], [], Counter()
-    bad += [
-        f"{as_text(path.name)} (a broken link)" for path in sorted(shown) if path.is_symlink() and not path.exists()
-    ]
+    folders, listings, beside, broken = _list_bucket(root) if is_bucket(root) else _list(root)
+    photos, labels, empty, passed_over = [], [], [], Counter()
+    bad = [f"{name} (a broken link)" for name in broken]
     classes_of: dict[str, str] = {}  # by real folder
-    for label, folder in enumerate(folders):
-        listing = list_folder(folder)
+    for label, (folder, listing) in enumerate(zip(folders, listings, strict=True)):
         for below in {os.path.dirname(photo.path) for photo in listing.photos if photo.kind == "file"}:
             real, name = os.path.realpath(below), as_text(folder.name)
             if (other := classes_of.setdefault(real, name)) != name:
@@ -64,7 +93,7 @@ def read_folders(root: Path) -> FolderSplit:
                     bad.append(f"{as_text(folder.name)}/{photo.image_id} ({error})")
         if not listing.photos:
             empty.append(as_text(folder.name))
-        paths += sorted(photo.path for photo in listing.photos)
+        photos += sorted(listing.photos, key=lambda photo: photo.path)
         labels += [label] * len(listing.photos)
     if empty:
         raise UserError(
@@ -73,15 +102,17 @@ def read_folders(root: Path) -> FolderSplit:
         )
     if bad:
         raise UserError(f"{len(bad)} photos or folders of {root} cannot be read: {shorten(bad)}; mend or remove them")
+    paths = [photo.path for photo in photos]
     if (
         folders
         and {folder.name.lower() for folder in folders} <= _PARTS
-        and all(os.sep in os.path.relpath(os.path.dirname(path), root) for path in paths)
+        and all(os.sep in os.path.relpath(os.path.dirname(path), str(root)) for path in paths)
     ):
         names = " and ".join(folder.name for folder in folders)
         raise UserError(f"{root} holds {names}, which are parts of a set and no classes: name one, as {folders[0]}")
-    if astray := sum(is_photo(path.name, passed_over) for path in root.iterdir() if path.is_file()):
+    if astray := sum(is_photo(name, passed_over) for name in beside):
         print(f"{root}: {astray} photos lie in no class folder and are left out", file=sys.stderr)
     if line := passed_over_line(passed_over):
         print(f"{root}: {line}", file=sys.stderr)
-    return FolderSplit(paths, np.array(labels, np.int64), tuple(map(_class, folders)))
+    sizes = [photo.num_bytes for photo in photos]
+    return FolderSplit(paths, np.array(labels, np.int64), tuple(map(_class, folders)), sizes)

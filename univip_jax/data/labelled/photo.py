@@ -1,22 +1,36 @@
 """One photo of a labelled set: read as `data_prep` reads it, and named where it cannot be."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 
+from univip_jax.common.files import read_bytes
 from univip_jax.data.host import tf
 from univip_jax.data.photos.decode import Rejected, as_stored, check_end, read_photo
 from univip_jax.data.photos.listing import as_text
 from univip_jax.data.records import decode_image
 
 
-def decode(example: tf.Tensor, is_encoded: bool) -> tf.Tensor:
-    """An encoded photo, or a path, to uint8 [H, W, 3] as training sees it.
+def fetch(address: tf.Tensor) -> tf.Tensor:
+    """The bytes of a photo in a bucket, in graph: none where it is not there.
+
+    What a network or a server does wrong is a tf.errors.OpError whose text ends as the UserError.
+    """
+
+    def read(address: bytes) -> bytes:
+        try:
+            return read_bytes(os.fsdecode(address))
+        except FileNotFoundError:  # as all that does not decode, it is named later
+            return b""
+
+    return tf.ensure_shape(tf.numpy_function(read, [address], tf.string), [])
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """An encoded photo to uint8 [H, W, 3] as training sees it.
 
     Raises tf.errors.OpError: it cannot be used; `name_and_reason` says why.
     """
-    encoded = example if is_encoded else tf.io.read_file(example)
     image = decode_image(tf.numpy_function(_stored_or_nothing, [encoded], tf.string))
     is_whole = tf.numpy_function(_is_whole, [encoded, image[-1], tf.shape(image)[0]], tf.bool)
     with tf.control_dependencies([tf.debugging.Assert(is_whole, ["pixels are missing"])]):
@@ -39,14 +53,21 @@ def _is_whole(encoded: bytes, last_row: np.ndarray, height: int) -> bool:
     return True
 
 
-def name_and_reason(position: int, example: bytes, is_encoded: bool) -> str:
-    """The photo at a position of its set, and why it cannot be used, in words."""
+def name_and_reason(position: int, example: bytes, is_encoded: bool) -> str | None:
+    """The photo at a position of its set, and why it cannot be used, in words; None: now it can.
+
+    Raises UserError and TransientError for a bucket.
+    """
     name, reason = f"photo {position}", "damaged: TensorFlow does not decode it"
     try:
         if not is_encoded:
             name = as_text(os.fsdecode(example))
-            example = Path(os.fsdecode(example)).read_bytes()
+            example = read_bytes(os.fsdecode(example))
         read_photo(example)
+        decode(tf.constant(example))
+        return None
     except (OSError, Rejected) as error:
         reason = getattr(error, "strerror", None) or str(error)
+    except tf.errors.OpError:
+        pass
     return f"{name} ({reason})"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,15 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import TransientError, UserError, shorten
-from univip_jax.data.host import tf
+from univip_jax.common.files import at
+from univip_jax.data.host import available_cores, tf
 from univip_jax.data.labelled.crops import crop, torchvision_crops
-from univip_jax.data.labelled.folders import read_folders
-from univip_jax.data.labelled.photo import decode, name_and_reason
+from univip_jax.data.labelled.folders import FolderSplit, read_folders
+from univip_jax.data.labelled.photo import decode, fetch, name_and_reason
 from univip_jax.data.labelled.tfds_labels import open_tfds
 from univip_jax.data.labelled.views import View, centre_crop
-from univip_jax.data.labelled.voc import read_voc
+from univip_jax.data.labelled.voc import VocSplit, read_voc
 
+_READS = 32  # at the same time, of photos in a bucket: with 50 ms of latency 640 a second
 _SHUFFLE = 16_384  # encoded photos; class folders list them by class, so they are shuffled before they are read
 
 
@@ -40,6 +44,12 @@ class Labelled(NamedTuple):
         """Whether a photo may show several classes."""
         return self.examples.element_spec[1].shape.rank == 1
 
+    def read(self, example: tf.Tensor) -> tf.Tensor:
+        """The encoded photo of one of `examples`, in graph."""
+        if self.is_encoded:
+            return example
+        return fetch(example) if is_bucket(self.name) else tf.io.read_file(example)
+
     def describe(self) -> dict:
         """The entry in `results.json`."""
         return {"name": self.name, "images": self.num_images, "fingerprint": self.fingerprint}
@@ -58,12 +68,12 @@ def open_labelled(name: str) -> Labelled:
     Raises UserError where it is none of these, has fewer than two classes, or a class folder holds no photo.
     """
     place, _, split = name.rpartition(":")
-    if Path(name).is_dir():
-        labelled = _of_files(Path(name), str(Path(name)), *read_folders(Path(name)))
+    if at(name).is_dir():
+        labelled = _of_files(at(name), str(at(name)), read_folders(at(name)))
     elif not place or not split:
         raise UserError(f"labelled set {name!r} is neither a folder nor a TFDS name with its split (NAME:SPLIT)")
-    elif Path(place).is_dir():
-        labelled = _of_files(Path(place), name, *read_voc(Path(place), split))
+    elif at(place).is_dir():
+        labelled = _of_files(at(place), name, read_voc(at(place), split))
     else:
         examples, num_images, classes, version = open_tfds(place, split)
         fingerprint = _digest([version, split, str(num_images), *classes])
@@ -117,8 +127,9 @@ def _digest(parts: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _of_files(root: Path, name: str, paths: list[str], labels: np.ndarray, classes: tuple[str, ...]) -> Labelled:
-    files = [part for path in paths for part in (os.path.relpath(path, root), str(os.path.getsize(path)))]
+def _of_files(root: Path, name: str, split: FolderSplit | VocSplit) -> Labelled:
+    paths, labels, classes, sizes = split
+    files = [part for path, n in zip(paths, sizes, strict=True) for part in (os.path.relpath(path, str(root)), str(n))]
     if labels.ndim > 1:  # otherwise the paths tell the labels
         files += [*classes, hashlib.sha256(labels.tobytes()).hexdigest()]
     return Labelled(name, len(paths), classes, of_paths(paths, labels), is_encoded=False, fingerprint=_digest(files))
@@ -144,7 +155,7 @@ def view_batches(
     """
 
     def load(example: tf.Tensor, label: tf.Tensor) -> LabelledBatch:
-        return LabelledBatch(view(decode(example, labelled.is_encoded), size), label)
+        return LabelledBatch(view(decode(labelled.read(example)), size), label)
 
     index, count = part
     examples = labelled.examples.skip(start)
@@ -183,7 +194,7 @@ def training_batches(
         return numbered.map(lambda place, example: (tf.random.fold_in(key, place), example))
 
     def load(key: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> LabelledBatch:
-        image = decode(example[0], labelled.is_encoded)
+        image = decode(labelled.read(example[0]))
         seeds = tf.random.split(key, 2)
         sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
         box = torchvision_crops(seeds[0], *sides, 1, (0.08, 1.0), (3 / 4, 4 / 3))
@@ -202,30 +213,37 @@ def training_batches(
 def as_numpy(labelled: Labelled, batches: tf.data.Dataset) -> Iterator:
     """The elements of `batches`, made from the set; UserError that names the photos that cannot be read."""
     try:
-        yield from batches.prefetch(2).as_numpy_iterator()
+        yield from _with_threads(labelled, batches.prefetch(2)).as_numpy_iterator()
     except tf.errors.DataLossError as error:
         raise UserError(f"{labelled.name} is damaged ({error.message.splitlines()[0]}): download it again") from error
     except tf.errors.OpError as error:
+        if failed := re.search(r"\b(TransientError|UserError): (.+)", error.message):  # `fetch`
+            raise (TransientError if failed[1] == "TransientError" else UserError)(failed[2]) from None
         raise _unreadable(labelled) from error
+
+
+def _with_threads(labelled: Labelled, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """As many threads as requests to a bucket wait at a time; on a disk TensorFlow chooses."""
+    if labelled.is_encoded or not is_bucket(labelled.name):
+        return dataset
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = max(_READS, available_cores())
+    return dataset.with_options(options)
 
 
 def _unreadable(labelled: Labelled) -> UserError:
     """Names all photos that cannot be decoded, once one of them failed; reads the whole set."""
 
     def load(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return position, tf.shape(
-            decode(example[0], labelled.is_encoded)
-        )  # TensorFlow computes only what a result needs
+        return position, tf.shape(decode(labelled.read(example[0])))  # TensorFlow computes only what a result needs
 
-    decoded = labelled.examples.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    numbered = labelled.examples.enumerate()
+    decoded = _with_threads(labelled, numbered.map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors())
     what = f"looking for unreadable photos of {labelled.name}"
     good = {int(position) for position, _ in tqdm(decoded.as_numpy_iterator(), what, labelled.num_images, unit="photo")}
-    bad = sorted(set(range(labelled.num_images)) - good)
-    if not bad:
+    bad = tf.constant(sorted(set(range(labelled.num_images)) - good), tf.int64)
+    failed = numbered.filter(lambda position, _: tf.reduce_any(position == bad)).as_numpy_iterator()
+    if not (names := [why for n, (e, _) in failed if (why := name_and_reason(n, e, labelled.is_encoded))]):
         return TransientError(f"a photo of {labelled.name} could not be read, and now all can: run the command again")
-    failed = labelled.examples.enumerate().filter(lambda position, _: tf.reduce_any(position == bad))
-    names = [name_and_reason(n, example, labelled.is_encoded) for n, (example, _) in failed.as_numpy_iterator()]
-    return UserError(
-        f"{len(bad)} of the {labelled.num_images} photos of {labelled.name} cannot be read or decoded: "
-        f"{shorten(names)}; remove or replace them"
-    )
+    of_all = f"{len(names)} of the {labelled.num_images} photos of {labelled.name}"
+    return UserError(f"{of_all} cannot be read or decoded: {shorten(names)}; remove or replace them")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from univip_jax.common.errors import UserError, shorten
+from univip_jax.common.files import read_bytes
 from univip_jax.data.index import permutation
 from univip_jax.data.labelled.sets import Labelled, choose, of_paths
 from univip_jax.data.photos.listing import as_text
@@ -25,7 +26,7 @@ def named_subset(labelled: Labelled, file: Path) -> Labelled:
     if labelled.is_encoded:
         raise UserError(f"{labelled.name} is no folder: its photos have no names for {file} to list; use its splits")
     try:
-        names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in read_bytes(file).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.subset={file} must be a text file with one name per line: {error}") from error
     paths, labels = _listing(labelled)

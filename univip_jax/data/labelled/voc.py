@@ -4,17 +4,23 @@
 (or another suffix of photos).
 """
 
+import errno
+import os
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError, shorten
+from univip_jax.common.objects import entries, read_all
 from univip_jax.data.photos import SUFFIXES
 
+_AT_ONCE = 256  # annotations that are read from a bucket
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1  # as in VOC's own lists of each class
 
 
@@ -24,6 +30,7 @@ class VocSplit(NamedTuple):
     paths: list[str]
     labels: np.ndarray  # int8 [N, C]: PRESENT, ABSENT, or DIFFICULT: each object of the class is annotated as difficult
     classes: tuple[str, ...]  # sorted: the names of all objects of the split
+    sizes: list[int]  # bytes
 
 
 class _NoDocumentType(ET.TreeBuilder):
@@ -33,13 +40,13 @@ class _NoDocumentType(ET.TreeBuilder):
         raise ValueError("it declares a document type")
 
 
-def read_annotation(path: Path) -> dict[str, bool]:
+def parse_annotation(contents: bytes) -> dict[str, bool]:
     """The classes of the objects in a photo, and whether all objects of the class are difficult.
 
-    Raises ValueError or OSError where the file is no annotation.
+    Raises ValueError where the contents are no annotation.
     """
     try:
-        root = ET.fromstring(path.read_bytes(), parser=ET.XMLParser(target=_NoDocumentType()))
+        root = ET.fromstring(contents, parser=ET.XMLParser(target=_NoDocumentType()))
     except ET.ParseError as error:
         raise ValueError(f"no XML: {error}") from error
     except LookupError as error:
@@ -53,13 +60,31 @@ def read_annotation(path: Path) -> dict[str, bool]:
     return found
 
 
-def _photos(folder: Path) -> dict[str, Path]:
-    """The photos of a folder by stem; of several with one stem, the one whose suffix comes first in `SUFFIXES`."""
-    if not folder.is_dir():
-        return {}
-    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    found.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()))
-    return {path.stem: path for path in reversed(found)}
+def _photos(folder: Path) -> dict[str, tuple[Path, int]]:
+    """The photos of a folder, and their bytes, by stem; of several with one, that whose suffix leads in `SUFFIXES`."""
+    if is_bucket(folder):
+        files = [(folder / name, entry.size) for name, entry in sorted(entries(folder).items())]
+    else:
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+        files = [(path, path.stat().st_size) for path in there if path.is_file()]
+    found = [file for file in files if file[0].suffix.lower() in SUFFIXES]
+    found.sort(key=lambda file: SUFFIXES.index(file[0].suffix.lower()))
+    return {file[0].stem: file for file in reversed(found)}
+
+
+def _contents(paths: list[Path]) -> Iterator[bytes | OSError]:
+    """What each file holds, or why it cannot be read."""
+    for start in range(0, len(paths), _AT_ONCE if is_bucket(paths[0]) else 1):
+        if is_bucket(paths[0]):
+            missing = errno.ENOENT, os.strerror(errno.ENOENT)
+            group = paths[start : start + _AT_ONCE]
+            found = zip(group, read_all(group), strict=True)
+            yield from (FileNotFoundError(*missing, str(path)) if data is None else data for path, data in found)
+            continue
+        try:
+            yield paths[start].read_bytes()
+        except OSError as error:
+            yield error
 
 
 def _ids(path: Path) -> list[str]:
@@ -90,13 +115,17 @@ def read_voc(root: Path, split: str) -> VocSplit:
             f"{lists / split}.txt, the list of a VOC split, cannot be read "
             f"({getattr(error, 'strerror', error)}); found: {known}"
         ) from error
-    photos, paths, objects, bad = _photos(root / "JPEGImages"), [], [], []
-    for name in tqdm(ids, unit="annotation", desc=f"annotations of {root}:{split}"):
+    photos, used, objects, bad = _photos(root / "JPEGImages"), [], [], []
+    annotations = _contents([root / "Annotations" / f"{name}.xml" for name in ids])
+    shown = tqdm(ids, unit="annotation", desc=f"annotations of {root}:{split}")
+    for name, contents in zip(shown, annotations, strict=True):
         try:
             if (photo := photos.get(name)) is None:
                 raise ValueError(f"{root / 'JPEGImages' / name}.jpg is missing")
-            objects.append(read_annotation(root / "Annotations" / f"{name}.xml"))
-            paths.append(str(photo))
+            if isinstance(contents, OSError):
+                raise contents
+            objects.append(parse_annotation(contents))
+            used.append(photo)
         except (OSError, ValueError) as error:
             bad.append(f"{name} ({error})")
     if bad:
@@ -104,8 +133,8 @@ def read_voc(root: Path, split: str) -> VocSplit:
             f"{len(bad)} of the {len(ids)} photos of {root}:{split} cannot be used: {shorten(bad)}; restore them"
         )
     classes = tuple(sorted({name for found in objects for name in found}))
-    labels = np.full((len(paths), len(classes)), ABSENT, np.int8)
+    labels = np.full((len(used), len(classes)), ABSENT, np.int8)
     for row, found in zip(labels, objects, strict=True):
         for name, is_difficult in found.items():
             row[classes.index(name)] = DIFFICULT if is_difficult else PRESENT
-    return VocSplit(paths, labels, classes)
+    return VocSplit([str(path) for path, _ in used], labels, classes, [size for _, size in used])
