@@ -6,7 +6,6 @@ python -m univip_jax.weights --weights=model_final_f10217.pkl --detector_stride=
 """
 
 import os
-from pathlib import Path
 
 # XLA reads it on import; its start-up notes hide what a user needs to read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,6 +14,7 @@ from absl import flags
 
 from univip_jax.common.cli import define_path
 from univip_jax.common.cli import run as run_command
+from univip_jax.common.files import at
 from univip_jax.models.resnet import STEMS
 from univip_jax.weights.detector_file import STRIDES
 from univip_jax.weights.imported import import_detector, import_weights
@@ -44,13 +44,13 @@ def _check() -> None:
 
 def _work() -> None:
     given = flags.FLAGS
-    run = Path(given.workdir)
+    run, weights = at(given.workdir), at(given.weights)
     if given.detector_stride:
-        what = import_detector(Path(given.weights), run, given.detector_stride)
+        what = import_detector(weights, run, given.detector_stride)
         judge = f"python main.py --config=configs/detection.py:schedule=evaluate --config.pretrained={run}"
         print(f"{run}: {what}; next: {judge} --config.data.test=DIR --workdir=...")
         return
-    what = import_weights(Path(given.weights), run, prefix=given.prefix, stem=given.stem, image_size=given.image_size)
+    what = import_weights(weights, run, prefix=given.prefix, stem=given.stem, image_size=given.image_size)
     print(f"{run}: {what}; next: python main.py --config=configs/knn.py --config.pretrained={run} --workdir=...")
 
 

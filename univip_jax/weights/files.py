@@ -1,6 +1,8 @@
 """Reads a backbone from a file of weights, ours or of another project, without running code from the file."""
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError, shorten
+from univip_jax.common.files import on_disk
 from univip_jax.models.resnet import STEMS, ResNet
 from univip_jax.weights.names import Tensor, Tensors, from_detectron2, from_flat, from_torch
 from univip_jax.weights.networks import choose_network
@@ -97,17 +101,37 @@ def image_size_of(metadata: dict[str, str], net: ResNet) -> int:
 def read_tensors(path: Path, *, whole: bool = False) -> tuple[Tensors, dict[str, str]]:
     """Tensors by printable name, and text metadata; of a `.pkl` those of the backbone, under torchvision's names.
 
-    A `whole` detector in a `.pkl` keeps Detectron2's names. Raises UserError for what is no file of weights, by what
-    it is.
+    A `whole` detector in a `.pkl` keeps Detectron2's names. A file in a bucket has a copy here for as long as there are
+    its tensors. Raises UserError for what is no file of weights, by what it is.
     """
-    tensors, metadata = _read_by_content(path, whole)
-    return {name if name.isprintable() else ascii(name)[1:-1]: tensor for name, tensor in tensors.items()}, metadata
-
-
-def _read_by_content(path: Path, whole: bool) -> tuple[Tensors, dict[str, str]]:
     if not path.is_file():
         what = "is a folder: name the file of weights in it" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}")
+    tensors, metadata = _read_copy(path, whole) if is_bucket(path) else _read_by_content(path, whole)
+    return {name if name.isprintable() else ascii(name)[1:-1]: tensor for name, tensor in tensors.items()}, metadata
+
+
+def _read_copy(path: Path, whole: bool) -> tuple[Tensors, dict[str, str]]:
+    held = on_disk(path)  # Python ends it when no tensor refers to it any more
+    copy = held.__enter__()
+
+    @contextmanager
+    def named() -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), str(path))) from error
+
+    def values(tensor: Tensor | np.ndarray, _: object) -> np.ndarray:
+        with named():
+            return tensor.read() if isinstance(tensor, Tensor) else tensor
+
+    with named():
+        tensors, metadata = _read_by_content(copy, whole)
+    return {name: Tensor(t.shape, partial(values, t, held)) for name, t in tensors.items()}, metadata
+
+
+def _read_by_content(path: Path, whole: bool) -> tuple[Tensors, dict[str, str]]:
     with open(path, "rb") as file:
         head = file.read(512)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 10**8:

@@ -1,11 +1,14 @@
 """Weights from elsewhere as a run's folder, so that every evaluation takes them."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import sha256_of
 from univip_jax.run.checkpoint import Checkpoints, Retention
@@ -49,17 +52,12 @@ def import_weights(
         }
     )
     try:
-        run.parent.mkdir(parents=True, exist_ok=True)
-        # Made beside its place, then moved: a folder that exists is whole.
-        with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}-") as made:
-            folder = Path(made) / "run"
-            folder.mkdir()
+        with _filled(run) as folder:
             with Checkpoints(folder, Retention(1)) as checkpoints:
                 state = {kind: {"encoder": {"backbone": tree}} for kind, tree in variables.items()}
                 checkpoints.save(0, jax.tree.map(jax.numpy.asarray, state), {"imported": path.name})
                 checkpoints.wait()
             write_config(folder, config)
-            folder.rename(run)
     except OSError as error:
         raise UserError(f"--workdir={run} cannot be written: {error.strerror}") from error
     millions = sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6
@@ -82,6 +80,20 @@ def import_detector(path: Path, run: Path, stride: str) -> str:
     write_detector(run / DETECTOR, net, variables, {"step": 0, "pretrained": source})
     masks = "with masks" if net.masks else "without masks"
     return f"{net.backbone.variant} of width {net.backbone.width:g}, {net.box_head}, {net.num_classes} classes, {masks}"
+
+
+@contextmanager
+def _filled(run: Path) -> Iterator[Path]:
+    """A folder to fill, made beside `run` and then moved: one that exists is whole. In a bucket it is `run` itself."""
+    if is_bucket(run):
+        yield run
+        return
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}-") as made:
+        folder = Path(made) / "run"
+        folder.mkdir()
+        yield folder
+        folder.rename(run)
 
 
 def _require_absent(run: Path) -> None:
