@@ -1,4 +1,4 @@
-"""Apache Beam runs the shards: on machines that see the same folders (Dataflow, Flink, Spark), or on this one.
+"""Apache Beam runs the shards: on machines that see the same folders or buckets (Dataflow, Flink, Spark), or on this.
 
 Needs requirements-beam.txt.
 """
@@ -6,7 +6,9 @@ Needs requirements-beam.txt.
 import logging
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 
 from data_prep.runners import Task
-from univip_jax.common.errors import UserError
-from univip_jax.common.files import temporary
+from univip_jax.common.buckets import is_bucket, put
+from univip_jax.common.errors import TransientError, UserError
+from univip_jax.common.files import read_bytes, temporary
 from univip_jax.data.host import run_on_one_core
 
 _LOCAL = ("DirectRunner", "FnApiRunner")
@@ -40,30 +43,38 @@ def run(task: Task, specs: Sequence[Any], out: Path, options: Sequence[str], num
         parsed.view_as(StandardOptions).runner = "DirectRunner"
         parsed.view_as(DirectOptions).direct_running_mode = "multi_processing"
         parsed.view_as(DirectOptions).direct_num_workers = num_workers
-    with temporary(out / "specs") as path:
-        offsets = _write(path, specs)
+    with _shared(out, specs) as (path, places):
         try:
             with apache_beam.Pipeline(options=parsed) as pipeline:
                 # Without Reshuffle, runners fuse the steps and one worker does everything.
-                spread = pipeline | apache_beam.Create(offsets) | apache_beam.Reshuffle()
+                spread = pipeline | apache_beam.Create(places) | apache_beam.Reshuffle()
                 spread | apache_beam.ParDo(_Process(task, str(path)))
         except Exception as error:  # each runner has its own, with the worker's traceback as text
-            line = str(error) if isinstance(error, UserError) else "".join(re.findall(r"UserError: .+", str(error))[:1])
-            if line:
-                raise UserError(re.sub(r"^.*UserError: | \[while running .*", "", line)) from error
+            if isinstance(error, UserError):
+                raise
+            if told := re.search(r"(TransientError|UserError): (.+?)( \[while running .*)?$", str(error), re.MULTILINE):
+                raise (TransientError if told[1] == "TransientError" else UserError)(told[2]) from error
             if local:
                 raise
             raise UserError(f"Apache Beam's pipeline failed ({error!r:.300}): its runner's log says more") from error
 
 
-def _write(path: Path, specs: Sequence[Any]) -> list[int]:
-    """Writes the specs one after the other; returns the byte offset of each."""
-    offsets = []
-    with open(path, "wb") as file:
-        for spec in specs:
-            offsets.append(file.tell())
-            pickle.dump(spec, file)
-    return offsets
+@contextmanager
+def _shared(out: Path, specs: Sequence[Any]) -> Iterator[tuple[Path, list[tuple[int, int]]]]:
+    """A file in `out` with all specs, until the block ends, and where each begins and ends in it, bytes."""
+    ends = [0]
+    with temporary(out / "specs") as path:
+        with open(path, "wb") as file:
+            for spec in specs:
+                pickle.dump(spec, file)
+                ends.append(file.tell())
+        if is_bucket(out):
+            put(out / path.name, path)
+        try:
+            yield out / path.name, list(pairwise(ends))
+        finally:
+            if is_bucket(out):
+                (out / path.name).unlink(missing_ok=True)
 
 
 class _Process(apache_beam.DoFn):
@@ -75,8 +86,6 @@ class _Process(apache_beam.DoFn):
     def setup(self) -> None:
         run_on_one_core()
 
-    def process(self, offset: int) -> None:
-        with open(self._specs, "rb") as file:
-            file.seek(offset)
-            spec = pickle.load(file)  # written by our own launcher
+    def process(self, place: tuple[int, int]) -> None:
+        spec = pickle.loads(read_bytes(self._specs, *place))  # written by our own launcher
         self._task(spec, Metrics.counter("data_prep", "photos").inc)
