@@ -33,6 +33,7 @@ class Faults:
     gone_until: float = 0.0  # of time.monotonic: connections are cut until then
     forbidden: bool = False  # every request is answered by 403
     num_requests: int = 0
+    num_bytes: int = 0  # of the answers
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
 
@@ -80,6 +81,7 @@ class Proxy:
                 request.method, _as_is(url), headers=headers, data=body, allow_redirects=False
             ) as answer:
                 content = await answer.read()
+                faults.num_bytes += len(content)
                 headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
                 given = web.Response(status=answer.status, body=content, headers=headers)
                 if request.method == "HEAD" and "Content-Length" in answer.headers:
