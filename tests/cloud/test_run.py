@@ -80,7 +80,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("kind", "kills", "requests"), [("gs", 10, 400), ("s3", 4, 120)])
+@pytest.mark.parametrize(("kind", "kills", "requests"), [("gs", 10, 400), ("s3", 3, 120)])
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits_and_loses_no_checkpoint(
     request, servers, whole, processes, kind, kills, requests
 ):

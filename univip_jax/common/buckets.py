@@ -25,7 +25,8 @@ _ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs make
 STORE_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # TensorStore's: about 45 s
 _URL = re.compile(r".*/b/([^/]+)/o(/?)([^?]*).*")  # of an upload, which names the bucket, and of a download
 _RIGHTS = {
-    "gs": "run gcloud auth application-default login, or give the service account the role Storage Object User",
+    "gs": "run gcloud auth application-default login, or give the service account the roles Storage Object User and "
+    "Storage Legacy Bucket Reader",
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give their owner s3:GetObject, PutObject, DeleteObject "
     "and ListBucket",
 }

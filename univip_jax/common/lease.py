@@ -60,7 +60,8 @@ def leased(folder: Any, name: str) -> Iterator[None]:
         TransientError: a process that lives holds it, or the bucket cannot be reached.
         UserError: there is no such bucket, or no right.
     """
-    leases = _Leases(folder, name, {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())})
+    owner = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "token": uuid.uuid4().hex}
+    leases = _Leases(folder, name, owner)
     number, done = _take(leases), threading.Event()
 
     def renew() -> None:
@@ -97,8 +98,10 @@ def _take(leases: _Leases) -> int:
         mine = max(numbers, default=0) + 1
         try:
             leases.write(mine, 0, "create")
-        except FileExistsError:  # another was faster
-            continue
+        except FileExistsError:
+            if not leases.owner.items() <= leases.read(mine).items():  # another was faster
+                continue
+            # The answer to an earlier attempt at this write was lost.
         for number in numbers:
             leases.path(number).unlink(missing_ok=True)
         return mine

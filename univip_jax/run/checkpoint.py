@@ -50,7 +50,7 @@ class Checkpoints:
             create=keep is not None,
         )
         place = self._staged.local if self._staged else self.folder
-        self._manager = ocp.CheckpointManager(str(place), options=options)
+        self._manager = self._ask(lambda: ocp.CheckpointManager(str(place), options=options))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -66,7 +66,7 @@ class Checkpoints:
             if self._staged:
                 self._staged.close()
         finally:
-            self._manager.close()
+            self._ask(self._manager.close)
 
     def steps(self) -> list[int]:
         """The steps that can be restored, oldest first."""
@@ -194,7 +194,7 @@ class Checkpoints:
         multihost_utils.sync_global_devices(f"quarantine {step}")
         if self._staged:
             self._staged.forget(step)
-        self._manager.reload()
+        self._ask(self._manager.reload)
         return place
 
     def _ask(self, work: Callable[[], Any]) -> Any:
