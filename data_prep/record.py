@@ -10,7 +10,7 @@ from data_prep import annotations, filters, selective_search
 from data_prep.annotations import Annotations
 from univip_jax.data import boxes, records
 from univip_jax.data.photos import decode as photos
-from univip_jax.data.photos.listing import Objects, PhotoFile
+from univip_jax.data.photos.listing import Objects, Opened, PhotoFile
 from univip_jax.data.photos.sources import open_photo
 
 OBJECTS, CANDIDATES = "objects_outside", "proposals_outside"  # keys of sidecars and manifests
@@ -42,7 +42,11 @@ class Made(NamedTuple):
 
 
 def make_record(
-    photo: PhotoFile, annotated: Annotations | None, settings: Settings, imported: Annotations | None = None
+    photo: PhotoFile,
+    annotated: Annotations | None,
+    settings: Settings,
+    imported: Annotations | None = None,
+    opened: Opened | None = None,
 ) -> Made:
     """Reads a photo and proposes boxes for it.
 
@@ -51,12 +55,13 @@ def make_record(
         annotated: its annotations in a json; None: those of its source, if it has any.
         settings: which proposals, and what is stored.
         imported: candidates for `import`, the best first; None: there are none.
+        opened: its bytes, where they are read already.
 
     Raises:
         photos.Rejected: the photo cannot be used.
         UserError: the archive or the TFDS data set that holds the photo cannot be read.
     """
-    opened = open_photo(photo)
+    opened = opened or open_photo(photo)
     stored = photos.read_photo(opened.encoded, settings.max_side, settings.max_megapixels)
     height, width = stored.pixels.shape[:2]
     objects, outside = Objects(), {}

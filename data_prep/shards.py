@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,11 @@ from univip_jax.common.files import appearing, read_bytes, sha256_of, write_whol
 from univip_jax.common.objects import entries, read_all
 from univip_jax.data import records, tfrecord
 from univip_jax.data.photos import decode as photos
-from univip_jax.data.photos.listing import PhotoFile
+from univip_jax.data.photos.listing import Opened, PhotoFile
+from univip_jax.data.photos.reading import read_ahead
+from univip_jax.data.photos.sources import open_photo
 
+_AHEAD = 8  # photos that are read from a bucket while one is searched
 SHARD_NAME = re.compile(r"photos-\d{5}-of-\d{5}\.(tfrecord|json)")
 STATS = "verdict"  # a sidecar's key for the statistics of its proposals; sidecars on disk keep this older name
 LOOKS = "photo_stats"  # the key for the statistics of its photos; older sidecars lack it
@@ -171,11 +175,12 @@ def _serialized(
     outside: dict[str, list[dict]],
 ) -> Iterator[bytes]:
     """The shard's records; also fills the lists and `outside`."""
-    for photo in spec.photos:
+    for photo, opened in zip(spec.photos, _opened(spec.photos), strict=True):
         try:
-            record, pixels, num_outside = make_record(
-                photo, spec.annotations.get(photo.image_id), spec.settings, spec.imported.get(photo.image_id)
-            )
+            if isinstance(opened, photos.Rejected):
+                raise opened
+            annotated, imported = (given.get(photo.image_id) for given in (spec.annotations, spec.imported))
+            record, pixels, num_outside = make_record(photo, annotated, spec.settings, imported, opened)
         except photos.Rejected as error:
             rejected.append({"id": photo.image_id, "reason": str(error)})
         else:
@@ -188,6 +193,19 @@ def _serialized(
                 outside.setdefault(kind, []).append({"id": photo.image_id, "count": count})
             yield records.serialize(record)
         on_photo()
+
+
+def _opened(listed: Sequence[PhotoFile]) -> Iterator[Opened | photos.Rejected | None]:
+    """The bytes of each photo in a bucket, or why it is rejected; None for one on a disk, which nobody waits for."""
+
+    def load(photo: PhotoFile) -> Opened | photos.Rejected:
+        try:
+            return open_photo(photo)
+        except photos.Rejected as error:
+            return error
+
+    in_bucket = any(is_bucket(photo.path) for photo in listed)
+    return read_ahead(listed, load, _AHEAD) if in_bucket else repeat(None, len(listed))
 
 
 def spec_hash(spec: ShardSpec) -> str:

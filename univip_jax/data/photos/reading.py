@@ -2,9 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from univip_jax.common.buckets import is_bucket
 from univip_jax.data.host import available_cores, tf
 from univip_jax.data.photos.decode import as_stored, check_end
 from univip_jax.data.photos.listing import PhotoFile
@@ -12,6 +13,7 @@ from univip_jax.data.photos.sources import open_photo
 from univip_jax.data.records import decode_image
 
 _MAX_THREADS = 16
+_REQUESTS = 32  # at the same time, to a bucket: with 50 ms of latency 640 a second
 Loaded = TypeVar("Loaded")
 
 
@@ -25,7 +27,9 @@ def read_upright(photo: PhotoFile) -> tf.Tensor:
 
 def read_ahead(photos: Sequence[PhotoFile], load: Callable[[PhotoFile], Loaded], ahead: int) -> Iterator[Loaded]:
     """`load` of each photo, in order; `ahead` photos are loaded before they are asked for."""
-    threads, waiting = ThreadPoolExecutor(min(_MAX_THREADS, available_cores())), deque()
+    in_bucket = any(is_bucket(photo.path) for photo in photos)
+    threads = ThreadPoolExecutor(_REQUESTS if in_bucket else min(_MAX_THREADS, available_cores()))
+    waiting: deque[Future[Loaded]] = deque()
     try:
         for photo in photos:
             waiting.append(threads.submit(load, photo))
