@@ -12,12 +12,13 @@ collect_ignore_glob = [] if find_spec("moto") and find_spec("fake_gcs_server_pyt
 
 
 @pytest.fixture(scope="session")
-def servers():
+def servers(tmp_path_factory):
     from tests.cloud.servers import Servers
 
     with Servers() as started, pytest.MonkeyPatch.context() as patch:
         for name, value in started.variables().items():
             patch.setenv(name, value)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # nothing is left in the home folder
         yield started
 
 

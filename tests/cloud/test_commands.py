@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 
 from configs import knn as knn_config
 from configs import semi as semi_config
+from tests.cloud.copies import files, put
 from tests.small import small_config, write_photos
 from univip_jax.common.errors import UserError
 from univip_jax.common.files import at, remove_tree
@@ -55,18 +55,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
 
-def put(folder: Path, address: str) -> str:
-    """A copy of a folder in a bucket."""
-    at(address).fs.put(f"{folder}/", f"{address}/", recursive=True)
-    return address
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """What is below a folder."""
-    start = str(folder)
-    return {str(path).removeprefix(start): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def tensors(contents: bytes) -> tuple[dict, bytes]:
     """The header of a safetensors file, whose metadata have no order, and its bytes."""
     length = int.from_bytes(contents[:8], "little")
@@ -83,17 +71,19 @@ def knn_of(run, labelled, workdir):
 
 def test_knn_gives_the_disks_numbers_and_keeps_features_here(run, labelled, bucket, tmp_path, capsys):
     wanted = knn_of(run, labelled, tmp_path / "knn")
-    address, workdir = put(run, f"{bucket}/run"), f"{bucket}/knn"
-    found = knn_of(address, labelled, workdir)
+    address, workdir, photos = put(run, f"{bucket}/run"), f"{bucket}/knn", put(labelled, f"{bucket}/labelled")
+    found = knn_of(address, photos, workdir)
     assert found.pop("pretrained") == address and wanted.pop("pretrained") == str(run)
+    for part in ("train", "test"):
+        assert found[part].pop("name") == photos and wanted[part].pop("name") == str(labelled)
     assert found == wanted
     assert {path.name for path in at(workdir).iterdir()} == {"results.json", "settings.json"}
     (rows,) = (tmp_path / "home").rglob("*.rows")
     assert rows.read_bytes() == next((tmp_path / "knn").rglob("*.rows")).read_bytes()
-    knn_of(address, labelled, workdir)
+    knn_of(address, photos, workdir)
     assert f"{workdir}/results.json is there already" in capsys.readouterr().out
     config = knn_config.get_config()
-    config.pretrained, config.data.train, config.data.test, config.k = address, str(labelled), str(labelled), (3,)
+    config.pretrained, config.data.train, config.data.test, config.k = address, photos, photos, (3,)
     with pytest.raises(UserError, match=rf"{workdir} holds an evaluation of other settings: batch_size was 8"):
         knn.evaluate(config, at(workdir))
 
@@ -110,19 +100,19 @@ def test_a_sweep_writes_a_folder_for_each_checkpoint(run, labelled, gs, tmp_path
     assert wanted[4]["top1"] == knn_of(run, labelled, tmp_path / "knn")["top1"]
 
 
-def test_fine_tuning_drops_the_checkpoints_of_a_grid_and_gives_the_disks_numbers(run, labelled, bucket, tmp_path):
+def test_fine_tuning_gives_the_disks_numbers_and_drops_the_checkpoints_of_a_grid(run, labelled, s3, tmp_path):
     config = semi_config.get_config()
     config.pretrained, config.data.train, config.data.test = str(run), str(labelled), str(labelled)
     config.data.subset, config.batch_size, config.num_epochs, config.image_size = "all", 8, 1, 32
     config.lr, config.head_multiplier = (0.01, 0.1), (1.0,)
-    found = {}
-    for workdir in (tmp_path / "semi", at(f"{bucket}/semi")):
+    found = []
+    for workdir in (tmp_path / "semi", at(f"{s3}/semi")):
         semi.evaluate(config, workdir)
-        found[workdir] = json.loads((workdir / "results.json").read_text())
-        grid = files(workdir / "grid")
-        assert [name.rpartition("/")[2] for name in grid] == ["score.json"] * 2
-    one, other = found.values()
-    assert one == other
+        found.append(json.loads((workdir / "results.json").read_text()))
+        assert [name.rpartition("/")[2] for name in files(workdir / "grid")] == ["score.json"] * 2
+        with Checkpoints(workdir / "final") as checkpoints:
+            assert checkpoints.steps() == [1]
+    assert found[0] == found[1]
 
 
 def test_extract_writes_the_bytes_of_the_disk(run, bucket, tmp_path):
@@ -133,7 +123,7 @@ def test_extract_writes_the_bytes_of_the_disk(run, bucket, tmp_path):
     out = at(f"{bucket}/deep/features.parquet")
     assert "without 1 that cannot be read" in extract_folder(request._replace(out=out))
     assert files(out.parent) == {
-        f"/{path.name}": path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("features")
+        path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("features")
     }
     assert not [*(tmp_path / "home").rglob("*.rows")]
     assert extract_folder(request._replace(out=out)) == f"{out} is finished already: delete it to make it anew"
@@ -149,8 +139,8 @@ def test_export_writes_the_bytes_of_the_disk_and_replaces_nothing(run, bucket, t
     report = export(address, "safetensors", out, **options)
     assert report["arrays_are_bit_identical"]
     found, wanted = files(out.parent), files(tmp_path / "out")
-    assert tensors(found.pop("/net.safetensors")) == tensors(wanted.pop("/net.safetensors"))
-    assert found == wanted and found.keys() == {"/net.safetensors.md", "/net.safetensors.parity.json"}
+    assert tensors(found.pop("net.safetensors")) == tensors(wanted.pop("net.safetensors"))
+    assert found == wanted and found.keys() == {"net.safetensors.md", "net.safetensors.parity.json"}
     with pytest.raises(UserError, match=f"{out} exists; remove it, or choose another --out"):
         export(address, "safetensors", out, **options)
     out.unlink()
@@ -203,4 +193,4 @@ def test_remove_tree_leaves_its_neighbours(bucket):
         (at(bucket) / name).write_text(name)
     remove_tree(at(bucket) / "a")
     remove_tree(at(bucket) / "none")
-    assert files(at(bucket)) == {"/ab/3": b"ab/3"}
+    assert files(at(bucket)) == {"ab/3": b"ab/3"}

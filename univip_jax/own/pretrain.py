@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from ml_collections import ConfigDict
 from data_prep.inputs import Request
 from data_prep.prepare import prepare
 from data_prep.record import Settings
-from univip_jax.common.errors import UserError
-from univip_jax.common.files import at, expand, held, write_whole
+from univip_jax.common.errors import TransientError, UserError
+from univip_jax.common.files import at, expand, held, remove_tree, write_whole
 from univip_jax.data.records import MANIFEST, read_manifest
 from univip_jax.evaluate.before_after import judge_before_after, open_few
 from univip_jax.evaluate.in_training import make_evaluator
@@ -99,12 +98,10 @@ def pretrain(
         else:
             print(f"plan      {out / PLAN} of an earlier start")
         print(f"same by   {_command(plan, out)}", flush=True)
-        run = out / RUN
-        cache_compiled(run)
+        cache_compiled(run := out / RUN)
         if train(_config(plan["fields"]), run, make_evaluator, open_warm_start):
             return None
-        weights = _export(run, out)
-        page = _report(run, labelled)
+        weights, page = _export(run, out), _report(run, labelled)
         took = f"; this start took {duration(time.monotonic() - began)}, {duration(3600 * asked.hours)} were asked for"
         print(f"weights   {weights}\npage      {page}{took}")
         return page
@@ -232,7 +229,7 @@ def _export(run: Path, out: Path) -> Path:
     for leftover in (path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.parity.json")):
         leftover.unlink(missing_ok=True)
     for made in out.glob(f".{path.name}-*"):
-        shutil.rmtree(made)
+        remove_tree(made)
     export(run, kind, path, step=None, results=[], licence=None)
     return path
 
@@ -243,6 +240,8 @@ def _report(run: Path, labelled: str | None) -> Path:
     if labelled:
         try:
             judge_before_after(run, labelled, before=starting_encoder(run), after=load_encoder(run))
+        except TransientError:
+            raise
         except UserError as error:  # the page is worth having without it
             print(f"warning   not judged by {labelled}: {error}")
     page, warnings = write_report(run, photos=_PAGE_PHOTOS)
