@@ -1,19 +1,27 @@
 """Labelled photos and weights in buckets: what they are on a disk."""
 
+import hashlib
+import json
 import time
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from tests.cloud.test_photos import upload
 from tests.data_prep.painted import paint
+from tests.weights.random_weights import variables_of
 from univip_jax.common.errors import TransientError, UserError
 from univip_jax.common.files import at, sha256_of
 from univip_jax.data.labelled.contents import read_contents
 from univip_jax.data.labelled.sets import centre_batches, open_labelled, training_batches
 from univip_jax.data.labelled.subset import drawn_subset, named_subset
+from univip_jax.models.resnet import ResNet
+from univip_jax.weights.encoder import load_encoder
 from univip_jax.weights.files import read_tensors
+from univip_jax.weights.imported import import_weights
+from univip_jax.weights.names import to_flat
 from univip_jax.weights.pickle_file import write_pkl
 
 
@@ -111,6 +119,22 @@ def test_voc_equals_that_of_a_disk(bucket, tmp_path):
         open_labelled(f"{bucket}/VOC2007:test")
     assert f"2 of the 4 photos of {bucket}/VOC2007:test cannot be used: 000001 ([Errno 2] No such" in str(refused.value)
     assert f"000002 ({bucket}/VOC2007/JPEGImages/000002.jpg is missing)" in str(refused.value)
+
+
+def test_a_run_of_imported_weights_may_be_in_a_bucket(bucket, tmp_path):
+    variables = variables_of(ResNet("resnet18", width=0.125))
+    save_file({name: np.asarray(value) for name, value in to_flat(variables).items()}, tmp_path / "w.safetensors")
+    upload(tmp_path, bucket)
+    said = import_weights(at(bucket) / "w.safetensors", at(bucket) / "run")
+    assert said.startswith("resnet18 of width 0.125, 0.")
+    encoder = load_encoder(f"{bucket}/run")
+    assert encoder.source == f"{bucket}/run" and encoder.image_size == 224
+    jax.tree.map(np.testing.assert_array_equal, encoder.variables, variables)
+    config = json.loads((at(bucket) / "run" / "config.json").read_text())
+    digest = hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    assert config["imported"] == {"file": "w.safetensors", "sha256": digest, "metadata": {}}
+    with pytest.raises(UserError, match=f"--workdir={bucket}/run exists; choose another folder"):
+        import_weights(at(bucket) / "w.safetensors", at(bucket) / "run")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pkl"])

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from data_prep import check, shards
+from data_prep import check, shards, writing
 from data_prep.inputs import Request
 from data_prep.prepare import prepare
 from data_prep.record import Settings
@@ -18,7 +18,7 @@ from tests.data_prep.command import exit_code
 from tests.data_prep.painted import paint
 from univip_jax.common import objects
 from univip_jax.common.errors import TransientError, UserError
-from univip_jax.common.files import at
+from univip_jax.common.files import at, temporary
 from univip_jax.common.objects import entries, read_all
 from univip_jax.data import records
 
@@ -213,6 +213,16 @@ def test_a_network_that_is_gone_rejects_no_photo(source, on_disk, gs, servers, m
     assert len(there) == 2 and there.items() <= on_disk.items()  # the first shard and its sidecar
     prepare(request(f"{gs}/out", f"{gs}/photos"))
     assert contents(at(f"{gs}/out")) == on_disk
+
+
+def test_leftovers_of_shards_are_removed_from_this_machine(gs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    name = f"photos-00000-of-00003.tfrecord.{'0' * 32}.tmp"
+    for path in (name, f"others.{'0' * 32}.tmp"):
+        (tmp_path / path).write_bytes(b"x")
+    with temporary(at(gs) / "photos-00001-of-00003.tfrecord") as living:
+        writing.remove_leftovers(at(gs))
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / f"others.{'0' * 32}.tmp", living])
 
 
 def test_what_a_user_can_mend_is_one_line(source, bucket, servers, capsys):

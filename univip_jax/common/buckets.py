@@ -24,6 +24,7 @@ _INSTALL = "pip install -r requirements-cloud.txt"
 _ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs makes 6, about 35 s
 STORE_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # TensorStore's: about 45 s
 _URL = re.compile(r".*/b/([^/]+)/o(/?)([^?]*).*")  # of an upload, which names the bucket, and of a download
+_LISTED = "kind,nextPageToken,prefixes,items(name,size,updated)"  # of objects: all they have fills the memory
 _RIGHTS = {
     "gs": "run gcloud auth application-default login, or give the service account the roles Storage Object User and "
     "Storage Legacy Bucket Reader",
@@ -127,6 +128,9 @@ def _gcs() -> type:
         async def _call(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
             with explained("gs", "/".join(map(str, args)) or unquote(_URL.sub(r"\1\2\3", path))):
                 return await super()._call(method, path, *args, **kwargs)
+
+        async def _call_list_objects(self, bucket: str, **kwargs: Any) -> Any:
+            return await super()._call_list_objects(bucket, **kwargs, fields=_LISTED)
 
         async def _get_file_request(self, rpath: str, *args: Any, **kwargs: Any) -> Any:
             with explained("gs", rpath):

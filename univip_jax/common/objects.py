@@ -5,6 +5,10 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from univip_jax.common.errors import UserError
+
+_MOST = 10_000_000  # objects, where gcsfs ends a listing
+
 
 class Entry(NamedTuple):
     """An object as a listing tells it."""
@@ -19,13 +23,16 @@ def entries(folder: Any, *, below: bool = False) -> dict[str, Entry]:
     Args:
         below: also those in folders below, by their paths within the folder.
 
-    Raises UserError: there is no such bucket, or no right; TransientError: it cannot be reached.
+    Raises UserError: there is no such bucket, no right, or more objects than gcsfs lists; TransientError: it cannot be
+    reached.
     """
     start = len(f"{folder}/".partition("://")[2])
     try:
         found = folder.fs.find(str(folder), detail=True).values() if below else folder.fs.ls(str(folder), detail=True)
     except FileNotFoundError:
         return {}
+    if len(found) >= _MOST:
+        raise UserError(f"{folder} holds {_MOST} objects or more, which are not listed at once: give folders below it")
     listed = {info["name"][start:]: info for info in found if info["type"] == "file"}
     times = {name: info.get("mtime") or info["LastModified"] for name, info in listed.items()}
     # A name with a slash at its end is what consoles show as an empty folder.
