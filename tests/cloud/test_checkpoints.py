@@ -83,6 +83,14 @@ def test_what_an_interrupted_save_or_removal_leaves_counts_for_nothing(bucket):
     assert not objects(run / "checkpoints" / "4")
 
 
+def test_on_a_disk_the_folder_of_a_save_under_way_counts_for_nothing(tmp_path):
+    """A run that begins from weights began from random ones after such a folder."""
+    for name in ("2.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-17", "damaged-2", "10"):
+        (tmp_path / name).mkdir()
+    assert committed(tmp_path) == [10]
+    assert committed(tmp_path / "none") == []
+
+
 class After(Faults):
     """Every request after the first `count` is answered by 403."""
 

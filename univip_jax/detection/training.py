@@ -34,6 +34,7 @@ from univip_jax.run.checkpoint import FOLDER as CHECKPOINTS
 from univip_jax.run.folder import check_config
 from univip_jax.run.log import FIRST_BATCH
 from univip_jax.run.setup import Run, Step
+from univip_jax.run.staged import committed
 from univip_jax.sharding import by_batch, local_rows, make_mesh, replicated, step_options
 from univip_jax.types import DetectionBatch, DetectorState, Metrics
 
@@ -219,7 +220,7 @@ def open_run(config: ConfigDict, folder: Path, test: DetectionSet | None = None)
 def _recorded(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
     """The weights that the run began with: those of now, unless it has checkpoints. Weights may change meanwhile."""
     path = folder / PRETRAINED
-    if any((folder / CHECKPOINTS).glob("[0-9]*")) and path.is_file():
+    if committed(folder / CHECKPOINTS) and path.is_file():
         return json.loads(path.read_text())
     write_whole(path, json.dumps(source) + "\n")
     return source
