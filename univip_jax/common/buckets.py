@@ -21,7 +21,7 @@ from univip_jax.common.errors import Misuse, TransientError, UserError
 os.environ.setdefault("EPATH_USE_TF", "false")
 SCHEMES = {"gs": "Google Cloud Storage", "s3": "S3"}
 _INSTALL = "pip install -r requirements-cloud.txt"
-_ATTEMPTS = 8  # of a request to S3, with growing pauses: about 40 s. gcsfs makes 6, about 35 s
+_ATTEMPTS = 7  # of a request to S3, with growing pauses: 25 s, and s3fs repeats that. gcsfs makes 6, about 35 s
 STORE_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # TensorStore's: about 45 s
 _URL = re.compile(r".*/b/([^/]+)/o(/?)([^?]*).*")  # of an upload, which names the bucket, and of a download
 _LISTED = "kind,nextPageToken,prefixes,items(name,size,updated)"  # of objects: all they have fills the memory
@@ -144,6 +144,8 @@ def _s3() -> type:
 
     class S3(_Exact, S3FileSystem):
         """s3fs, with errors of one line."""
+
+        retries = 2  # by s3fs, of botocore's attempts, once more around reads: 5 would be a quarter of an hour
 
         @staticmethod
         def _defaults() -> dict[str, Any]:
