@@ -50,7 +50,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
+def home(servers, tmp_path, monkeypatch):
     """What commands keep on this machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
