@@ -29,7 +29,8 @@ HOMES = {
     "torch": ("univip_jax/export/",),
     "yaml": ("univip_jax/export/detectron2/",),
     "matplotlib": ("univip_jax/report/", "data_prep/page.py", "demo/picture.py"),
-    **dict.fromkeys(("fsspec", "gcsfs", "s3fs", "upath", "tensorstore"), ("univip_jax/common/buckets.py",)),
+    **dict.fromkeys(("upath", "tensorstore"), ("univip_jax/common/buckets.py",)),
+    **dict.fromkeys(("fsspec", "gcsfs", "s3fs", "aiohttp"), ("univip_jax/common/clients.py",)),
     "google_crc32c": ("univip_jax/data/tfrecord.py",),
     "dm_pix": ("univip_jax/augment.py", "univip_jax/colors.py"),
 }
