@@ -4,10 +4,11 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import pytest
 
-from univip_jax.common import lease
+from univip_jax.common import lease, objects
 from univip_jax.common.errors import Misuse, TransientError, UserError
 from univip_jax.common.files import appearing, at, expand, held, on_disk, sha256_of, write_whole
 
@@ -161,3 +162,21 @@ def test_a_process_that_lost_its_lease_ends(gs):
     write_whole(at(gs) / "lock-2", "{}")
     assert process.wait(20) == 75
     assert process.stderr.read() == f"error: another process has taken {gs} over, this one ends\n"
+
+
+@pytest.mark.parametrize("kind", ["gs", "s3"])
+def test_a_whole_bucket_is_a_folder(servers, kind):
+    name = uuid.uuid4().hex[:12]
+    servers.make_bucket(name)
+    folder = at(expand(f"{kind}://{name}/"))
+    write_whole(folder / "a.json", "one")
+    write_whole(folder / "below" / "b.json", "2")
+    assert {path: entry.size for path, entry in objects.entries(folder, below=True).items()} == {
+        "a.json": 3,
+        "below/b.json": 1,
+    }
+    assert list(objects.entries(folder)) == ["a.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "below"]
+    with held(folder):
+        assert (folder / "lock-1").exists()
+    assert folder.is_dir() and folder.exists()

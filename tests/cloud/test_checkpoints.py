@@ -9,6 +9,7 @@ from orbax.checkpoint._src.path import gcs_utils
 from tests.cloud.servers import Faults
 from univip_jax.common.errors import DamagedCheckpoint, TransientError, UserError
 from univip_jax.common.files import at
+from univip_jax.run import staged
 from univip_jax.run.checkpoint import Checkpoints, Retention
 from univip_jax.run.staged import committed
 from univip_jax.sharding import make_mesh, replicated
@@ -145,3 +146,12 @@ def test_several_processes_do_not_write_to_s3(s3, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match="several processes save to gs:// or to a shared disk"):
         Checkpoints(at(s3), Retention(1))
+
+
+def test_an_object_that_leads_out_of_its_folder_is_refused(s3, monkeypatch):
+    run = at(s3)
+    save(run, 2)
+    out = str(run / "checkpoints" / "2").partition("://")[2] + "/../../../x"
+    monkeypatch.setattr(staged, "_objects", lambda folder: [out])
+    with Checkpoints(run) as checkpoints, pytest.raises(UserError, match=r"'../../../x', which leads out of a folder"):
+        checkpoints.read_meta(2)

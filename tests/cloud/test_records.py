@@ -13,7 +13,7 @@ from univip_jax.common.errors import TransientError, UserError
 from univip_jax.common.files import at
 from univip_jax.config import to_spec
 from univip_jax.data import ranges
-from univip_jax.data.cache import with_cache
+from univip_jax.data.cache import ShardCache, with_cache
 from univip_jax.data.index import Index
 from univip_jax.data.pipeline import make_batches, photo_ids
 from univip_jax.data.ranges import read_ahead
@@ -177,6 +177,13 @@ def test_a_cache_that_cannot_be_used_is_named(prepared, gs, tmp_path, capsys):
         cached(put(prepared, gs), "gs://bucket/x")
     assert cached(prepared, tmp_path / "cache").cache is None
     assert "is on this machine already" in capsys.readouterr().out
+
+
+def test_a_digest_that_leads_out_of_the_cache_is_refused(prepared, gs, tmp_path):
+    dataset = open_dataset(put(prepared, gs))
+    dataset.manifest["shards"][0]["sha256"] = "../x"
+    with pytest.raises(UserError, match=f"{gs}: the manifest's sha256 of photos-00000-of-00003.tfrecord is none"):
+        ShardCache(dataset, tmp_path, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["failing", "gone"])

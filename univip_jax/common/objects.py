@@ -26,7 +26,7 @@ def entries(folder: Any, *, below: bool = False) -> dict[str, Entry]:
     Raises UserError: there is no such bucket, no right, or more objects than gcsfs lists; TransientError: it cannot be
     reached.
     """
-    start = len(f"{folder}/".partition("://")[2])
+    start = len(str(folder).rstrip("/").partition("://")[2]) + 1  # a whole bucket is gs://NAME/
     try:
         found = folder.fs.find(str(folder), detail=True).values() if below else folder.fs.ls(str(folder), detail=True)
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Whole shards of a bucket's data set on this machine, so that epochs after the first read a disk."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from univip_jax.data.host import tf
 from univip_jax.data.records import Dataset
 from univip_jax.data.tfrecord import unframed
 
+_SHA256 = re.compile("[0-9a-f]{64}")  # a name of a file here: nothing else may come from a bucket
 _LEFT = 3600.0  # s without a write, after which a temporary file is nobody's
 
 
@@ -25,9 +27,11 @@ class ShardCache:
     """
 
     def __init__(self, dataset: Dataset, folder: Path, gigabytes: float):
-        """Raises UserError: the folder cannot be made."""
+        """Raises UserError: the folder cannot be made, or the manifest has no digests."""
         self._folder, self._most = folder, int(gigabytes * 1e9)
         self._entries, self._root = dataset.manifest["shards"], dataset.root
+        if odd := [entry["name"] for entry in self._entries if not _SHA256.fullmatch(str(entry["sha256"]))]:
+            raise UserError(f"{dataset.root}: the manifest's sha256 of {odd[0]} is none: prepare the data set again")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

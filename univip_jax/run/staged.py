@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from univip_jax.common import buckets
+from univip_jax.common.errors import UserError
 
 COMMITTED = "commit_success.txt"  # Orbax's name
 _PATIENCE = 60.0  # s for what is under way, at the end of a run that has failed
@@ -120,7 +121,10 @@ class Staged:
         part = self.local / f"{step}.part"
         shutil.rmtree(part, ignore_errors=True)
         for path in _objects(source):
-            target = part / path.removeprefix(str(source).partition("://")[2] + "/")
+            name = path.removeprefix(str(source).partition("://")[2] + "/")
+            target = part / name
+            if name.startswith("/") or ".." in name.split("/"):
+                raise UserError(f"{source} holds the object {name!r}, which leads out of a folder: remove it")
             target.parent.mkdir(parents=True, exist_ok=True)
             source.fs.get_file(path, str(target))
         if part.exists():

@@ -39,10 +39,11 @@ def list_sources(sources: Sequence[Path | str]) -> Listing:
 
 
 def _list_source(source: Path | str) -> Listing:
-    if at(source).is_dir():
+    there, in_bucket = at(source), is_bucket(source)
+    if there.is_dir() if in_bucket else os.path.isdir(source):  # False too where a folder above may not be entered
         listing = list_folder(source)
-    elif at(source).is_file():
-        listing = archives.list_archive(at(source))
+    elif there.is_file() if in_bucket else os.path.isfile(source):
+        listing = archives.list_archive(there)
     else:
         raise UserError(f"--images={source}: no such folder or file; give a folder with photos, a zip or a tar file")
     if not listing.photos:
