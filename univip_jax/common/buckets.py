@@ -83,7 +83,7 @@ def near(path: object) -> Path:
 
 
 def store(folder: object, concurrency: int = 32) -> Any:
-    """TensorStore's key-value store of a bucket's folder: for ranges of bytes, and writes under a condition."""
+    """TensorStore's key-value store of a bucket's folder, for many ranges of bytes at a time."""
     import tensorstore
 
     scheme, _, rest = str(folder).partition("://")
