@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +128,19 @@ def test_the_lease_of_a_process_that_died_here_is_taken_at_once(bucket):
     with held(at(bucket)):
         assert [path.name for path in at(bucket).iterdir()] == ["lock-2"]
     assert time.monotonic() - began < 5
+
+
+def test_a_holder_that_is_dead_but_not_yet_waited_for_is_gone(gs):
+    """A container's first process often waits for nobody's children; the dead one keeps its number."""
+    dies = f"import os; from univip_jax.common.files import at, held\nwith held(at({gs!r})): os._exit(9)"
+    process = subprocess.Popen([sys.executable, "-c", dies])
+    for _ in range(200):
+        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    with held(at(gs)):
+        assert [path.name for path in at(gs).iterdir()] == ["lock-2"]
+    assert process.wait() == 9
 
 
 @pytest.mark.parametrize("lives", [True, False])

@@ -149,10 +149,11 @@ def _lives(holder: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since the boot; empty where the system does not say it so."""
+    """When a process began, in ticks since the boot; empty where it is dead, or the system does not say it so."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            state, *facts = file.read().rpartition(")")[2].split()
+        return "" if state in "ZX" else facts[18]  # dead, but nobody has waited for it
     except (OSError, IndexError):
         return ""
 
